@@ -1,0 +1,165 @@
+"""Which direction, of which layer, at which position: the thing that every question is about."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+_SYNTAX = re.compile(r"(?P<layer>[^:@]+):(?P<unit>[^:@]+)(@(?P<row>\d+),(?P<column>\d+))?")
+_HOW = "write LAYER:UNIT or LAYER:UNIT@ROW,COLUMN, for example 'mixed3b:379' or 'mixed3b:379@7,3'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feature:
+    """A direction in a layer's channel space, read at one position.
+
+    Args:
+        layer: the layer's name, a `named_modules()` path; 'logits' is the network's output.
+        unit: the channel, for a one-hot direction. Give this or `vector`.
+        vector: one weight a channel, for any other direction.
+        name: what to call the direction in tables and figures.
+        position: (row, column) in the layer's map; None is the centre, (H // 2, W // 2).
+    Raises:
+        ValueError: neither or both of unit and vector; a negative unit or position; a vector that is
+            empty, not finite or zero.
+    Source: paper, section 1, notation.
+
+    >>> Feature.parse("mixed3b:379@7,3")
+    Feature('mixed3b:379@7,3')
+    """
+
+    layer: str
+    unit: int | None = None
+    vector: tuple[float, ...] | None = None
+    name: str | None = None
+    position: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.unit is None) == (self.vector is None):
+            raise ValueError(
+                f"a feature of {self.layer!r} needs either a unit or a vector, not both"
+            )
+        if self.unit is not None and self.unit < 0:
+            raise ValueError(f"unit {self.unit} of {self.layer!r} is negative; units count from 0")
+        if self.position is not None and min(self.position) < 0:
+            raise ValueError(f"position {self.position} is negative; rows and columns count from 0")
+        if self.vector is not None:
+            values = torch.tensor(self.vector, dtype=torch.float64)
+            if not len(values) or not values.isfinite().all() or not values.any():
+                raise ValueError(
+                    f"the direction {self.name!r} of {self.layer!r} is empty, zero or not finite"
+                )
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The feature that a text names, such as 'mixed3b:379' or 'mixed3b:379@7,3'.
+
+        Raises:
+            ValueError: the text does not have that form.
+        """
+        match = _SYNTAX.fullmatch(text.strip())
+        if match is None:
+            raise ValueError(f"{text!r} does not name a feature; {_HOW}")
+        if not match["unit"].isdecimal():
+            raise ValueError(
+                f"{match['unit']!r} in {text!r} is not a unit's number; {_HOW}; "
+                "for a direction of your own give Feature(layer=..., vector=..., name=...)"
+            )
+        position = (int(match["row"]), int(match["column"])) if match["row"] else None
+        return cls(layer=match["layer"], unit=int(match["unit"]), position=position)
+
+    @classmethod
+    def of(cls, feature: "Feature | str") -> "Feature":
+        """A feature from what a caller gave: itself, or its text."""
+        return feature if isinstance(feature, Feature) else cls.parse(feature)
+
+    @classmethod
+    def direction(
+        cls,
+        layer: str,
+        vector: "Tensor | list[float]",
+        *,
+        name: str = "direction",
+        position: tuple[int, int] | None = None,
+    ) -> Self:
+        """A feature from a vector with one weight a channel."""
+        values = torch.as_tensor(vector, dtype=torch.float64).detach().cpu()
+        if values.ndim != 1:
+            raise ValueError(f"a direction has one axis, channels; got shape {tuple(values.shape)}")
+        return cls(layer=layer, vector=tuple(values.tolist()), name=name, position=position)
+
+    @property
+    def label(self) -> str:
+        """The feature's name in tables and figures, 'mixed3b:379@7,3'."""
+        what = self.name or "direction" if self.unit is None else str(self.unit)
+        where = "" if self.position is None else "@{},{}".format(*self.position)
+        return f"{self.layer}:{what}{where}"
+
+    def at(self, position: tuple[int, int] | None) -> Self:
+        """The same direction at another position, or with none of its own."""
+        return replace(self, position=position)
+
+    def placed(self, channels: int, height: int, width: int) -> Self:
+        """The same feature with its position written out, if the map has more than one.
+
+        Raises:
+            ValueError: the feature does not fit a map of that shape.
+        """
+        position = self.resolve(channels, height, width)
+        return self.at(None if height == width == 1 else position)
+
+    def resolve(self, channels: int, height: int, width: int) -> tuple[int, int]:
+        """The position in a map of that shape, after checking that the feature fits it.
+
+        Raises:
+            ValueError: the unit, the vector's length or the position does not fit the map.
+        """
+        if self.unit is not None and self.unit >= channels:
+            raise ValueError(
+                f"{self.label}: layer {self.layer!r} has {channels} channels, 0 to {channels - 1}"
+            )
+        if self.vector is not None and len(self.vector) != channels:
+            raise ValueError(
+                f"{self.label}: the direction has {len(self.vector)} weights, "
+                f"but layer {self.layer!r} has {channels} channels"
+            )
+        row, column = self.position or (height // 2, width // 2)
+        if row >= height or column >= width:
+            raise ValueError(
+                f"{self.label}: position {row},{column} lies outside the layer's map of "
+                f"{height} rows by {width} columns"
+            )
+        return row, column
+
+    def read(self, layer: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
+        """The feature's activation in each map of its layer, f_v = h . v at the position.
+
+        Source: paper, section 1, notation.
+        """
+        row, column = self.resolve(*layer.shape[1:])
+        if self.unit is not None:
+            return layer[:, self.unit, row, column]
+        return layer[:, :, row, column] @ torch.tensor(
+            self.vector, dtype=layer.dtype, device=layer.device
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """What determines the feature, ready for JSON; `Feature(**...)` gives it back."""
+        given = {name: getattr(self, name) for name in ("layer", "unit", "name")}
+        given["vector"] = None if self.vector is None else list(self.vector)
+        given["position"] = None if self.position is None else list(self.position)
+        return {name: value for name, value in given.items() if value is not None}
+
+    @classmethod
+    def restore(cls, description: Mapping[str, Any]) -> Self:
+        """The feature that `describe` described."""
+        lists = {k: tuple(description[k]) for k in ("vector", "position") if k in description}
+        values: dict[str, Any] = {**description, **lists}
+        return cls(**values)
+
+    def __repr__(self) -> str:
+        return f"Feature({self.label!r})"

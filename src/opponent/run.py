@@ -1,0 +1,390 @@
+"""A run's folder: manifest, images, shards; written by a scan, read by everything else.
+
+    RUN/manifest.json       everything that determines the numbers
+    RUN/images.parquet      image, path and, for crops, top, left, height, width
+    RUN/scan/00000.parquet  one row an image and feature; images that could not be read in its metadata
+    RUN/unreadable.csv      all of those, with their reasons
+
+A shard holds a fixed slice of the image list and is written whole, so that a scan goes on from the
+shards that are missing.
+"""
+
+import csv
+import io
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Float
+
+from opponent.features import Feature
+from opponent.files import whole, write_text
+from opponent.images import ImageEntry, ImageSet
+from opponent.network import Network, Preprocessing
+from opponent.tension import Columns
+from opponent.window import Window
+from opponent.zoo import load
+
+FORMAT = 1
+SCALARS = ("activation", "excitation", "inhibition", "l1", "l2")
+LISTS = ("excitation_map", "inhibition_map", "channels")
+_UNREADABLE = b"unreadable"
+
+
+class RunError(RuntimeError):
+    """A run folder that is missing, unfinished, damaged or another scan's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything that determines a scan's numbers, and where its parts came from.
+
+    Args:
+        network: name, weights_sha256, preprocessing; weights_file where a file was given.
+        features: each as `Feature.describe` gives it, positions written out.
+        through: the through layer; `through_shape` its (channels, rows, columns).
+        windows: for each feature the box of the through layer outside which S is zero, as
+            (top, left, height, width), and of the input that the activation depends on.
+        placement: the input pixel (row, column) of the through layer's first element, and the steps
+            to the next ones; None where it has no rows and columns.
+        images: source, count and SHA-256 of the list.
+        batch_size, shard_size: images a pass and a shard.
+        device, seed, versions: where, from which seed, and with which software.
+    """
+
+    network: Mapping[str, Any]
+    features: Sequence[Mapping[str, Any]]
+    through: str
+    through_shape: Sequence[int]
+    windows: Sequence[Mapping[str, Sequence[int]]]
+    placement: Sequence[float] | None
+    images: Mapping[str, Any]
+    batch_size: int
+    shard_size: int
+    device: str
+    seed: int
+    versions: Mapping[str, str]
+    format: int = FORMAT
+
+    def determining(self) -> dict[str, Any]:
+        """What two scans must share to be one and the same: all but the places of files."""
+        values: dict[str, Any] = json.loads(self.to_json())
+        values["network"].pop("weights_file")
+        values["images"].pop("source")
+        return values
+
+    def to_json(self) -> str:
+        """The manifest as a JSON text."""
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+
+def versions() -> dict[str, str]:
+    """The software that numbers depend on."""
+    from importlib.metadata import version
+
+    return {
+        "opponent": version("opponent"),
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+    }
+
+
+class Run:
+    """A run folder, open for reading; `Run.begin` makes one or goes on with one."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        path = self.folder / "manifest.json"
+        if not path.is_file():
+            raise RunError(
+                f"{self.folder} is no run folder: it has no manifest.json; `opponent scan` makes one"
+            )
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if values.get("format") != FORMAT:
+                raise RunError(
+                    f"{self.folder} has format {values.get('format')}, this version of opponent "
+                    f"reads format {FORMAT}; scan again into another folder"
+                )
+            self.manifest = Manifest(**values)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise RunError(f"{path} is damaged: {error}") from error
+
+    @classmethod
+    def begin(cls, folder: str | Path, manifest: Manifest, images: ImageSet) -> "Run":
+        """Make a run folder, or go on with one that has the same manifest.
+
+        Raises:
+            RunError: the folder holds another scan, or other files.
+        """
+        folder = Path(folder)
+        if (folder / "manifest.json").exists():
+            run = cls(folder)
+            ours, theirs = manifest.determining(), run.manifest.determining()
+            different = [key for key in ours if ours[key] != theirs.get(key)]
+            if different:
+                changes = "; ".join(
+                    _difference(key, theirs.get(key), ours[key]) for key in different
+                )
+                raise RunError(
+                    f"{folder} holds another scan ({changes}). Scan into another folder, or delete "
+                    "this one"
+                )
+            return run
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise RunError(f"{folder} exists and is not a run folder; choose a folder of its own")
+        boxes = [entry.box or (None,) * 4 for entry in images]
+        table = pa.table(
+            {
+                "image": [entry.id for entry in images],
+                "path": [str(entry.path.absolute()) for entry in images],
+            }
+            | {
+                name: pa.array([box[i] for box in boxes], pa.int32())
+                for i, name in enumerate(("top", "left", "height", "width"))
+            }
+        )
+        _write_table(folder / "images.parquet", table)
+        # The manifest comes last: where it lies, the folder is a run.
+        write_text(folder / "manifest.json", manifest.to_json())
+        return cls(folder)
+
+    # What determines it
+
+    @cached_property
+    def features(self) -> tuple[Feature, ...]:
+        """The features that were scanned, in order."""
+        return tuple(Feature.restore(each) for each in self.manifest.features)
+
+    def feature(self, feature: Feature | str | None = None) -> Feature:
+        """One of the run's features; without a name, the only one or the first.
+
+        Raises:
+            ValueError: the run does not hold that feature.
+        """
+        if feature is None:
+            return self.features[0]
+        wanted = Feature.of(feature) if not isinstance(feature, Feature) else feature
+        for each in self.features:
+            if wanted in (each, each.at(None)) or wanted.label == each.label:
+                return each
+        labels = ", ".join(each.label for each in self.features)
+        raise ValueError(f"{self.folder} holds no {wanted.label!r}; it holds {labels}")
+
+    def through_window(self, feature: Feature) -> Window:
+        """The box of the through layer that the feature's stored maps cover."""
+        return self._window(feature, "through")
+
+    def receptive_field(self, feature: Feature) -> Window:
+        """The box of the network's input, in pixels, that the feature depends on."""
+        return self._window(feature, "pixels")
+
+    def _window(self, feature: Feature, source: str) -> Window:
+        top, left, height, width = self.manifest.windows[self.features.index(feature)][source]
+        return Window(top=top, left=left, height=height, width=width)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How the images were prepared."""
+        values: dict[str, Any] = self.manifest.network["preprocessing"]
+        lists = {name: tuple(x) for name, x in values.items() if isinstance(x, list)}
+        return Preprocessing(**{**values, **lists})
+
+    def load_network(self) -> Network:
+        """The network that was scanned, loaded by its name and checked by its weights.
+
+        Raises:
+            RunError: it cannot be loaded by name, or its weights are others.
+        """
+        name, file = self.manifest.network["name"], self.manifest.network["weights_file"]
+        try:
+            network = load(name, file)
+        except (ValueError, OSError, ImportError) as error:
+            raise RunError(
+                f"the network of {self.folder}, {name!r}, cannot be loaded: {error}. In Python, "
+                "hand the network over yourself"
+            ) from error
+        self.check_network(network)
+        return network
+
+    def check_network(self, network: Network) -> None:
+        """Check that a network is the one that was scanned.
+
+        Raises:
+            RunError: its weights are others.
+        """
+        scanned, found = self.manifest.network["weights_sha256"], network.weights_sha256()
+        if scanned != found:
+            raise RunError(
+                f"{self.folder} was scanned with other weights of {self.manifest.network['name']} "
+                f"(SHA-256 {scanned[:12]}…, now {found[:12]}…)"
+            )
+
+    # Images
+
+    @cached_property
+    def images(self) -> ImageSet:
+        """The images of the scan, in order."""
+        rows = self._read(self.folder / "images.parquet").to_pylist()
+        entries = [
+            ImageEntry(
+                id=row["image"],
+                path=Path(row["path"]),
+                box=None
+                if row["top"] is None
+                else (row["top"], row["left"], row["height"], row["width"]),
+            )
+            for row in rows
+        ]
+        return ImageSet(source=str(self.manifest.images["source"]), entries=tuple(entries))
+
+    # Shards
+
+    @property
+    def shard_count(self) -> int:
+        """How many shards the whole scan has."""
+        return -(-int(self.manifest.images["count"]) // self.manifest.shard_size)
+
+    def shard(self, number: int) -> Path:
+        """A shard's file."""
+        return self.folder / "scan" / f"{number:06d}.parquet"
+
+    def missing(self) -> list[int]:
+        """The shards that are still to be scanned."""
+        return [number for number in range(self.shard_count) if not self.shard(number).is_file()]
+
+    def write_shard(
+        self,
+        number: int,
+        images: Sequence[str],
+        parts: Sequence[Sequence[Mapping[str, np.ndarray]]],
+        unreadable: Mapping[str, str],
+    ) -> None:
+        """Write one shard, whole: for each feature its batches' columns, and what was not read."""
+        tables = []
+        for feature, batches in zip(self.features, parts, strict=True):
+            arrays = {
+                "image": pa.array(images, pa.string()),
+                "feature": pa.array([feature.label] * len(images), pa.string()),
+            }
+            arrays |= {name: _floats([batch[name] for batch in batches]) for name in SCALARS}
+            arrays |= {name: _lists([batch[name] for batch in batches]) for name in LISTS}
+            tables.append(pa.table(arrays))
+        table = pa.concat_tables(tables).replace_schema_metadata(
+            {_UNREADABLE: json.dumps(dict(unreadable), ensure_ascii=False)}
+        )
+        _write_table(self.shard(number), table)
+
+    def finish(self) -> None:
+        """Write the list of unreadable images, for people."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerows([("image", "reason"), *self.unreadable().items()])
+        write_text(self.folder / "unreadable.csv", text.getvalue())
+
+    def unreadable(self) -> dict[str, str]:
+        """The images that could not be read, with their reasons."""
+        found: dict[str, str] = {}
+        for shard in self._shards():
+            found |= json.loads(pq.read_schema(shard).metadata[_UNREADABLE])
+        return found
+
+    def _shards(self) -> list[Path]:
+        missing = self.missing()
+        if missing:
+            done = self.shard_count - len(missing)
+            raise RunError(
+                f"the scan in {self.folder} is not finished ({done} of {self.shard_count} parts); "
+                "give the same `opponent scan` again, and it goes on"
+            )
+        return [self.shard(number) for number in range(self.shard_count)]
+
+    # Reading back
+
+    def columns(self, feature: Feature | str | None = None) -> Columns:
+        """One feature over all images that could be read.
+
+        Raises:
+            RunError: the scan is not finished or damaged, or no image could be read.
+            ValueError: the run does not hold that feature.
+        """
+        feature = self.feature(feature)
+        names = ["image", *SCALARS, "excitation_map", "inhibition_map"]
+        table = self._rows(feature, names)
+        window = self.through_window(feature)
+        shape = (-1, window.height, window.width)
+        return Columns(
+            images=tuple(table["image"].to_pylist()),
+            **{name: table[name].to_numpy() for name in SCALARS},
+            excitation_map=_matrix(table["excitation_map"]).reshape(shape),
+            inhibition_map=_matrix(table["inhibition_map"]).reshape(shape),
+        )
+
+    def channels(self, feature: Feature | str | None = None) -> Float[np.ndarray, "n k"]:
+        """S summed over space, for each image: what each upstream channel adds."""
+        return _matrix(self._rows(self.feature(feature), ["channels"])["channels"])
+
+    def _rows(self, feature: Feature, names: list[str]) -> pa.Table:
+        number, count = self.features.index(feature), len(self.features)
+        parts = []
+        for shard in self._shards():
+            table = self._read(shard, names)
+            # Features follow each other in the manifest's order, each with the same images.
+            rows = len(table) // count
+            parts.append(table.slice(number * rows, rows))
+        table = pa.concat_tables(parts)
+        if not len(table):
+            raise RunError(f"no image of {self.folder} could be read; see unreadable.csv in it")
+        return table
+
+    def _read(self, path: Path, columns: list[str] | None = None) -> pa.Table:
+        try:
+            return pq.read_table(path, columns=columns)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise RunError(
+                f"{path} is damaged ({str(error).splitlines()[0]}); delete it and give the same "
+                "`opponent scan` again"
+            ) from error
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    with whole(path) as part:
+        pq.write_table(table, part, compression="zstd")
+
+
+def _floats(batches: Sequence[Float[np.ndarray, " n"]]) -> pa.Array:
+    return pa.array(np.concatenate([np.empty(0, np.float32), *batches]), pa.float32())
+
+
+def _lists(batches: Sequence[Float[np.ndarray, "n ..."]]) -> pa.Array:
+    """One list a row; a feature's lists all have one length, but features may differ."""
+    lengths = [len(row.ravel()) for batch in batches for row in batch]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(offsets, _floats([batch.ravel() for batch in batches]))
+
+
+def _matrix(column: pa.ChunkedArray) -> Float[np.ndarray, "n m"]:
+    values = np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks])
+    return values.reshape(len(column), -1)
+
+
+def _difference(key: str, there: Any, here: Any) -> str:
+    if isinstance(there, dict) and isinstance(here, dict):
+        key, there, here = next(
+            (f"{key}.{k}", there.get(k), here.get(k))
+            for k in (*here, *there)
+            if there.get(k) != here.get(k)
+        )
+    short = [text if len(text) < 60 else text[:57] + "..." for text in map(str, (there, here))]
+    return f"{key} was {short[0]}, is {short[1]}"

@@ -1,0 +1,269 @@
+"""Inversion, accentuation, feature visualisation: what each side of a drive looks like."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from opponent.attribution import Images, attribute_each, network_input
+from opponent.features import Feature
+from opponent.images import ImageEntry, open_images
+from opponent.images import load as load_image
+from opponent.network import Network, Reading
+from opponent.synthesis.objectives import dot_cosine
+from opponent.synthesis.optimise import Synthesis, ascend
+from opponent.synthesis.parameters import PARAMETERISATIONS, Parameterisation, Photographs
+from opponent.synthesis.transforms import Transforms
+from opponent.window import feature_window
+from opponent.zoo import load
+
+Progress = Callable[[int, int], None]
+
+# The canvas for a network of 224 pixels; others in proportion. Source: design of the paper's code.
+CANVAS = 512 / 224
+RATES = {"inversion": 0.05, "accentuation": 0.02}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How images are synthesised.
+
+    Args:
+        steps: of Adam.
+        rate: learning rate; None is 0.05, and 0.02 for accentuations.
+        canvas: (height, width) of the image; None is 512 for a network of 224, else in proportion.
+        power: p of dot * cos^p.
+        parameterisation: 'phases', 'fourier' or 'pixels' (accentuations start from the photograph).
+        transforms: the views of each step.
+        seed: of the first image and of the views.
+        batch: how many images are optimised at once; results do not depend on it but for rounding.
+    """
+
+    steps: int = 100
+    rate: float | None = None
+    canvas: tuple[int, int] | None = None
+    power: float = 1
+    parameterisation: Literal["phases", "fourier", "pixels"] = "phases"
+    transforms: Transforms = field(default_factory=Transforms)
+    seed: int = 0
+    batch: int = 8
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1 or self.transforms.draws < 1:
+            raise ValueError("steps, batch and draws must be at least 1")
+        if self.parameterisation not in PARAMETERISATIONS:
+            raise ValueError(
+                f"no parameterisation {self.parameterisation!r}; there are "
+                f"{', '.join(PARAMETERISATIONS)}"
+            )
+
+    def canvas_for(self, network: Network) -> tuple[int, int]:
+        """The canvas' (height, width) for a network."""
+        height, width = network.preprocessing.size
+        return self.canvas or (round(height * CANVAS), round(width * CANVAS))
+
+
+def invert(
+    network: Network | str,
+    images: Float[Tensor, "n 3 h w"] | Images,
+    feature: Feature | str,
+    through: str,
+    *,
+    sign: int,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> Synthesis:
+    """From noise, make images that drive a feature as one side of given images does.
+
+    Args:
+        network: a network or its name.
+        images: photographs, or the network's own input as a tensor.
+        feature: the feature.
+        through: the layer whose attribution is the target.
+        sign: +1 for the excitatory part of S, -1 for the inhibitory part.
+        settings: how.
+        progress: called with the steps done and the steps in all.
+    Raises:
+        ValueError: an image in which that part of S is empty; names, units or positions that do not
+            fit.
+    Source: paper, section 4, eqs. 4 and 5.
+    """
+    network, settings = load(network), settings or Settings()
+    targets = _targets(network, network_input(network, images), feature, through, sign)
+    count = len(targets.part)
+    make = PARAMETERISATIONS[settings.parameterisation]
+
+    def start(which: slice, generator: torch.Generator) -> Parameterisation:
+        size, number = settings.canvas_for(network), len(range(count)[which])
+        return make(number, size, generator=generator, device=network.device)
+
+    return _in_batches(network, targets, start, RATES["inversion"], settings, progress)
+
+
+def accentuate(
+    network: Network | str,
+    images: Images,
+    feature: Feature | str,
+    through: str,
+    *,
+    sign: int,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> Synthesis:
+    """Change photographs so that one side of what drives a feature in them grows.
+
+    Args and errors as `invert`; the photographs themselves are needed, for they are the start.
+    Source: paper, section 4.
+    """
+    network, settings = load(network), settings or Settings()
+    chosen = open_images(images, size=network.preprocessing.size)
+    targets = _targets(network, network_input(network, chosen), feature, through, sign)
+    canvas = settings.canvas_for(network)
+    photographs = torch.stack([_photograph(network, entry, canvas) for entry in chosen])
+
+    def start(which: slice, _: torch.Generator) -> Parameterisation:
+        return Photographs(photographs[which].to(network.device))
+
+    return _in_batches(network, targets, start, RATES["accentuation"], settings, progress)
+
+
+def visualise(
+    network: Network | str,
+    feature: Feature | str,
+    *,
+    sign: int = 1,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> Synthesis:
+    """From noise, make an image that excites (+1) or inhibits (-1) a feature: one image.
+
+    The objective is the activation itself, before the ReLU, times the sign. Source: Olah et al.
+    (2017); paper, figure 5.
+    """
+    network, settings = load(network), settings or Settings()
+    feature = network.resolve(feature)
+    generator = torch.Generator().manual_seed(settings.seed)
+    return ascend(
+        network,
+        PARAMETERISATIONS[settings.parameterisation](
+            1, settings.canvas_for(network), generator=generator, device=network.device
+        ),
+        lambda reading: _signed(sign) * feature.read(reading.target),
+        feature,
+        sign=sign,
+        through=None,
+        transforms=settings.transforms,
+        steps=settings.steps,
+        rate=settings.rate or RATES["inversion"],
+        generator=generator,
+        progress=progress,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Targets:
+    feature: Feature
+    through: str
+    sign: int
+    rows: slice
+    columns: slice
+    part: Float[Tensor, "n k y x"]  # within rows and columns
+
+
+def _targets(
+    network: Network, inputs: Tensor, feature: Feature | str, through: str, sign: int
+) -> _Targets:
+    """One side of S, as a direction of the through layer, in the window where S is not zero."""
+    feature = network.resolve(feature)
+    [result] = attribute_each(network, inputs, [feature], through)
+    part = (_signed(sign) * result.attribution).clamp(min=0)
+    empty = (~part.flatten(1).any(1)).nonzero().flatten().tolist()
+    if empty:
+        side = "excites" if sign > 0 else "inhibits"
+        raise ValueError(
+            f"nothing {side} {feature.label} through {through!r} in image "
+            f"{', '.join(map(str, empty))} of {len(part)} (counted from 0): there is no direction "
+            "to invert"
+        )
+    # Where the layer is negative (GELU, before a ReLU), growing drive means a more negative layer.
+    hidden = network.run(inputs, feature.layer, through).through
+    assert hidden is not None
+    rows, columns = feature_window(network, feature, through).slices
+    return _Targets(
+        feature=feature,
+        through=through,
+        sign=sign,
+        rows=rows,
+        columns=columns,
+        part=(hidden.sign() * part)[:, :, rows, columns],
+    )
+
+
+def _in_batches(
+    network: Network,
+    targets: _Targets,
+    start: Callable[[slice, torch.Generator], Parameterisation],
+    rate: float,
+    settings: Settings,
+    progress: Progress | None,
+) -> Synthesis:
+    count = len(targets.part)
+    batches = [slice(i, min(i + settings.batch, count)) for i in range(0, count, settings.batch)]
+    results = []
+    for number, which in enumerate(batches):
+        generator = torch.Generator().manual_seed(settings.seed)
+        wanted = targets.part[which].repeat(settings.transforms.draws, 1, 1, 1)
+
+        def objective(reading: Reading, wanted: Tensor = wanted) -> Tensor:
+            assert reading.through is not None
+            hidden = reading.through[:, :, targets.rows, targets.columns]
+            return dot_cosine(hidden, wanted, settings.power)
+
+        def report(done: int, steps: int, number: int = number) -> None:
+            if progress is not None:
+                progress(number * steps + done, len(batches) * steps)
+
+        results.append(
+            ascend(
+                network,
+                start(which, generator),
+                objective,
+                targets.feature,
+                sign=targets.sign,
+                through=targets.through,
+                transforms=settings.transforms,
+                steps=settings.steps,
+                rate=settings.rate or rate,
+                generator=generator,
+                progress=report,
+            )
+        )
+    return Synthesis(
+        feature=targets.feature,
+        sign=targets.sign,
+        image=torch.cat([x.image for x in results]),
+        opacity=torch.cat([x.opacity for x in results]),
+        objective=torch.cat([x.objective for x in results], 1),
+        activation=torch.cat([x.activation for x in results], 1),
+        final=torch.cat([x.final for x in results]),
+    )
+
+
+def _photograph(
+    network: Network, entry: ImageEntry, canvas: tuple[int, int]
+) -> Float[Tensor, "3 h w"]:
+    """The part of a photograph that the network sees, at the canvas' size, in [0, 1]."""
+    prepared = network.preprocessing
+    factor = canvas[0] / prepared.size[0]
+    short = None if prepared.resize is None else round(prepared.resize * factor)
+    pixels = load_image(entry, size=canvas, resize=short)
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+
+
+def _signed(sign: int) -> int:
+    if sign not in (1, -1):
+        raise ValueError(f"sign is +1 (excitation) or -1 (inhibition), got {sign!r}")
+    return sign

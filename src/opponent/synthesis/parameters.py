@@ -1,0 +1,150 @@
+"""What is optimised in place of pixels, and how it becomes an image.
+
+A parameterisation holds tensors to optimise and gives images in [0, 1]. All images of a batch start
+from the same noise, so that none depends on what else is in the batch.
+"""
+
+from abc import ABC, abstractmethod
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from opponent.synthesis.spectrum import photographs
+
+# Black and white have no logit: half a step of 8 bits away from them.
+EDGE = 0.5 / 255
+
+
+class Parameterisation(ABC):
+    """Tensors to optimise, and the images that they stand for."""
+
+    parameters: list[Tensor]
+
+    @abstractmethod
+    def images(self) -> Float[Tensor, "n 3 h w"]:
+        """The images, in [0, 1], with a graph to the parameters."""
+
+
+def _recolour(plain: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+    matrix = plain.new_tensor(photographs().recolour)
+    return torch.einsum("ij,njhw->nihw", matrix, plain)
+
+
+def _leaf(values: Tensor, count: int) -> Tensor:
+    return values.expand(count, *values.shape[1:]).clone().requires_grad_()
+
+
+@final
+class Phases(Parameterisation):
+    """Phases are optimised; magnitudes stay those of photographs.
+
+    Args:
+        count, size: how many images, and their (height, width).
+        generator: gives the first phases, uniform over the circle.
+        device: where to compute.
+    Source: MACO (Fel et al., 2023), section 3.2; paper, section 4.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        size: tuple[int, int],
+        *,
+        generator: torch.Generator,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.size = size
+        self.magnitude = photographs().magnitude(*size).to(device)
+        phase = torch.rand(1, *self.magnitude.shape, generator=generator) * (2 * torch.pi)
+        self.parameters = [_leaf(phase.to(device), count)]
+
+    def images(self) -> Float[Tensor, "n 3 h w"]:
+        """Images whose logits have mean 0 and standard deviation 1."""
+        spectrum = torch.polar(self.magnitude.expand_as(self.parameters[0]), self.parameters[0])
+        logits = _recolour(torch.fft.irfft2(spectrum, s=self.size))
+        mean = logits.mean((1, 2, 3), keepdim=True)
+        deviation = logits.std((1, 2, 3), keepdim=True, correction=0)
+        return torch.sigmoid((logits - mean) / deviation)
+
+
+@final
+class Photographs(Parameterisation):
+    """Starts as photographs: their phases change, and a gate on each frequency's magnitude.
+
+    A gate lies between 0 and 2, starts at 1 and is shared by the three colours.
+
+    Args:
+        photographs: in [0, 1].
+    Source: paper, section 4 (accentuation).
+    """
+
+    def __init__(self, photographs: Float[Tensor, "n 3 h w"]) -> None:
+        self.size = (photographs.shape[2], photographs.shape[3])
+        spectrum = torch.fft.rfft2(torch.logit(photographs, eps=EDGE))
+        self.magnitude = spectrum.abs()
+        gates = torch.zeros_like(self.magnitude[:, :1])
+        self.parameters = [spectrum.angle().requires_grad_(), gates.requires_grad_()]
+
+    def images(self) -> Float[Tensor, "n 3 h w"]:
+        """The photographs as they have become."""
+        phases, gates = self.parameters
+        spectrum = torch.polar(self.magnitude * (2 * torch.sigmoid(gates)), phases)
+        return torch.sigmoid(torch.fft.irfft2(spectrum, s=self.size))
+
+
+@final
+class Fourier(Parameterisation):
+    """Real and imaginary parts are optimised, scaled by the magnitudes of photographs.
+
+    Source: Olah, Mordvintsev & Schubert (2017), preconditioning.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        size: tuple[int, int],
+        *,
+        generator: torch.Generator,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.size = size
+        magnitude = photographs().magnitude(*size)
+        # Logits of a faint start have a standard deviation of about a tenth.
+        power = magnitude.square().sum() * 2 / (size[0] * size[1]) ** 2 / 3
+        self.scale = (magnitude / power.sqrt())[..., None].to(device)
+        noise = torch.randn(1, *magnitude.shape, 2, generator=generator) * 0.1
+        self.parameters = [_leaf(noise.to(device), count)]
+
+    def images(self) -> Float[Tensor, "n 3 h w"]:
+        """The images that the coefficients stand for."""
+        spectrum = torch.view_as_complex(self.parameters[0] * self.scale)
+        return torch.sigmoid(_recolour(torch.fft.irfft2(spectrum, s=self.size)))
+
+
+@final
+class Pixels(Parameterisation):
+    """Logits of pixels are optimised directly, from faint grey noise."""
+
+    def __init__(
+        self,
+        count: int,
+        size: tuple[int, int],
+        *,
+        generator: torch.Generator,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        noise = torch.randn(1, 3, *size, generator=generator) * 0.1
+        self.parameters = [_leaf(noise.to(device), count)]
+
+    def images(self) -> Float[Tensor, "n 3 h w"]:
+        """The images that the logits stand for."""
+        return torch.sigmoid(self.parameters[0])
+
+
+PARAMETERISATIONS: dict[str, type[Phases | Fourier | Pixels]] = {
+    "phases": Phases,
+    "fourier": Fourier,
+    "pixels": Pixels,
+}

@@ -1,0 +1,62 @@
+"""What is done to an image before the network sees it, anew at each step."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transforms:
+    """A box of the image, scaled to the network's size, with noise.
+
+    Args:
+        smallest, largest: the box's side as a share of the image's.
+        wander: standard deviation of the box's centre, as a share of the side.
+        uniform: half the width of the uniform noise, for pixels in [0, 1].
+        gaussian: standard deviation of the Gaussian noise.
+        draws: how many boxes a step.
+    Source: paper, section 4, for boxes and kinds of noise; the rest is ours.
+    """
+
+    smallest: float = 0.9
+    largest: float = 0.99
+    wander: float = 0.05
+    uniform: float = 0.05
+    gaussian: float = 0.05
+    draws: int = 2
+
+    def __call__(
+        self,
+        images: Float[Tensor, "n 3 h w"],
+        size: tuple[int, int],
+        generator: torch.Generator,
+    ) -> Float[Tensor, "m 3 y x"]:
+        """`draws` views of each image, one draw after the other.
+
+        Box and noise are drawn once for all images of a batch, so that none depends on the others.
+        """
+        views = []
+        for _ in range(self.draws):
+            view = resize(self._box(images, generator), size)
+            noise = torch.rand(1, 3, *size, generator=generator) * 2 - 1
+            normal = torch.randn(1, 3, *size, generator=generator)
+            views.append(view + (noise * self.uniform + normal * self.gaussian).to(view))
+        return torch.cat(views)
+
+    def _box(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        share = self.smallest + (self.largest - self.smallest) * torch.rand((), generator=generator)
+        centres = 0.5 + self.wander * torch.randn(2, generator=generator)
+        slices = []
+        for length, centre in zip(images.shape[2:], centres.tolist(), strict=True):
+            side = max(1, round(length * float(share)))
+            start = min(max(round(length * centre - side / 2), 0), length - side)
+            slices.append(slice(start, start + side))
+        return images[:, :, *slices]
+
+
+def resize(images: Float[Tensor, "n 3 h w"], size: tuple[int, int]) -> Float[Tensor, "n 3 y x"]:
+    """Images at another size, without aliasing."""
+    return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
