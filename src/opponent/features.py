@@ -24,8 +24,8 @@ class Feature:
         name: what to call the direction in tables and figures.
         position: (row, column) in the layer's map; None is the centre, (H // 2, W // 2).
     Raises:
-        ValueError: neither or both of unit and vector; a negative unit or position; a vector that is
-            empty, not finite or zero.
+        ValueError: neither or both of unit and vector; a negative unit or position; a vector that
+            is empty, not finite or zero.
     Source: paper, section 1, notation.
 
     >>> Feature.parse("mixed3b:379@7,3")

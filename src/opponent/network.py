@@ -4,7 +4,7 @@ import difflib
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -323,17 +323,19 @@ class Network:
             found["target"] = as_map(tensor)
             raise _Reached
 
-        with _as_found(self.module), _hooks() as hooks, torch.inference_mode(False):
-            with torch.set_grad_enabled(differentiate == "images"):
-                hooks += _watch(stop, read_target)
-                if start is not None and start.module is None:
-                    images = read_through(images)
-                elif start is not None:
-                    hooks += _watch(start, read_through)
-                try:
-                    self.module(images)
-                except _Reached:
-                    pass
+        with (
+            _as_found(self.module),
+            _hooks() as hooks,
+            torch.inference_mode(False),
+            torch.set_grad_enabled(differentiate == "images"),
+            suppress(_Reached),
+        ):
+            hooks += _watch(stop, read_target)
+            if start is not None and start.module is None:
+                images = read_through(images)
+            elif start is not None:
+                hooks += _watch(start, read_through)
+            self.module(images)
         if found.keys() < {"target"} | ({"through"} if through else set()):
             raise RuntimeError(f"{self.name}: the pass ended without reaching {target!r}")
         return Reading(target=found["target"], through=found.get("through"))

@@ -2,8 +2,8 @@
 
     RUN/manifest.json       everything that determines the numbers
     RUN/images.parquet      image, path and, for crops, top, left, height, width
-    RUN/scan/00000.parquet  one row an image and feature; images that could not be read in its metadata
-    RUN/unreadable.csv      all of those, with their reasons
+    RUN/scan/000000.parquet one row an image and feature; its metadata: what could not be read
+    RUN/unreadable.csv      all images that could not be read, with their reasons
 
 A shard holds a fixed slice of the image list and is written whole, so that a scan goes on from the
 shards that are missing.
@@ -108,7 +108,8 @@ class Run:
         path = self.folder / "manifest.json"
         if not path.is_file():
             raise RunError(
-                f"{self.folder} is no run folder: it has no manifest.json; `opponent scan` makes one"
+                f"{self.folder} is no run folder: it has no manifest.json; "
+                "`opponent scan` makes one"
             )
         try:
             values = json.loads(path.read_text(encoding="utf-8"))

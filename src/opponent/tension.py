@@ -49,7 +49,7 @@ def top(
 ) -> Indices:
     """The indices of the k largest values, largest first, among those that qualify."""
     order: Indices = np.argsort(-values, kind="stable")
-    chosen: Indices = order if where is None else order[where[order]]
+    chosen = order if where is None else order[where[order]]
     return chosen[:k]
 
 

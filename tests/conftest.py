@@ -1,0 +1,90 @@
+"""What all tests share: data that may be absent, small networks, and a watch on side effects."""
+
+import gc
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+# torchvision does not import beside a build of torch for which its compiled operators are missing.
+# Their names alone let its models and transforms import.
+_OPERATORS = torch.library.Library("torchvision", "DEF")
+if not hasattr(torch.ops.torchvision, "nms"):
+    for _name in ("nms", "qnms", "qroi_align", "deform_conv2d", "_deform_conv2d_backward"):
+        _OPERATORS.define(f"{_name}(Tensor x) -> Tensor")
+    for _name in ("roi_align", "ps_roi_align", "roi_pool", "ps_roi_pool"):
+        _OPERATORS.define(f"{_name}(Tensor x) -> Tensor")
+        _OPERATORS.define(f"_{_name}_backward(Tensor x) -> Tensor")
+
+torch.set_num_threads(2)
+
+SHARED = Path(os.environ.get("OPPONENT_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+def _shared(*parts: str) -> Path:
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"{'/'.join(parts)} is not there")
+    return path
+
+
+@pytest.fixture(scope="session")
+def photographs() -> Path:
+    """1,000 photographs, one a class of ImageNet."""
+    return _shared("images", "imagenet-samples")
+
+
+@pytest.fixture(scope="session")
+def tiny_photographs() -> Path:
+    """10,000 photographs of 64 x 64 in 200 folders."""
+    return _shared("images", "tiny-imagenet-val")
+
+
+@pytest.fixture(scope="session")
+def squeezenet_weights() -> Path:
+    """SqueezeNet 1.1's weights."""
+    pytest.importorskip("torchvision")
+    return _shared("models", "squeezenet1_1_imagenet1k_v1_fp16.safetensors")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """What another implementation of InceptionV1 computes."""
+    return _shared("reference", "inceptionv1-golden.json")
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A seeded source of random numbers."""
+    return torch.Generator().manual_seed(0)
+
+
+def _hooked() -> set[int]:
+    """Modules, anywhere, that carry a hook."""
+    modules = (x for x in gc.get_objects() if isinstance(x, nn.Module))
+    return {
+        id(module)
+        for module in modules
+        if module.__dict__.get("_forward_hooks")
+        or module.__dict__.get("_forward_pre_hooks")
+        or module.__dict__.get("_backward_hooks")
+    }
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    """Fail on a left-over hook, or a changed global random state, grad mode or thread count."""
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    python_state, hooked = random.getstate(), _hooked()
+    yield
+    assert torch.equal(torch.get_rng_state(), torch_state), "torch's global random state changed"
+    assert (np.random.get_state()[1] == numpy_state).all(), "numpy's random state changed"  # noqa: NPY002
+    assert random.getstate() == python_state, "Python's random state changed"
+    assert torch.is_grad_enabled(), "gradients were left switched off"
+    assert not torch.is_inference_mode_enabled(), "inference mode was left switched on"
+    assert _hooked() <= hooked, "a hook was left on a module"
