@@ -225,15 +225,13 @@ def test_pictures_lie_on_the_paper_and_not_on_each_other(make: Callable[[], Figu
         assert overlap <= 1e-9
 
 
-@pytest.mark.parametrize("make", FIGURES.values(), ids=FIGURES)
-def test_settings_are_neither_changed_nor_heeded(
-    make: Callable[[], Figure], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("name", ["exemplars", "energy", "groups", "inversions", "trace", "why"])
+def test_settings_are_neither_changed_nor_heeded(name: str, tmp_path: Path) -> None:
     before = settings()
-    save(make(), tmp_path / "one.png")
+    save(FIGURES[name](), tmp_path / "one.png")
     assert settings() == before
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red", "savefig.dpi": 20}):
-        save(make(), tmp_path / "two.png")
+        save(FIGURES[name](), tmp_path / "two.png")
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
 
 
@@ -394,6 +392,19 @@ def test_dots_and_lines_of_equal_energy_share_their_colours() -> None:
         assert axes.get_xlim()[0] <= x0 < x1 <= axes.get_xlim()[1]
     low, high = dots.get_clim()
     assert -low == high == pytest.approx(np.quantile(np.abs(activation), 0.995))
+
+
+@pytest.mark.parametrize("limit", [0.001, 0.5, 2.0, 30.0, 500.0])
+def test_lines_leave_room_for_their_labels(limit: float) -> None:
+    sums = np.linspace(0, 100, 11)
+    figure = energy_figure(sums, sums[::-1], 0 * sums, deviation=limit / 4, label="f", through="l")
+    axes = figure.axes[0]
+    levels = [np.diff(np.asarray(line.get_xydata())[-1])[0] for line in axes.lines]
+    assert any(abs(level) < 1e-9 for level in levels)
+    side = axes.get_position().height * figure.get_size_inches()[1]
+    # A slanted line of 7 points takes 0.14 inches of an edge.
+    gaps = np.diff(sorted(levels)) / np.ptp(axes.get_ylim()) * side
+    assert (gaps > 0.14).all()
 
 
 def test_deviation_sets_the_end_of_the_colours() -> None:

@@ -123,29 +123,29 @@ def attribute_each(
     reading = network.run(inputs, layer, through, differentiate="target")
     assert reading.through is not None
     results = []
-    for number, feature in enumerate(features, 1):
-        with torch.inference_mode(False), torch.enable_grad():
-            activation = feature.read(reading.target)
-        gradient = None
-        if activation.requires_grad:
-            [gradient] = torch.autograd.grad(
-                activation.sum(),
-                reading.through,
-                retain_graph=number < len(features),
-                allow_unused=True,
+    with torch.inference_mode(False), torch.enable_grad():
+        for number, feature in enumerate(features, 1):
+            activation, gradient = feature.read(reading.target), None
+            if activation.requires_grad:
+                [gradient] = torch.autograd.grad(
+                    activation.sum(),
+                    reading.through,
+                    retain_graph=number < len(features),
+                    allow_unused=True,
+                )
+            if gradient is None:
+                raise ValueError(
+                    f"{feature.label} does not depend on {through!r}: they lie on two branches"
+                )
+            results.append(
+                Attribution(
+                    feature=feature.placed(*reading.target.shape[1:]),
+                    through=through,
+                    # A copy, since a view would keep the whole layer's map.
+                    activation=activation.detach().clone(),
+                    attribution=gradient * reading.through.detach(),
+                )
             )
-        if gradient is None:
-            raise ValueError(
-                f"{feature.label} does not depend on {through!r}: they lie on two branches"
-            )
-        results.append(
-            Attribution(
-                feature=feature.placed(*reading.target.shape[1:]),
-                through=through,
-                activation=activation.detach(),
-                attribution=gradient.mul_(reading.through.detach()),
-            )
-        )
     return results
 
 

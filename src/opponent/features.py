@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -55,7 +55,7 @@ class Feature:
                 )
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str) -> "Feature":
         """The feature that a text names, such as 'mixed3b:379' or 'mixed3b:379@7,3'.
 
         Raises:
@@ -85,7 +85,7 @@ class Feature:
         *,
         name: str = "direction",
         position: tuple[int, int] | None = None,
-    ) -> Self:
+    ) -> "Feature":
         """A feature from a vector with one weight a channel."""
         values = torch.as_tensor(vector, dtype=torch.float64).detach().cpu()
         if values.ndim != 1:
@@ -99,11 +99,11 @@ class Feature:
         where = "" if self.position is None else "@{},{}".format(*self.position)
         return f"{self.layer}:{what}{where}"
 
-    def at(self, position: tuple[int, int] | None) -> Self:
+    def at(self, position: tuple[int, int] | None) -> "Feature":
         """The same direction at another position, or with none of its own."""
         return replace(self, position=position)
 
-    def placed(self, channels: int, height: int, width: int) -> Self:
+    def placed(self, channels: int, height: int, width: int) -> "Feature":
         """The same feature with its position written out, if the map has more than one.
 
         Raises:
@@ -155,7 +155,7 @@ class Feature:
         return {name: value for name, value in given.items() if value is not None}
 
     @classmethod
-    def restore(cls, description: Mapping[str, Any]) -> Self:
+    def restore(cls, description: Mapping[str, Any]) -> "Feature":
         """The feature that `describe` described."""
         lists = {k: tuple(description[k]) for k in ("vector", "position") if k in description}
         values: dict[str, Any] = {**description, **lists}

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 
@@ -15,6 +16,7 @@ def whole(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    _clear(path)
     try:
         yield part
         with part.open("rb+") as file:
@@ -27,6 +29,25 @@ def whole(path: Path) -> Iterator[Path]:
             os.close(folder)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _clear(path: Path) -> None:
+    """Remove what writers of this file left that were killed."""
+    before, after = f".{path.stem}.", f".tmp{path.suffix}"
+    for left in path.parent.glob(f"{escape(before)}*{escape(after)}"):
+        process = left.name.removeprefix(before).removesuffix(after)
+        if process.isdecimal() and not _lives(int(process)):
+            left.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

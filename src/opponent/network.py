@@ -5,7 +5,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -52,7 +52,7 @@ class Preprocessing:
 
     def from_bytes(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
         """The network's input, in float32, from decoded images."""
-        return self.normalise(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
+        return self.normalise(torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 255)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,15 +202,33 @@ class Network:
         Raises:
             ValueError: no such layer; the message lists the nearest names.
         """
-        plain = name.split("#")[0]
+        plain, _, number = name.partition("#")
         if plain in self.layers:
-            return self.layers[plain]
+            layer = self.layers[plain]
+            return self._called(layer, name, number) if "#" in name else layer
         near = difflib.get_close_matches(plain, self.layers, n=5, cutoff=0.5)
         near += [x for x in self.layers if plain.lower() in x.lower() and x not in near]
         hint = f"; did you mean {', '.join(near[:5])}?" if near else ""
         raise ValueError(
             f"{self.name} has no layer {plain!r}{hint} (`opponent layers` lists them all)"
         )
+
+    def _called(self, layer: Layer, name: str, number: str) -> Layer:
+        """The layer with the shape of one of its calls."""
+        if not number.isdecimal() or not 1 <= int(number) <= layer.calls:
+            raise ValueError(f"{name!r}: {layer.name} is called {layer.calls} times in a pass")
+        shape = self._times(layer.name)[int(number) - 1].shape
+        if shape is None or not 2 <= len(shape) <= 4:
+            raise ValueError(f"{name!r}: that call does not give a tensor with 2 to 4 axes")
+        return replace(layer, shape=_map_shape(shape))
+
+    def _times(self, name: str) -> list[_Call]:
+        """A layer's calls, in the order in which they begin."""
+        return sorted((x for x in self._trace if x.name == self._path(name)), key=lambda x: x.began)
+
+    def _path(self, name: str) -> str:
+        """The `named_modules()` path of a layer: empty for the network itself."""
+        return "" if name == LOGITS and LOGITS not in self._modules else name
 
     def target_point(self, name: str) -> Point:
         """Where a target is read: an activation function at its input, all else at its output."""
@@ -224,15 +242,8 @@ class Network:
 
     def _point(self, name: str, *, target: bool) -> Point:
         layer = self.layer(name)
-        path = "" if layer.name == LOGITS and LOGITS not in self._modules else layer.name
-        module, call = self._modules[path], layer.calls
-        if "#" in name:
-            number = name.split("#")[1]
-            if not number.isdecimal() or not 1 <= int(number) <= layer.calls:
-                raise ValueError(f"{name!r}: {layer.name} is called {layer.calls} times in a pass")
-            call = int(number)
-        times = [x for x in self._trace if x.name == path]
-        times.sort(key=lambda x: x.began)
+        module, times = self._modules[self._path(layer.name)], self._times(layer.name)
+        call = int(name.partition("#")[2] or layer.calls)
         if target and isinstance(module, ACTIVATIONS):
             order = times[call - 1].began
             return Point(name=name, module=module, side="input", call=call, order=order)
@@ -331,6 +342,8 @@ class Network:
             suppress(_Reached),
         ):
             hooks += _watch(stop, read_target)
+            # A copy, since the network may begin with something in place.
+            images = images.clone()
             if start is not None and start.module is None:
                 images = read_through(images)
             elif start is not None:
@@ -346,12 +359,16 @@ class Network:
         def after(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
             do(name, as_map(output))
 
-        with _as_found(self.module), torch.no_grad(), _hooks() as hooks:
+        with (
+            _as_found(self.module),
+            _hooks() as hooks,
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):
             for name in self.layers:
-                path = "" if name == LOGITS and LOGITS not in self._modules else name
                 hook = partial(after, name)
-                hooks.append(self._modules[path].register_forward_hook(hook))
-            self.module(images)
+                hooks.append(self._modules[self._path(name)].register_forward_hook(hook))
+            self.module(images.clone())
 
 
 def as_map(tensor: Tensor) -> Float[Tensor, "n c h w"]:
@@ -386,16 +403,15 @@ def _watch(point: Point, do: Callable[[Tensor], Tensor | None]) -> list[Any]:
     assert point.module is not None
     calls = iter(range(1, 10**9))
 
-    def before(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def before(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         if next(calls) == point.call:
-            do(inputs[0])
-        return None
+            do(inputs[0] if inputs else named["input"])
 
     def after(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
         return do(output) if next(calls) == point.call else None
 
     if point.side == "input":
-        return [point.module.register_forward_pre_hook(before)]
+        return [point.module.register_forward_pre_hook(before, with_kwargs=True)]
     return [point.module.register_forward_hook(after)]
 
 
@@ -412,13 +428,15 @@ def _hooks() -> Iterator[list[Any]]:
 
 @contextmanager
 def _as_found(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; every module's own mode, and the grad mode, come back."""
+    """Evaluation mode for a while; each module's own mode, grad mode and random state come back."""
     training = [part for part in module.modules() if part.training]
     gradients = torch.is_grad_enabled()
     for part in training:
         part.training = False
+    devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
     try:
-        yield
+        with torch.random.fork_rng(devices=devices):
+            yield
     finally:
         torch.set_grad_enabled(gradients)
         for part in training:

@@ -12,9 +12,12 @@ shards that are missing.
 import csv
 import io
 import json
+import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -78,13 +81,14 @@ class Manifest:
     def determining(self) -> dict[str, Any]:
         """What two scans must share to be one and the same: all but the places of files."""
         values: dict[str, Any] = json.loads(self.to_json())
-        values["network"].pop("weights_file")
-        values["images"].pop("source")
+        values["network"].pop("weights_file", None)
+        values["images"].pop("source", None)
         return values
 
     def to_json(self) -> str:
         """The manifest as a JSON text."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        # In ASCII, since names of files need not be valid text.
+        return json.dumps(asdict(self), indent=1) + "\n"
 
 
 def versions() -> dict[str, str]:
@@ -120,7 +124,9 @@ class Run:
                 )
             self.manifest = Manifest(**values)
         except (ValueError, TypeError, AttributeError) as error:
-            raise RunError(f"{path} is damaged: {error}") from error
+            raise RunError(
+                f"{path} is damaged ({error}); delete the folder and scan again"
+            ) from error
 
     @classmethod
     def begin(cls, folder: str | Path, manifest: Manifest, images: ImageSet) -> "Run":
@@ -142,14 +148,14 @@ class Run:
                     f"{folder} holds another scan ({changes}). Scan into another folder, or delete "
                     "this one"
                 )
-            return run
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        elif folder.exists() and not _is_free(folder):
             raise RunError(f"{folder} exists and is not a run folder; choose a folder of its own")
+        # Each time anew: the images, or a file of weights, may have moved since.
         boxes = [entry.box or (None,) * 4 for entry in images]
         table = pa.table(
             {
                 "image": [entry.id for entry in images],
-                "path": [str(entry.path.absolute()) for entry in images],
+                "path": _paths(images),
             }
             | {
                 name: pa.array([box[i] for box in boxes], pa.int32())
@@ -241,7 +247,7 @@ class Run:
         entries = [
             ImageEntry(
                 id=row["image"],
-                path=Path(row["path"]),
+                path=Path(os.fsdecode(row["path"])),
                 box=None
                 if row["top"] is None
                 else (row["top"], row["left"], row["height"], row["width"]),
@@ -283,7 +289,7 @@ class Run:
             arrays |= {name: _lists([batch[name] for batch in batches]) for name in LISTS}
             tables.append(pa.table(arrays))
         table = pa.concat_tables(tables).replace_schema_metadata(
-            {_UNREADABLE: json.dumps(dict(unreadable), ensure_ascii=False)}
+            {_UNREADABLE: json.dumps(dict(unreadable))}
         )
         _write_table(self.shard(number), table)
 
@@ -298,7 +304,8 @@ class Run:
         """The images that could not be read, with their reasons."""
         found: dict[str, str] = {}
         for shard in self._shards():
-            found |= json.loads(pq.read_schema(shard).metadata[_UNREADABLE])
+            with _damage_told(shard):
+                found |= json.loads(pq.read_schema(shard).metadata[_UNREADABLE])
         return found
 
     def _shards(self) -> list[Path]:
@@ -350,13 +357,36 @@ class Run:
         return table
 
     def _read(self, path: Path, columns: list[str] | None = None) -> pa.Table:
-        try:
+        with _damage_told(path):
             return pq.read_table(path, columns=columns)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise RunError(
-                f"{path} is damaged ({str(error).splitlines()[0]}); delete it and give the same "
-                "`opponent scan` again"
-            ) from error
+
+
+@contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException, TypeError, ValueError, LookupError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RunError(
+            f"{path} is damaged ({reason}); delete it and give the same `opponent scan` again"
+        ) from error
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether a folder is empty, but for what a scan leaves that is killed as it begins."""
+    ours = ("images.parquet", ".images.*.tmp.parquet", ".manifest.*.tmp.json")
+    return folder.is_dir() and all(
+        any(fnmatchcase(path.name, pattern) for pattern in ours) for path in folder.iterdir()
+    )
+
+
+def _paths(images: ImageSet) -> pa.Array:
+    """The images' paths: text, or bytes where a name is no valid text."""
+    paths = [str(entry.path.absolute()) for entry in images]
+    try:
+        return pa.array(paths, pa.string())
+    except UnicodeEncodeError:
+        return pa.array([os.fsencode(path) for path in paths], pa.binary())
 
 
 def _write_table(path: Path, table: pa.Table) -> None:
@@ -364,11 +394,11 @@ def _write_table(path: Path, table: pa.Table) -> None:
         pq.write_table(table, part, compression="zstd")
 
 
-def _floats(batches: Sequence[Float[np.ndarray, " n"]]) -> pa.Array:
+def _floats(batches: Sequence[Float[np.ndarray, " _"]]) -> pa.Array:
     return pa.array(np.concatenate([np.empty(0, np.float32), *batches]), pa.float32())
 
 
-def _lists(batches: Sequence[Float[np.ndarray, "n ..."]]) -> pa.Array:
+def _lists(batches: Sequence[Float[np.ndarray, "_ ..."]]) -> pa.Array:
     """One list a row; a feature's lists all have one length, but features may differ."""
     lengths = [len(row.ravel()) for batch in batches for row in batch]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)

@@ -112,6 +112,8 @@ def _plan(
         raise ValueError(f"one scan takes features of one layer, got {', '.join(layers)}")
     network.check(layers[0], through)
     found = open_images(images, size=network.preprocessing.size)
+    if not found:
+        raise ValueError(f"{found.source!r} has no images")
     manifest = Manifest(
         network={
             "name": network.name,

@@ -70,8 +70,9 @@ def silent(columns: Columns, k: int) -> Indices:
 
 def in_balance(columns: Columns) -> Bool[np.ndarray, " n"]:
     """Which images excite and inhibit about alike, with inhibition ahead: -0.5 sd(f) < f < 0."""
-    f = columns.activation
-    low = -BAND * float(f.std())
+    # In double precision: the squares of large values would not fit in single.
+    f = columns.activation.astype(np.float64)
+    low = -BAND * float(f.std()) if f.size else 0.0
     return np.logical_and(low < f, f < 0)
 
 

@@ -1,6 +1,6 @@
 """Photographs as figures show them: cropped to the receptive field, with their maps laid over."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from opponent.features import Feature
 from opponent.figures import Tile
-from opponent.images import ImageEntry, load
+from opponent.images import ImageEntry, Unreadable, stream
 from opponent.network import Preprocessing
 from opponent.run import Run
 from opponent.tension import Columns
@@ -20,9 +20,9 @@ SHOWN = 160
 LARGEST = 512
 
 
-def zoom_for(prepared: Preprocessing, field: Window) -> int:
+def zoom_for(prepared: Preprocessing, field: Window, shown: int = SHOWN) -> int:
     """How many times larger than the network sees it a photograph is shown."""
-    wanted = -(-SHOWN // min(field.height, field.width))
+    wanted = -(-shown // min(field.height, field.width))
     return max(1, min(wanted, LARGEST // max(prepared.size)))
 
 
@@ -34,9 +34,19 @@ def photograph(
     Raises:
         Unreadable: the file cannot be read any more.
     """
+    [image] = _photographs([entry], prepared, zoom)
+    return image
+
+
+def _photographs(
+    entries: Sequence[ImageEntry], prepared: Preprocessing, zoom: int
+) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     height, width = prepared.size
     short = None if prepared.resize is None else prepared.resize * zoom
-    return load(entry, size=(height * zoom, width * zoom), resize=short)
+    for image in stream(entries, size=(height * zoom, width * zoom), resize=short):
+        if isinstance(image, Unreadable):
+            raise image
+        yield image
 
 
 def spread(
@@ -99,7 +109,12 @@ def tile(
 
 
 def run_tiles(
-    run: Run, feature: Feature, columns: Columns, indices: Sequence[int], *, whole: bool = False
+    run: Run,
+    feature: Feature,
+    columns: Columns,
+    indices: Sequence[int],
+    *,
+    shown: int = SHOWN,
 ) -> list[Tile]:
     """Images of a run, each captioned with its activation in standard deviations of all images.
 
@@ -108,23 +123,24 @@ def run_tiles(
         feature: one of its features.
         columns: that feature's columns.
         indices: which rows of the columns.
-        whole: show the whole image, not just the receptive field.
+        shown: the crop's wanted shorter side, in pixels.
     """
     prepared, field = run.preprocessing, run.receptive_field(feature)
-    if whole:
-        field = Window(top=0, left=0, height=prepared.size[0], width=prepared.size[1])
-    zoom = zoom_for(prepared, field)
+    zoom = zoom_for(prepared, field, shown)
     deviation = float(columns.activation.std()) or 1.0
-    return [
-        tile(
-            photograph(run.images.find(columns.images[i]), prepared, zoom),
-            (columns.excitation_map[i], columns.inhibition_map[i]),
-            window=run.through_window(feature),
-            placement=run.manifest.placement,
-            field=field,
-            size=prepared.size,
-            zoom=zoom,
-            caption=f"{columns.activation[i] / deviation:+.1f} sd",
+    entries = [run.images.find(columns.images[i]) for i in indices]
+    tiles = []
+    for i, image in zip(indices, _photographs(entries, prepared, zoom), strict=True):
+        tiles.append(
+            tile(
+                image,
+                (columns.excitation_map[i], columns.inhibition_map[i]),
+                window=run.through_window(feature),
+                placement=run.manifest.placement,
+                field=field,
+                size=prepared.size,
+                zoom=zoom,
+                caption=f"{columns.activation[i] / deviation:+.1f} sd",
+            )
         )
-        for i in indices
-    ]
+    return tiles

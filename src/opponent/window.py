@@ -69,7 +69,7 @@ def reaches(network: Network) -> dict[str, Reach]:
     images = torch.zeros(4, 3, *network.preprocessing.size, device=network.device)
     with _Coordinates(border=False) as mode:
         coordinates = mode.coordinates(images.to(network.dtype))
-        network.visit(coordinates, lambda name, output: found.update({name: output.cpu()}))
+        network.visit(coordinates, lambda name, output: found.update({name: output.clone().cpu()}))
     return found
 
 
@@ -89,7 +89,7 @@ def feature_window(network: Network, feature: Feature | str, source: str = PIXEL
     if feature.unit is not None:
         extremes = extremes[:, [feature.unit]]
     else:
-        weights = torch.tensor(feature.vector, device=extremes.device)
+        weights = torch.tensor(feature.vector, dtype=torch.float64, device=extremes.device)
         extremes = extremes[:, weights != 0]
     box = _box(extremes)
     if box is None:
@@ -151,12 +151,18 @@ def _known(values: Tensor, mode: "_Coordinates", what: str) -> Reach:
 _MOVES = {
     aten.view, aten._unsafe_view, aten.reshape, aten.permute, aten.transpose, aten.t, aten.expand,
     aten.slice, aten.select, aten.split, aten.split_with_sizes, aten.unbind, aten.unsqueeze,
-    aten.squeeze, aten.cat, aten.stack, aten.clone, aten.alias, aten.detach, aten.roll, aten.flip,
-    aten.adaptive_max_pool2d, aten.amax, aten.repeat,
+    aten.squeeze, aten.clone, aten.alias, aten.detach, aten.roll, aten.flip,
+    aten.adaptive_max_pool2d, aten.repeat,
     aten.upsample_nearest2d, aten.reflection_pad2d, aten.replication_pad2d, aten.pixel_shuffle,
     aten.pixel_unshuffle, aten.index_select, aten.lift_fresh, aten._reshape_alias, aten.contiguous,
-    aten.narrow, aten.as_strided, aten.index, aten._to_copy, aten.copy_,
+    aten.narrow, aten.as_strided, aten.index,
     aten.im2col, aten._assert_tensor_metadata,
+}  # fmt: skip
+_JOINS = {aten.cat, aten.stack}
+# Tensors that take nothing but a shape from what they are made after.
+_NEW = {
+    aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like, aten.rand_like,
+    aten.randn_like, aten.new_zeros, aten.new_ones, aten.new_full, aten.new_empty,
 }  # fmt: skip
 _UNARY = {
     aten.relu, aten.relu_, aten.gelu, aten.silu, aten.silu_, aten.sigmoid, aten.sigmoid_,
@@ -168,7 +174,8 @@ _UNARY = {
 }  # fmt: skip
 _BINARY = {
     aten.add, aten.add_, aten.sub, aten.sub_, aten.rsub, aten.mul, aten.mul_, aten.div, aten.div_,
-    aten.maximum, aten.minimum, aten.addcmul, aten.lerp,
+    aten.maximum, aten.minimum, aten.addcmul, aten.lerp, aten.gt, aten.ge, aten.lt, aten.le,
+    aten.eq, aten.ne, aten.where, aten.masked_fill, aten.masked_fill_,
 }  # fmt: skip
 
 
@@ -181,12 +188,15 @@ class _Coordinates(TorchDispatchMode):
     def __init__(self, *, border: bool = True) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.border = border
+        # False for whole numbers that come of coordinates, which cannot carry boxes on.
         self.known: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
     def coordinates(self, like: Float[Tensor, "4 c h w"]) -> Reach:
         """The coordinates of a map's own elements."""
         rows, columns = (torch.arange(n, device=like.device) for n in like.shape[2:])
-        grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij")).to(like.dtype)
+        # Half precision counts pixels to no more than 256 or 2048.
+        exact = torch.promote_types(like.dtype, torch.float32)
+        grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij")).to(exact)
         both = torch.stack([-grid[0], grid[0], -grid[1], grid[1]])
         values = both[:, None].expand(4, *like.shape[1:]).contiguous()
         self.known[values] = True
@@ -200,20 +210,42 @@ class _Coordinates(TorchDispatchMode):
         if not given:
             return func(*args, **kwargs)
         packet = func.overloadpacket
-        if packet in _MOVES:
+        if not all(self.known[x] for x in given) or self._writes_elsewhere(func, args, kwargs):
+            raise UnknownGeometry(f"cannot tell the reach of {func}")
+        # Rules hold for coordinates in the place of the data, not in that of weights or indices.
+        data = args[1] if packet is aten.addmm else args[0]
+        alone = len(given) == 1 and given[0] is data
+        if packet in _MOVES and alone:
             outputs = func(*args, **kwargs)
-        elif packet in _RULES and len(given) == (2 if packet is aten.bmm else 1):
+        elif packet in _NEW:
+            outputs = func(*args, **kwargs)
+            if not outputs.is_floating_point():
+                return outputs
+            outputs.fill_(-torch.inf)
+        elif packet in _JOINS:
+            parts = [x if x in self.known else torch.full_like(x, -torch.inf) for x in args[0]]
+            outputs = func(parts, *args[1:], **kwargs)
+        elif packet in _RULES and (len(given) == 2 if packet is aten.bmm else alone):
             outputs = _RULES[packet](*args, **kwargs)
-        elif packet in _PADDED:
+        elif packet in _PADDED and alone:
             pad = _pad_nothing if self.border else _pad_onward
             outputs = _PADDED[packet](pad, *args, **kwargs)
-        elif packet in _UNARY | _BINARY:
-            outputs = _elementwise(func, given, args, kwargs)
+        elif packet in _UNARY | _BINARY or (packet is aten.copy_ and len(given) == 2):
+            outputs = _elementwise(func, given[-1:] if packet is aten.copy_ else given, args)
         else:
             outputs = _everything(func, given, args, kwargs)
         for tensor in _tensors((outputs,)):
-            self.known[tensor] = True
+            self.known[tensor] = tensor.is_floating_point()
         return outputs
+
+    def _writes_elsewhere(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> bool:
+        """Whether coordinates go into a part of a tensor that is not known to hold any."""
+        if not func._schema.is_mutable:
+            return False
+        into = args[0]
+        if "out" in kwargs or not isinstance(into, Tensor):
+            return True
+        return into not in self.known and into._is_view()
 
 
 def _tensors(values: Any) -> list[Tensor]:
@@ -224,7 +256,7 @@ def _tensors(values: Any) -> list[Tensor]:
     return []
 
 
-def _elementwise(func: Any, given: list[Tensor], args: Any, kwargs: Any) -> Any:
+def _elementwise(func: Any, given: list[Tensor], args: Any) -> Any:
     """The extremes of the terms; a result in place is written in place."""
     shape = torch.broadcast_shapes(*(x.shape for x in _tensors(args)))
     values = given[0].expand(shape)
@@ -237,12 +269,20 @@ def _elementwise(func: Any, given: list[Tensor], args: Any, kwargs: Any) -> Any:
 
 def _everything(func: Any, given: list[Tensor], args: Any, kwargs: Any) -> Any:
     """An operation that is not known may depend on all that it is given: safe, never too small."""
-    outputs = func(*args, **kwargs)
-    tensors = [x for x in _tensors((outputs,)) if x.is_floating_point()]
-    if any(x.ndim == 0 or x.shape[0] != 4 for x in [*given, *tensors]):
-        raise UnknownGeometry(f"cannot tell the reach of {func}")
+    mixed = UnknownGeometry(f"cannot tell the reach of {func}")
+    if any(x.ndim == 0 or x.shape[0] != 4 for x in given):
+        raise mixed
+    # Before the operation, which may write over what it is given.
     extremes = torch.stack([x.flatten(1).amax(1) for x in given]).amax(0)
-    for tensor in tensors:
+    try:
+        outputs = func(*args, **kwargs)
+    except (RuntimeError, IndexError) as error:  # it may not take coordinates
+        raise mixed from error
+    for tensor in _tensors((outputs,)):
+        if not tensor.is_floating_point():
+            continue
+        if tensor.ndim == 0 or tensor.shape[0] != 4:
+            raise mixed
         tensor.copy_(extremes.view(4, *[1] * (tensor.ndim - 1)).expand_as(tensor))
     return outputs
 
@@ -253,10 +293,12 @@ def _pad_nothing(x: Tensor, pad: Any) -> Tensor:
 
 def _pad_onward(x: Tensor, pad: Any) -> Tensor:
     """Pad with the coordinates that would follow, step by step, beyond each edge."""
+    x = F.pad(x, [min(n, 0) for n in pad])
     for axis, (before, after) in zip((-1, -2), (pad[:2], pad[2:4]), strict=False):
-        x = x.movedim(axis, -1)
+        x, before, after = x.movedim(axis, -1), max(before, 0), max(after, 0)
         first, last = x[..., :1], x[..., -1:]
         step = x[..., 1:2] - first if x.shape[-1] > 1 else torch.zeros_like(first)
+        step = step.nan_to_num(0)  # where nothing is depended on
         ahead = torch.arange(1, after + 1, device=x.device, dtype=x.dtype)
         behind = -torch.arange(before, 0, -1, device=x.device, dtype=x.dtype)
         x = torch.cat([first + step * behind, x, last + step * ahead], -1).movedim(-1, axis)
@@ -278,7 +320,7 @@ def _average_pool(
     pad: Callable[[Tensor, Any], Tensor], x: Tensor, size: Any, stride: Any = (), padding: Any = 0,
     ceil_mode: bool = False, *_: Any,
 ) -> Tensor:  # fmt: skip
-    return F.max_pool2d(_pad_evenly(pad, x, padding), size, stride or size, ceil_mode=ceil_mode)
+    return _max_pool(pad, x, size, stride, padding, 1, ceil_mode)[0]
 
 
 def _max_pool(
@@ -287,7 +329,10 @@ def _max_pool(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     padded = _pad_evenly(pad, x, padding)
     pooled = F.max_pool2d(padded, size, stride or size, 0, dilation, ceil_mode)
-    return pooled, pooled.new_empty(0)
+    # Rounded up, padding that has been made part of the map gives windows that begin in it.
+    like = torch.empty_like(x, device="meta")
+    rows, columns = F.max_pool2d(like, size, stride, padding, dilation, ceil_mode).shape[-2:]
+    return pooled[..., :rows, :columns].clone(), pooled.new_empty(0)
 
 
 def _pad_evenly(pad: Callable[[Tensor, Any], Tensor], x: Tensor, padding: Any) -> Tensor:
@@ -328,7 +373,20 @@ def _batched_product(a: Tensor, b: Tensor) -> Tensor:
     return torch.maximum(a.amax(2)[:, :, None], b.amax(1)[:, None, :])
 
 
-def _batch_norm(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _copy(x: Tensor, *_: Any, device: Any = None, **__: Any) -> Tensor:
+    # In the same type, since another may not hold coordinates.
+    return x.to(device or x.device).clone()
+
+
+def _batch_norm(
+    x: Tensor, _weight: Any, _bias: Any, _mean: Any, _variance: Any, own: bool, *_: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    # With its own statistics, not those of training, a channel depends on all of its map.
+    y = x.flatten(2).amax(2).view(*x.shape[:2], *[1] * (x.ndim - 2)).expand_as(x) if own else x
+    return y.clone(), x.new_empty(0), x.new_empty(0)
+
+
+def _batch_norm_no_training(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     return x.clone(), x.new_empty(0), x.new_empty(0)
 
 
@@ -348,7 +406,10 @@ _RULES: dict[Any, Callable[..., Any]] = {
     aten.mm: _rows_times,
     aten.bmm: _batched_product,
     aten.native_batch_norm: _batch_norm,
-    aten._native_batch_norm_legit_no_training: _batch_norm,
+    aten._native_batch_norm_legit_no_training: _batch_norm_no_training,
+    aten._to_copy: _copy,
+    aten.amax: _reduce,
+    aten.amin: _reduce,
     aten.native_layer_norm: _layer_norm,
 }
 _PADDED: dict[Any, Callable[..., Any]] = {

@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -51,10 +52,13 @@ def load(name: str | Network | nn.Module = EMBEDDED, weights: str | Path | None 
         ImportError: the library that the model comes from is missing; says what to install.
         OSError: weights that cannot be read or, offline, fetched; says what to put where.
     """
-    if isinstance(name, Network):
-        return name
-    if isinstance(name, nn.Module):
-        return Network(name)
+    if not isinstance(name, str):
+        if weights is not None:
+            raise ValueError(
+                f"weights {str(weights)!r} go with a model's name, not with a model that is made; "
+                "give one or the other"
+            )
+        return name if isinstance(name, Network) else Network(name)
     library, _, rest = name.partition(":")
     if name == "inceptionv1-mini":
         return _mini(weights)
@@ -95,7 +99,7 @@ def _torchvision(name: str, weights: str | Path | None) -> Network:
     if name not in models.list_models(module=models):
         raise ValueError(_unknown("torchvision", name, models.list_models(module=models)))
     default = models.get_model_weights(name).DEFAULT
-    module = models.get_model(name, weights=None, **_quiet(name))
+    module = models.get_model(name, weights=None, **_settings(name, default))
     if weights is not None:
         load_weights(module, weights)
     else:
@@ -117,9 +121,12 @@ def _torchvision(name: str, weights: str | Path | None) -> Network:
     )
 
 
-def _quiet(name: str) -> dict[str, bool]:
-    """GoogLeNet and Inception v3 draw slow random weights, with a warning, unless told not to."""
-    return {"init_weights": False} if name in {"googlenet", "inception_v3"} else {}
+def _settings(name: str, weights: Any) -> dict[str, Any]:
+    """What torchvision builds a model with for its pretrained weights, but not without."""
+    if name in {"googlenet", "inception_v3"}:
+        # Their weights take another range, to which they bring ImageNet's. Random weights are slow.
+        return {"init_weights": False, "transform_input": True}
+    return {"image_size": weights.meta["min_size"][0]} if name.startswith("vit_") else {}
 
 
 def _timm(name: str, weights: str | Path | None) -> Network:
@@ -227,9 +234,10 @@ def read_weights(file: str | Path) -> Mapping[str, Tensor]:
                 return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
         found = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
         raise OSError(
             f"{file} is no file of weights that can be read safely: safetensors, or a state dict "
-            f"of tensors that torch.save wrote, is expected ({str(error).splitlines()[0]})"
+            f"of tensors that torch.save wrote, is expected ({reason})"
         ) from error
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
         found = found["state_dict"]
@@ -257,6 +265,9 @@ def _fetch(address: str) -> Path:
         ):
             shutil.copyfileobj(answer, part)
             part.flush()
+            length = answer.headers["Content-Length"]
+            if length is not None and part.tell() != int(length):
+                raise ConnectionError(f"{part.tell()} of {length} bytes came")
             os.fsync(part.fileno())
             os.link(part.name, file)
     except FileExistsError:

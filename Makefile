@@ -1,0 +1,41 @@
+# Everything a person needs: `make demo`, `make test`, `make check`, `make bench`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test check bench figures clean
+
+# The library and what the demo needs.
+$(VENV)/.demo: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable ".[demo]"
+	touch $@
+
+# All that the tests and benchmarks need besides.
+$(VENV)/.dev: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable ".[demo,dev,models]"
+	touch $@
+
+demo: $(VENV)/.demo
+	$(BIN)/opponent demo --out demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest --quiet
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/bench.py
+
+# The README's picture and the documentation's.
+figures: $(VENV)/.dev
+	$(BIN)/python docs/make_figures.py
+
+clean:
+	rm -rf $(VENV) demo

@@ -1,0 +1,442 @@
+"""The command `opponent`: parse, call, print."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from opponent.features import Feature
+    from opponent.network import Network
+    from opponent.run import Run
+
+# Modules that bring torch along are imported where they are used, so that --help is quick.
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="What keeps a feature of a vision network silent?",
+    epilog="Try [bold]opponent demo[/], or [bold]opponent COMMAND --help[/] for examples.",
+)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False)
+
+Model = Annotated[str, typer.Argument(help="A model's name; `opponent models` lists them.")]
+Weights = Annotated[
+    Path | None, typer.Option(help="A file of weights: safetensors, or a saved state dict.")
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder made by `scan`.")]
+Through = Annotated[str, typer.Option(help="The earlier layer to explain the feature through.")]
+Features = Annotated[
+    list[str] | None, typer.Option("--feature", help="One of the run's features; repeatable.")
+]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.")]
+Steps = Annotated[int, typer.Option(min=1, help="Steps of optimisation.")]
+Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
+
+
+@app.command()
+def models() -> None:
+    """List the models that can be named."""
+    from opponent.zoo import MODELS
+
+    table = Table("name", "what it is", box=None)
+    for name, what in MODELS.items():
+        table.add_row(name, what)
+    out.print(table)
+
+
+@app.command(epilog="Example: [bold]opponent layers inceptionv1-mini[/]")
+def layers(model: Model, weights: Weights = None) -> None:
+    """List a model's layers: kind, channels, output size, stride, receptive field.
+
+    The receptive field is given as if the image had no border; 'whole' reaches over all of it.
+    """
+    from opponent.window import UnknownGeometry, reaches, receptive_field
+
+    network = _network(model, weights)
+    try:
+        fields = reaches(network)
+    except UnknownGeometry:
+        fields = {}
+    table = Table("name", "kind", "channels", "output", "stride", "receptive field", box=None)
+    height, width = network.preprocessing.size
+    for layer in network.layers.values():
+        channels, rows, columns = layer.shape
+        stride, field = "", "unknown"
+        if layer.name in fields:
+            box, steps = receptive_field(fields[layer.name])
+            stride = " x ".join(f"{x:g}" for x in steps) if all(steps) else ""
+            field = f"{box.height} x {box.width}"
+            if box.height >= 2 * height and box.width >= 2 * width or not all(steps):
+                field += " (whole)"
+        calls = f" (called {layer.calls} times)" if layer.calls > 1 else ""
+        table.add_row(
+            layer.name, layer.kind + calls, str(channels), f"{rows} x {columns}", stride, field
+        )
+    out.print(table)
+    out.print(f"{network.name}, input {height} x {width} pixels", style="dim")
+
+
+@app.command(
+    epilog="Examples: [bold]opponent scan inceptionv1-mini mixed4a:5 --through mixed3b "
+    "--images photos --out run[/]; "
+    "[bold]opponent scan torchvision:squeezenet1_1 logits:954 logits:1 --through features.9 "
+    "--images ~/photographs --out bananas[/]"
+)
+def scan(
+    model: Model,
+    features: Annotated[
+        list[str], typer.Argument(metavar="FEATURE...", help="LAYER:UNIT or LAYER:UNIT@ROW,COLUMN.")
+    ],
+    through: Through,
+    images: Annotated[str, typer.Option(help="A folder, a file, a .txt list, or 'photos'.")],
+    folder: Annotated[Path, typer.Option("--out", help="The run folder, new or to go on with.")],
+    weights: Weights = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a pass.")] = 32,
+    shard_size: Annotated[int, typer.Option(min=1, help="Images a file of results.")] = 256,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Attribute features of one layer in every image, into a run folder.
+
+    Interrupted, it goes on where it stopped when the same command is given again.
+    """
+    from opponent.scan import scan as run_scan
+
+    network = _network(model, weights, device)
+    with _progress() as report:
+        try:
+            run = run_scan(
+                network,
+                features,
+                through=through,
+                images=images,
+                out=folder,
+                weights=weights,
+                batch_size=batch_size,
+                shard_size=shard_size,
+                seed=seed,
+                progress=lambda done, total: report("scanning", done, total),
+            )
+        except KeyboardInterrupt:
+            err.print(f"\nstopped. {folder} keeps what is done: give the same command again to go on.")
+            raise
+    unreadable = run.unreadable()
+    out.print(f"{len(run.images) - len(unreadable):,} images scanned into {folder}")
+    if unreadable:
+        out.print(f"{len(unreadable):,} could not be read (all are in {folder / 'unreadable.csv'}):")
+        for image, reason in list(unreadable.items())[:10]:
+            out.print(f"  {image}: {reason}", markup=False)
+    out.print(f"next: opponent select {folder}; opponent report {folder}", style="dim")
+
+
+@app.command(epilog="Example: [bold]opponent select run -k 5 --csv chosen.csv[/]")
+def select(
+    run: RunFolder,
+    k: Annotated[int, typer.Option("-k", min=1, help="Images a group.")] = 10,
+    feature: Features = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the table to this file too.")] = None,
+) -> None:
+    """List the exciting, inhibiting, silent and tense images of each feature."""
+    import csv as csv_module
+    import io
+
+    from opponent.files import write_text
+    from opponent.tension import select as choose
+
+    opened, names = _run(run), ("activation", "excitation", "inhibition", "l1", "l2")
+    rows: list[tuple[str, ...]] = []
+    for each in _chosen(opened, feature):
+        columns = opened.columns(each)
+        table = Table("group", "image", *names, title=each.label, title_justify="left", box=None)
+        for group, indices in choose(columns, k).items():
+            for i in indices:
+                values = [f"{getattr(columns, name)[i]:.6g}" for name in names]
+                table.add_row(group, _plain(columns.images[i]), *values)
+                rows.append((each.label, group, columns.images[i], *values))
+            if not len(indices):
+                table.add_row(group, "[dim]none among these images[/]")
+        out.print(table)
+    if csv is not None:
+        text = io.StringIO()
+        writer = csv_module.writer(text, lineterminator="\n")
+        writer.writerows([("feature", "group", "image", *names), *rows])
+        write_text(csv, text.getvalue())
+
+
+@app.command(epilog="Example: [bold]opponent figures run --format pdf[/]")
+def figures(
+    run: RunFolder,
+    k: Annotated[int, typer.Option("-k", min=1, help="Images a group.")] = 4,
+    feature: Features = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Where to; default: figures in the run folder.")
+    ] = None,
+    format: Annotated[str, typer.Option(help="png, pdf or svg.")] = "png",
+) -> None:
+    """Draw figures like the paper's: 2 for all features, 4a and 4b to g for each."""
+    from opponent.gallery import write_figures
+
+    opened = _run(run)
+    with _progress() as report:
+        paths = write_figures(
+            opened,
+            folder or run / "figures",
+            features=_chosen(opened, feature),
+            k=k,
+            suffix=format,
+            progress=report,
+        )
+    for path in paths:
+        out.print(str(path), markup=False)
+
+
+@app.command(
+    epilog="Example: [bold]opponent why torchvision:squeezenet1_1 banana.jpg logits:954 "
+    "--through features.9 --out why.html[/]"
+)
+def why(
+    model: Model,
+    image: Annotated[Path, typer.Argument(help="A photograph.")],
+    feature: Annotated[str, typer.Argument(help="LAYER:UNIT; 'logits:954' asks for a class.")],
+    through: Through,
+    run: Annotated[Path | None, typer.Option(help="A scan to compare this image with.")] = None,
+    page: Annotated[
+        Path | None, typer.Option("--out", help="A page (.html) or picture (.png, .pdf, .svg).")
+    ] = None,
+    weights: Weights = None,
+    channels: Annotated[int, typer.Option(min=1, help="Upstream channels to name a side.")] = 8,
+    device: Device = "cpu",
+) -> None:
+    """Say what drove a feature in one photograph, and what held it back."""
+    from opponent.pages.answer import write_answer
+    from opponent.why import why as ask
+
+    network = _network(model, weights, device)
+    answer = ask(
+        network, image, feature, through, run=_run(run) if run else None, channels=channels
+    )
+    out.print(answer.verdict, markup=False)
+    table = Table(show_header=False, box=None)
+    for name, value in answer.facts():
+        table.add_row(f"[dim]{name}[/]", _plain(value))
+    out.print(table)
+    table = Table("excites", "by", "inhibits", "by", box=None)
+    for i in range(max(len(answer.excitatory), len(answer.inhibitory))):
+        cells = []
+        for side, colour in ((answer.excitatory, "red"), (answer.inhibitory, "blue")):
+            name, value = side[i] if i < len(side) else ("", 0.0)
+            cells += [f"[{colour}]{name}[/]" if name else "", f"{value:.4g}" if name else ""]
+        table.add_row(*cells)
+    out.print(table)
+    if page is not None:
+        out.print(str(write_answer(answer, page)), markup=False)
+
+
+@app.command(
+    epilog="Example: [bold]opponent invert run --image coffee.jpg --sign both[/]; "
+    "then look into run/synthesis"
+)
+def invert(
+    run: RunFolder,
+    image: Annotated[list[str], typer.Option(help="An image's id in the run; repeatable.")],
+    feature: Features = None,
+    accentuate: Annotated[bool, typer.Option("--accentuate", help="Start from the photo.")] = False,
+    sign: Annotated[str, typer.Option(help="excitation, inhibition or both.")] = "both",
+    steps: Steps = 100,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Make images that look as one side of a feature's drive does."""
+    from opponent.synthesis.inversion import Settings
+    from opponent.synthesis.store import make
+
+    opened = _run(run)
+    network = opened.load_network()
+    network.module.to(device)
+    signs = _signs(sign)
+    kind = "accentuation" if accentuate else "inversion"
+    ids = [opened.images.find(each).id for each in image]
+    with _progress() as report:
+        for each in _chosen(opened, feature):
+            activations = opened.columns(each)
+            deviation = float(activations.activation.std()) or 1.0
+            for number, name in enumerate(ids):
+                for turn, direction in enumerate(signs):
+                    done, total = number * len(signs) + turn, len(ids) * len(signs)
+
+                    def step(i: int, n: int, done: int = done, total: int = total) -> None:
+                        report(f"{kind}s", done * n + i, total * n)
+
+                    made = make(
+                        opened,
+                        network,
+                        each,
+                        name,
+                        "accentuation" if accentuate else "inversion",
+                        direction,
+                        Settings(steps=steps, seed=seed),
+                        step,
+                    )
+                    own = activations.activation[activations.images.index(name)]
+                    side = "excitation" if direction > 0 else "inhibition"
+                    out.print(
+                        f"{made.path}: {side}, {each.label} goes from {own / deviation:+.2f} to "
+                        f"{made.final / deviation:+.2f} sd",
+                        markup=False,
+                    )
+
+
+@app.command(epilog="Example: [bold]opponent visualise inceptionv1-mini mixed4a:5 --out made[/]")
+def visualise(
+    model: Model,
+    feature: Annotated[str, typer.Argument(help="LAYER:UNIT or LAYER:UNIT@ROW,COLUMN.")],
+    folder: Annotated[Path, typer.Option("--out", help="A folder for the pictures.")],
+    sign: Annotated[str, typer.Option(help="excitation, inhibition or both.")] = "both",
+    parameterisation: Annotated[str, typer.Option(help="phases, fourier or pixels.")] = "phases",
+    weights: Weights = None,
+    steps: Steps = 100,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Make images that raise, and lower, a feature's activation itself."""
+    from PIL import Image
+
+    from opponent.files import whole
+    from opponent.synthesis.inversion import Settings
+    from opponent.synthesis.inversion import visualise as make
+
+    network = _network(model, weights, device)
+    settings = Settings(steps=steps, seed=seed, parameterisation=parameterisation)  # type: ignore[arg-type]
+    signs = _signs(sign)
+    with _progress() as report:
+        for number, direction in enumerate(signs):
+
+            def step(i: int, n: int, number: int = number) -> None:
+                report("optimising", number * n + i, len(signs) * n)
+
+            made = make(network, feature, sign=direction, settings=settings, progress=step)
+            side = "excitation" if direction > 0 else "inhibition"
+            plain = made.feature.label.replace(":", "-").replace("@", "-").replace(",", "_")
+            with whole(folder / f"{plain}-{side}.png") as part:
+                Image.fromarray(made.rgba()[0]).save(part)
+            out.print(f"{folder / f'{plain}-{side}.png'}: {float(made.final):+.4g}", markup=False)
+
+
+@app.command(epilog="Example: [bold]opponent report run --feature mixed4a:5 --out report.html[/]")
+def report(
+    run: RunFolder,
+    page: Annotated[
+        Path | None, typer.Option("--out", help="The page; default: report.html in the run folder.")
+    ] = None,
+    feature: Features = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Images a group.")] = 8,
+    steps: Steps = 100,
+    device: Device = "cpu",
+) -> None:
+    """Write one HTML file with everything, which works offline and alone."""
+    from opponent.pages.report import write_report
+    from opponent.synthesis.inversion import Settings
+
+    opened = _run(run)
+    network = opened.load_network()
+    network.module.to(device)
+    with _progress() as tell:
+        path = write_report(
+            opened,
+            page,
+            network=network,
+            features=list(feature) if feature else None,
+            k=k,
+            settings=Settings(steps=steps, seed=opened.manifest.seed),
+            progress=tell,
+        )
+    out.print(str(path), markup=False)
+
+
+@app.command(epilog="Example: [bold]opponent demo --out demo[/]")
+def demo(
+    folder: Annotated[Path, typer.Option("--out", help="The run folder.")] = Path("demo"),
+) -> None:
+    """Scan the embedded network over photographs, and write the report of a tense feature."""
+    from opponent.demo import run_demo
+
+    with _progress() as tell:
+        try:
+            path = run_demo(folder, tell)
+        except KeyboardInterrupt:
+            err.print(f"\nstopped. {folder} keeps what is done: give the same command again to go on.")
+            raise
+    out.print(str(path.absolute()), markup=False)
+
+
+def _network(model: str, weights: Path | None, device: str = "cpu") -> "Network":
+    import torch
+
+    from opponent.zoo import load
+
+    network = load(model, weights)
+    try:
+        network.module.to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return network
+
+
+def _run(folder: Path) -> "Run":
+    from opponent.run import Run
+
+    return Run(folder)
+
+
+def _chosen(run: "Run", features: list[str] | None) -> "list[Feature]":
+    return [run.feature(each) for each in features] if features else list(run.features)
+
+
+def _signs(sign: str) -> list[int]:
+    signs = {"excitation": [1], "inhibition": [-1], "both": [1, -1]}
+    if sign not in signs:
+        raise ValueError(f"--sign is excitation, inhibition or both, not {sign!r}")
+    return signs[sign]
+
+
+def _plain(text: str) -> str:
+    """Text whose brackets are not taken for markup."""
+    return text.replace("[", r"\[")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar with an estimate on the terminal; one task for each thing that is being done."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err) as bars:
+        tasks: dict[str, object] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)  # type: ignore[arg-type]
+
+        yield report

@@ -1,0 +1,919 @@
+"""Every static figure, for print: each function returns a `Figure`, shows nothing, changes nothing.
+
+Sizes are inches from the top left corner, so that a panel comes out as large as it is meant to be
+in one or two columns of a journal. matplotlib's global settings are left alone.
+"""
+
+import os
+import secrets
+import string
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Num, UInt8
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from matplotlib.textpath import text_to_path
+
+from opponent.colour import (
+    ACTIVATION,
+    activation_colours,
+    colour_square,
+    hex_colours,
+    on_white,
+    overlay,
+    subdued,
+    tension_colours,
+)
+
+COLUMN, PAGE = 3.4, 7.0  # inches: one and two columns of most journals
+_DPI = 300  # what journals ask of photographs
+_MARGIN = 0.08
+_LINE = 0.15  # inches that a line of text takes
+_SMALL, _PLAIN, _TITLE, _LETTER = 7.0, 7.5, 8.0, 9.0  # points
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_INK, _FAINT, _HAIR = "#262626", "#757575", "#c8c8c8"
+_STYLE: Any = [
+    "default",
+    {
+        # It comes with matplotlib: the same glyphs, and so the same bytes, on every machine.
+        "font.family": ["DejaVu Sans"],
+        "font.size": _PLAIN,
+        **dict.fromkeys(
+            ["text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"], _INK
+        ),
+        "axes.labelsize": _PLAIN,
+        "axes.labelpad": 2,
+        "axes.linewidth": 0.6,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "xtick.labelsize": _SMALL,
+        "ytick.labelsize": _SMALL,
+        "xtick.major.width": 0.6,
+        "ytick.major.width": 0.6,
+        "xtick.major.size": 2.5,
+        "ytick.major.size": 2.5,
+        "pdf.fonttype": 42,  # journals refuse Type 3 fonts
+        "svg.hashsalt": "opponent",  # its ids are random otherwise
+    },
+]
+_styled = style.context(_STYLE)
+# Dates and versions would make equal figures differ in their bytes.
+_METADATA: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+    "svg": {"Creator": None, "Date": None},
+}
+_corners = tension_colours(np.array([1.0, 1.0, 0.0]), np.array([0.0, 1.0, 1.0]))
+_RED, _GREEN, _BLUE = hex_colours(np.c_[_corners[:, :3], np.ones(3)])
+# The square's own hues where a group has one; green darkened, to be read as text on white.
+_GROUPS = {
+    "exciting": _RED,
+    "inhibiting": _BLUE,
+    "silent": "#6b6b6b",
+    "tense": "#111111",
+    "tense_apart": "#c2348f",
+    "tense_together": "#1f9a3c",
+}
+_OTHERS = ("#0f8b8d", "#b7791f", "#5b3fa0", "#7a4b2a")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """One image as shown.
+
+    Attributes:
+        image: sRGB bytes, already cropped to the receptive field.
+        excitation: phi+ at the image's own resolution, in units of activation; None for no map.
+        inhibition: phi-, the same; there where excitation is.
+        caption: a few words or a number, such as '+3.1'.
+    """
+
+    image: UInt8[np.ndarray, "h w 3"]
+    excitation: Float[np.ndarray, "h w"] | None = None
+    inhibition: Float[np.ndarray, "h w"] | None = None
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse half a pair of maps, and maps that cannot be drawn."""
+        if (self.excitation is None) != (self.inhibition is None):
+            raise ValueError("Tile: give both excitation and inhibition, or neither")
+        for name, values in (("excitation", self.excitation), ("inhibition", self.inhibition)):
+            if values is None:
+                continue
+            if values.shape != self.image.shape[:2]:
+                raise ValueError(
+                    f"Tile: {name} is {values.shape}, the image {self.image.shape[:2]}; resize the "
+                    "map to the image first"
+                )
+            if not (np.isfinite(values).all() and (values >= 0).all()):
+                raise ValueError(f"Tile: {name} must be finite and >= 0; inhibition too is >= 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExemplarRow:
+    """One feature in `exemplars_figure`: its label, its two series of images, its layer."""
+
+    label: str
+    exciting: Sequence[Tile]
+    inhibiting: Sequence[Tile]
+    group: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthetic:
+    """A made image with its opacity: straight-alpha sRGB, bytes or floats in [0, 1]."""
+
+    image: UInt8[np.ndarray, "h w 4"] | Float[np.ndarray, "h w 4"]
+    caption: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InversionRow:
+    """One tense photograph in `inversions_figure`, and what was made from it for either sign."""
+
+    photo: Tile
+    excitatory_accentuation: Synthetic | None = None
+    excitatory_inversion: Synthetic | None = None
+    inhibitory_accentuation: Synthetic | None = None
+    inhibitory_inversion: Synthetic | None = None
+
+
+def overlay_scale(tiles: Sequence[Tile]) -> float:
+    """The value of phi that is drawn at full strength in all these images.
+
+    It is the largest of the images' own 99.5th percentiles (of phi+ and phi- alike): so a single
+    pixel does not set it, and neither do blank images that happen to be shown beside.
+
+    Args:
+        tiles: the images shown together; those without maps do not count.
+    Returns:
+        In units of activation; 0 if every map is blank.
+    Source: paper, section 3 ('normalized across images'); the percentile is ours.
+    """
+    peaks = [
+        np.maximum(tile.excitation, tile.inhibition)
+        for tile in tiles
+        if tile.excitation is not None and tile.inhibition is not None
+    ]
+    scale = max((float(np.quantile(peak, 0.995)) for peak in peaks), default=0.0)
+    # Maps of a few pixels only: the percentile passes them by.
+    return scale or max((float(peak.max()) for peak in peaks), default=0.0)
+
+
+def group_colours(names: Sequence[str]) -> dict[str, str]:
+    """One colour for each group of images, the same in every figure and page.
+
+    Args:
+        names: the groups; those that the paper knows have colours of their own.
+    Returns:
+        '#rrggbb' by name.
+    """
+    others = [name for name in names if name not in _GROUPS]
+    return {
+        name: _GROUPS[name] if name in _GROUPS else _OTHERS[others.index(name) % len(_OTHERS)]
+        for name in names
+    }
+
+
+# ------------------------------------------------------------------------------------- drawing
+
+
+class _Box(NamedTuple):
+    """A rectangle in inches; `top` counts down from the upper edge of the figure."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+def _axes(figure: Figure, box: _Box) -> Axes:
+    across, down = figure.get_size_inches()
+    bottom = 1 - (box.top + box.height) / down
+    return figure.add_axes((box.left / across, bottom, box.width / across, box.height / down))
+
+
+def _width(text: str, size: float, weight: str = "normal") -> float:
+    font = FontProperties(family=["DejaVu Sans"], size=size, weight=weight)
+    return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72
+
+
+def _fit(text: str, width: float, size: float, weight: str) -> str:
+    """The text on one line, its middle left out where it is wider than `width` inches.
+
+    A layer's name and a file's say most at their ends.
+    """
+    line = whole = " ".join(text.split())
+    for kept in range(len(whole) - 1, 0, -1):
+        if _width(line, size, weight) <= width:
+            break
+        line = whole[: (kept + 1) // 2] + "…" + whole[len(whole) - kept // 2 :]
+    return line
+
+
+def _text(
+    figure: Figure,
+    left: float,
+    top: float,
+    text: str,
+    *,
+    width: float = PAGE,
+    size: float = _PLAIN,
+    weight: str = "normal",
+    **options: Any,
+) -> None:
+    across, down = figure.get_size_inches()
+    line = _fit(text, width, size, weight)
+    # A dollar in a file's name is no formula.
+    options = {"va": "top", "parse_math": False, **options}
+    figure.text(left / across, 1 - top / down, line, size=size, weight=weight, **options)
+
+
+def _heading(figure: Figure, left: float, top: float, width: float, text: str, colour: str) -> None:
+    """A heading in the middle over a rule as wide as what it heads."""
+    middle = left + width / 2
+    _text(figure, middle, top, text, width=width, ha="center", color=colour, weight="bold")
+    across, down = figure.get_size_inches()
+    ends, level = [left / across, (left + width) / across], 1 - (top + _LINE) / down
+    figure.add_artist(Line2D(ends, [level, level], color=colour, lw=0.8))
+
+
+def _ring(figure: Figure, left: float, top: float, colour: str) -> None:
+    """The ring of a group's images, as a key."""
+    across, down = figure.get_size_inches()
+    ring = {"marker": "o", "ms": 4.5, "mfc": "none", "mec": colour, "mew": 1.1}
+    figure.add_artist(Line2D([left / across], [1 - top / down], **ring))  # type: ignore[arg-type]
+
+
+def _rgb(picture: Tile | Synthetic) -> UInt8[np.ndarray, "h w 3"]:
+    if isinstance(picture, Tile):
+        return picture.image
+    image = picture.image
+    scale = 255 if image.dtype == np.uint8 else 1
+    return on_white(np.asarray(image, dtype=np.float64) / scale)
+
+
+def _over(tile: Tile, scale: float, *, signs: str = "+-") -> UInt8[np.ndarray, "h w 3"]:
+    if tile.excitation is None or tile.inhibition is None:
+        return subdued(tile.image)
+    excitation, inhibition = (
+        values if sign in signs else np.zeros_like(values)
+        for sign, values in (("+", tile.excitation), ("-", tile.inhibition))
+    )
+    return overlay(tile.image, excitation, inhibition, scale)
+
+
+def _cell_height(pictures: Sequence[Tile | Synthetic], width: float) -> float:
+    """Height of a cell, at most square, that shows the tallest of these as wide as may be."""
+    shapes = [picture.image.shape for picture in pictures]
+    return max((width * h / max(h, w) for h, w, _ in shapes), default=width)
+
+
+def _picture(
+    figure: Figure, box: _Box, image: UInt8[np.ndarray, "h w 3"], align: float = 0.5
+) -> None:
+    """The whole image, its shape kept, in a cell: at its left (0), middle or right (1)."""
+    h, w = image.shape[:2]
+    scale = min(box.width / w, box.height / h)
+    left = box.left + align * (box.width - scale * w)
+    top = box.top + (box.height - scale * h) / 2
+    axes = _axes(figure, _Box(left, top, scale * w, scale * h))
+    # A small crop drawn as blocks would show edges that the network never saw.
+    axes.imshow(image, aspect="auto", interpolation="hanning")
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set(visible=True, linewidth=0.3, color=_HAIR)
+
+
+def _nothing(figure: Figure, box: _Box, text: str) -> None:
+    options: dict[str, Any] = {"ha": "center", "va": "center", "color": _FAINT, "size": _SMALL}
+    middle = box.left + box.width / 2, box.top + box.height / 2
+    _text(figure, *middle, text, width=box.width, **options)
+
+
+def _caption(figure: Figure, box: _Box, text: str) -> None:
+    """A line under the box."""
+    middle, top = box.left + box.width / 2, box.top + box.height + 0.02
+    _text(figure, middle, top, text, width=box.width, size=_SMALL, ha="center")
+
+
+def _captioned(figure: Figure, box: _Box, picture: Tile | Synthetic | None) -> None:
+    if picture is None:
+        _nothing(figure, box, "not made")
+    else:
+        _picture(figure, box, _rgb(picture))
+        _caption(figure, box, picture.caption)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}".replace("-", "−")
+
+
+def _square(figure: Figure, left: float, top: float, side: float, limit: float | None) -> None:
+    """The colour square, with the value at the end of its scale where there is one."""
+    axes = _axes(figure, _Box(left, top, side, side))
+    # One pixel of the print is the finest that can be seen.
+    axes.imshow(colour_square(round(side * _DPI)), extent=(0, 1, 0, 1), interpolation="none")
+    # Values beyond the end of the scale are drawn like the end.
+    end = "strong" if limit is None else f"≥ {_number(limit)}" if limit else ""
+    axes.set(xlabel="excitation φ⁺", ylabel="inhibition φ⁻", xticks=[0, 1], yticks=[0, 1])
+    axes.yaxis.labelpad = 4
+    axes.set_xticklabels(["0", end])
+    axes.set_yticklabels(["0", end], rotation=90, va="center")
+    # Inside its own side: in the middle, the end's label would stand out of the panel.
+    axes.get_xticklabels()[1].set_horizontalalignment("right")
+    axes.get_yticklabels()[1].set_verticalalignment("top")
+    for spine in axes.spines.values():
+        spine.set(visible=True, linewidth=0.6, color=_INK)
+
+
+def save(figure: Figure, path: Path | str) -> None:
+    """Write a figure whole or not at all; equal figures give equal bytes.
+
+    Args:
+        figure: as one of the functions of this module returns it.
+        path: ends in .png (300 dpi), .pdf or .svg; missing folders are made.
+    Raises:
+        ValueError: another ending.
+    """
+    target = Path(path)
+    kind = target.suffix.lower().removeprefix(".")
+    if kind not in _METADATA:
+        raise ValueError(f"save: '{target}' ends in '{target.suffix}', expected .png, .pdf or .svg")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        with style.context(_STYLE), unfinished.open("xb") as file:
+            figure.savefig(file, format=kind, dpi=_DPI, metadata=_METADATA[kind])
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------------------------- figures
+
+
+@_styled
+def exemplars_figure(rows: Sequence[ExemplarRow]) -> Figure:
+    """Images that excite features most, and images that inhibit them most.
+
+    Args:
+        rows: one feature each; neighbours with one `group` come under one heading.
+    Returns:
+        A figure at most two columns wide.
+    Raises:
+        ValueError: there is no row.
+    Source: paper, fig. 2.
+    """
+    if not rows:
+        raise ValueError("exemplars_figure: rows is empty, expected at least one feature")
+    count = max(1, *(max(len(row.exciting), len(row.inhibiting)) for row in rows))
+    gutter, gap = 0.25, 0.04
+    # At 1.1 inches a crop shows all that it holds.
+    cell = min(1.1, (PAGE - 2 * _MARGIN - gutter) / (2 * count))
+    block = max(count * cell, (COLUMN - 2 * _MARGIN - gutter) / 2)
+    blocks = (_MARGIN, _MARGIN + block + gutter)
+    shown = [tile for row in rows for tile in (*row.exciting, *row.inhibiting)]
+    down = _cell_height(shown, cell - gap)
+    opens = [
+        bool(row.group) and (k == 0 or rows[k - 1].group != row.group) for k, row in enumerate(rows)
+    ]
+    captioned = [any(tile.caption for tile in (*row.exciting, *row.inhibiting)) for row in rows]
+    heights = [
+        opened * 1.6 * _LINE + _LINE + down + (0.6 + below) * _LINE
+        for opened, below in zip(opens, captioned, strict=True)
+    ]
+    width = 2 * _MARGIN + 2 * block + gutter
+    figure = Figure(figsize=(width, 2 * _MARGIN + 1.4 * _LINE + sum(heights)))
+    _heading(figure, blocks[0], _MARGIN, block - gap, "most exciting", _RED)
+    _heading(figure, blocks[1], _MARGIN, block - gap, "most inhibiting", _BLUE)
+    top = _MARGIN + 1.4 * _LINE
+    for row, opened, height in zip(rows, opens, heights, strict=True):
+        line = top
+        if opened:
+            line += 0.4 * _LINE
+            _text(figure, _MARGIN, line, row.group, width=width, size=_TITLE, weight="bold")
+            line += 1.2 * _LINE
+        _text(figure, _MARGIN, line, row.label, width=width - 2 * _MARGIN)
+        line += _LINE
+        for left, tiles in zip(blocks, (row.exciting, row.inhibiting), strict=True):
+            if not tiles:
+                _nothing(figure, _Box(left, line, cell - gap, down), "none")
+            for k, tile in enumerate(tiles):
+                _captioned(figure, _Box(left + k * cell, line, cell - gap, down), tile)
+        top += height
+    return figure
+
+
+@_styled
+def energy_figure(
+    excitation: Float[np.ndarray, " n"],
+    inhibition: Float[np.ndarray, " n"],
+    activation: Float[np.ndarray, " n"],
+    *,
+    groups: Mapping[str, Sequence[int]] | None = None,
+    label: str,
+    through: str,
+    deviation: float | None = None,
+    letter: str = "A",
+) -> Figure:
+    """Excitation against inhibition, one dot an image, coloured by the activation.
+
+    The straight lines join points of one E = excitation - inhibition, coloured on the same scale:
+    dots and lines agree where the attribution is complete.
+
+    Args:
+        excitation: E+ of each image, >= 0.
+        inhibition: E- of each image, >= 0.
+        activation: f before the ReLU, same unit.
+        groups: positions of chosen images by name of the group; each is ringed.
+        label: the feature.
+        through: the layer that it is explained through.
+        deviation: standard deviation of f over all images; the colours then end at 4 of them,
+            otherwise at the 99.5th percentile of |f|.
+        letter: the panel's letter, or nothing.
+    Returns:
+        A figure of one column.
+    Raises:
+        ValueError: no image, vectors of different length, a value that is negative or not finite,
+            a position out of range.
+    Source: paper, fig. 4a.
+    """
+    n = len(excitation)
+    if not (n > 0 and len(inhibition) == n and len(activation) == n):
+        raise ValueError(
+            f"energy_figure: excitation, inhibition and activation hold {n}, {len(inhibition)} and "
+            f"{len(activation)} values, expected one each for at least one image"
+        )
+    if not np.isfinite([excitation, inhibition, activation]).all():
+        raise ValueError("energy_figure: some values are NaN or infinite; leave those images out")
+    if min(excitation.min(), inhibition.min(), deviation or 0) < 0:
+        raise ValueError("energy_figure: excitation, inhibition and deviation must be >= 0")
+    chosen = {name: list(members) for name, members in (groups or {}).items()}
+    for name, members in chosen.items():
+        if members and (min(members) < 0 or max(members) >= n):
+            raise ValueError(
+                f"energy_figure: group '{name}' names images {min(members)} to {max(members)}, but "
+                f"there are images 0 to {n - 1}"
+            )
+    power = _power(max(float(values.max()) for values in (excitation, inhibition)))
+    excitation, inhibition, activation = (
+        values / 10.0**power for values in (excitation, inhibition, activation)
+    )
+    limit = float(
+        np.quantile(np.abs(activation), 0.995) if deviation is None else 4 * deviation / 10.0**power
+    )
+    end = limit or 1.0
+    side, left, top = 2.0, 0.6, _MARGIN + 4 * _LINE
+    per_line = 3
+    lines = -(-len(chosen) // per_line)
+    figure = Figure(figsize=(COLUMN, top + side + 0.45 + lines * _LINE + _MARGIN))
+    _text(figure, _MARGIN, _MARGIN, letter, size=_LETTER, weight="bold")
+    room = COLUMN - left - _MARGIN
+    _text(figure, left, _MARGIN, label, width=room, weight="bold")
+    images = f"through {through}, {n:,} image{'s' if n > 1 else ''}"
+    _text(figure, left, _MARGIN + _LINE, images, width=room, size=_SMALL, color=_FAINT)
+
+    axes = _axes(figure, _Box(left, top, side, side))
+    across, up = _ends(float(excitation.max()), float(inhibition.max()))
+    # The dots of silent images, at zero, are not cut by the axes.
+    axes.set(xlim=(-0.02 * across, across), ylim=(-0.02 * up, up))
+    unit = f" (×10{str(power).translate(_RAISED)})" if power else ""
+    axes.set(xlabel=f"excitation E⁺{unit}", ylabel=f"inhibition E⁻{unit}")
+    axes.locator_params(nbins=5)
+    dots = axes.scatter(
+        excitation,
+        inhibition,
+        # Area in square points: a few dots are large, 50,000 are specks.
+        s=float(np.clip(6000 / n, 1.5, 14)),
+        c=activation,
+        cmap=ACTIVATION,
+        norm=Normalize(-end, end),
+        linewidths=0,
+        rasterized=n > 5000,
+    )
+    # Few dots lie over the lines, a cloud of them under.
+    _contours(axes, limit, zorder=2.5 if n > 5000 else 0.5)
+    _rings(axes, excitation, inhibition, chosen)
+    beyond = "both" if np.abs(activation).max() > limit > 0 else "neither"
+    cax = _axes(figure, _Box(left + side + 0.3, top, 0.08, side))
+    bar = figure.colorbar(dots, cax=cax, extend=beyond, extendfrac=0.03)
+    bar.outline.set_linewidth(0)
+    bar.set_ticks(_levels(limit))
+    scale = f"activation f{unit}" + (", ±4 sd" if deviation else "")
+    # Above the labels of the lines.
+    _text(figure, COLUMN - _MARGIN, top - 0.2, scale, size=_SMALL, ha="right", va="bottom")
+    for k, (name, colour) in enumerate(group_colours(list(chosen)).items()):
+        x = left + (k % per_line) * room / per_line
+        y = top + side + 0.45 + (k // per_line + 0.5) * _LINE
+        _ring(figure, x + 0.04, y, colour)
+        text = f"{name} ({len(chosen[name])})"
+        _text(figure, x + 0.12, y, text, width=room / per_line - 0.16, size=_SMALL, va="center")
+    return figure
+
+
+def _ends(across: float, up: float) -> tuple[float, float]:
+    """Where the axes end: in equal units where neither sign would be squeezed flat."""
+    small, large = sorted((across, up))
+    if large == 0:
+        return 1.0, 1.0
+    if small == 0 or large <= 3 * small:
+        across = up = large
+    return 1.04 * across, 1.04 * up
+
+
+def _power(largest: float) -> int:
+    """The power of ten to write numbers in: none where they are short as they are."""
+    if largest == 0 or 0.01 <= largest < 10_000:
+        return 0
+    return int(np.floor(np.log10(largest) / 3)) * 3
+
+
+def _levels(limit: float, nearest: float = 0.0) -> list[float]:
+    """Round values within the colour scale, at least `nearest` apart and at most nine."""
+    if limit == 0:
+        return [0.0]
+    least = max(nearest, limit / 4)
+    power = 10.0 ** np.floor(np.log10(least))
+    step = next(float(k * power) for k in (1, 2, 5, 10) if k * power >= least)
+    most = int(limit / step)
+    return [k * step for k in range(-most, most + 1)]
+
+
+def _contours(axes: Axes, limit: float, zorder: float) -> None:
+    """Lines of equal E, each ending at its label just outside the axes."""
+    (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
+    angle = float(np.degrees(np.arctan2(1 / (y1 - y0), 1 / (x1 - x0))))
+    # Lines nearer than this part of a side would print their labels on each other.
+    for level in _levels(limit, 0.075 * max(x1 - x0, y1 - y0)):
+        start, stop = max(x0, y0 + level), min(x1, y1 + level)
+        if stop <= start:
+            continue
+        axes.plot(
+            [start, stop],
+            [start - level, stop - level],
+            color=tuple(activation_colours(np.array(level), limit)),
+            lw=0.8,
+            path_effects=[withStroke(linewidth=1.6, foreground="white")],
+            zorder=zorder,
+        )
+        axes.annotate(
+            _number(level),
+            (stop, stop - level),
+            (2, 2),
+            textcoords="offset points",
+            rotation=angle,
+            rotation_mode="anchor",
+            va="center",
+            size=_SMALL,
+            color=_FAINT,
+            annotation_clip=False,
+        )
+
+
+def _rings(
+    axes: Axes,
+    excitation: Float[np.ndarray, " n"],
+    inhibition: Float[np.ndarray, " n"],
+    groups: Mapping[str, Sequence[int]],
+) -> None:
+    seen: Counter[int] = Counter()
+    for name, colour in group_colours(list(groups)).items():
+        members = list(groups[name])
+        axes.scatter(
+            excitation[members],
+            inhibition[members],
+            # An image of two groups gets a wider ring around the first.
+            s=[26 * (1 + 1.6 * seen[member]) for member in members],
+            facecolors="none",
+            edgecolors=colour,
+            linewidths=1.1,
+            clip_on=False,
+            zorder=3,
+            path_effects=[withStroke(linewidth=2.2, foreground="white")],
+        )
+        seen.update(members)
+
+
+@_styled
+def groups_figure(
+    groups: Mapping[str, Sequence[Tile]], *, label: str, first_letter: str = "B"
+) -> Figure:
+    """Chosen images in pairs, the crop and the crop under its maps, with the colour square.
+
+    All maps are drawn on one scale, `overlay_scale` of all images of the figure.
+
+    Args:
+        groups: images by name of the group; an empty group is said to be empty.
+        label: the feature.
+        first_letter: letter of the first panel; the square takes the one after the last group.
+    Returns:
+        A figure at most two columns wide.
+    Raises:
+        ValueError: there is no group.
+    Source: paper, fig. 4b-g.
+    """
+    if not groups:
+        raise ValueError("groups_figure: groups is empty, expected at least one (it may be empty)")
+    everything = [tile for tiles in groups.values() for tile in tiles]
+    scale = overlay_scale(everything)
+    gap, apart, aside = 0.12, 0.02, 1.5
+    pair = (PAGE - 2 * _MARGIN - aside) / 4
+    side = (pair - gap - apart) / 2
+    down = _cell_height(everything, side)
+    pitch = down + 0.06 + _LINE * any(tile.caption for tile in everything)
+    per_line = min(4, max(1, *(len(tiles) for tiles in groups.values())))
+    heights = [
+        1.3 * _LINE + (-(-len(tiles) // per_line) * pitch if tiles else 0.3)
+        for tiles in groups.values()
+    ]
+    width = max(COLUMN, 2 * _MARGIN + per_line * pair + aside)
+    top = _MARGIN + 1.3 * _LINE
+    figure = Figure(figsize=(width, top + max(sum(heights), 1.8) + _MARGIN))
+    _text(figure, _MARGIN, _MARGIN, label, width=width - 2 * _MARGIN, weight="bold")
+    letters = string.ascii_uppercase[string.ascii_uppercase.index(first_letter) :].ljust(
+        len(groups) + 1
+    )
+    _panel(figure, width - aside, top, letters[len(groups)], "colour scale")
+    _square(figure, width - aside + 0.42, top + 1.4 * _LINE, 1.0, scale)
+    if scale == 0:
+        _text(figure, width - aside + 0.42, top + 1.62, "every map is blank", color=_FAINT)
+    for k, (name, colour) in enumerate(group_colours(list(groups)).items()):
+        _panel(figure, _MARGIN, top, letters[k], name, colour, width - aside - 2 * _MARGIN)
+        if not groups[name]:
+            x = _MARGIN + 0.32
+            _text(figure, x, top + 1.2 * _LINE, "none among these images", color=_FAINT)
+        for i, tile in enumerate(groups[name]):
+            x = _MARGIN + i % per_line * pair
+            y = top + 1.3 * _LINE + i // per_line * pitch
+            # Narrow crops stand beside their maps, not a cell apart.
+            _picture(figure, _Box(x, y, side, down), tile.image, align=1.0)
+            beside = _Box(x + side + apart, y, side, down)
+            if tile.excitation is None:
+                _nothing(figure, beside, "no map")
+            else:
+                _picture(figure, beside, _over(tile, scale), align=0.0)
+            _caption(figure, _Box(x, y, 2 * side + apart, down), tile.caption)
+        top += heights[k]
+    return figure
+
+
+def _panel(
+    figure: Figure,
+    left: float,
+    top: float,
+    letter: str,
+    text: str,
+    colour: str | None = None,
+    width: float = PAGE,
+) -> None:
+    """A panel's letter, the ring of its group, its name."""
+    _text(figure, left, top - 0.015, letter, size=_LETTER, weight="bold")
+    if colour is not None:
+        _ring(figure, left + 0.23, top + 0.055, colour)
+    indent = 0.18 if colour is None else 0.32
+    _text(figure, left + indent, top + 0.01, text, width=width - indent)
+
+
+@_styled
+def inversions_figure(
+    rows: Sequence[InversionRow],
+    *,
+    label: str,
+    visualisation: tuple[Synthetic | None, Synthetic | None] | None = None,
+) -> Figure:
+    """Tense photographs with their accentuations and inversions for either sign, on white.
+
+    Args:
+        rows: one photograph each.
+        label: the feature.
+        visualisation: of the feature itself, upward and downward; drawn as the first row.
+    Returns:
+        A figure of two columns; a kind that was made for no photograph has no column.
+    Raises:
+        ValueError: there is neither a row nor a visualisation.
+    Source: paper, fig. 5.
+    """
+    if not rows and visualisation is None:
+        raise ValueError("inversions_figure: nothing to draw, expected rows or a visualisation")
+    made = {
+        (k, sign, kind): getattr(row, f"{sign}_{kind}")
+        for k, row in enumerate(rows)
+        for sign in ("excitatory", "inhibitory")
+        for kind in ("accentuation", "inversion")
+    }
+    kinds = list(dict.fromkeys(kind for (*_, kind), picture in made.items() if picture))
+    kinds = sorted(kinds) or ["inversion"]
+    shown = [*made.values(), *(visualisation or ()), *(row.photo for row in rows)]
+    pictures = [picture for picture in shown if picture is not None]
+    gutter, gap = 0.12, 0.04
+    cell = (PAGE - 2 * _MARGIN - 2 * gutter) / 5
+    side, block = cell - gap, len(kinds) * cell - gap
+    down = _cell_height(pictures, side)
+    pitch = down + 0.06 + _LINE * any(picture.caption for picture in pictures)
+    starts = [_MARGIN + cell + gutter, _MARGIN + (1 + len(kinds)) * cell + 2 * gutter]
+    width, top = starts[1] + block + _MARGIN, _MARGIN + 2.7 * _LINE
+    lines = len(rows) + (visualisation is not None)
+    figure = Figure(figsize=(width, top + lines * pitch + bool(rows) * _LINE + _MARGIN))
+    _text(figure, _MARGIN, _MARGIN, label, width=width - 2 * _MARGIN, weight="bold")
+    _heading(figure, starts[0], _MARGIN + 1.3 * _LINE, block, "excitation", _RED)
+    _heading(figure, starts[1], _MARGIN + 1.3 * _LINE, block, "inhibition", _BLUE)
+    if visualisation is not None:
+        _nothing(figure, _Box(_MARGIN, top, side, down), "the feature itself")
+        for left, picture in zip(starts, visualisation, strict=True):
+            _captioned(figure, _Box(left + (block - side) / 2, top, side, down), picture)
+        top += pitch
+    columns = [
+        (left + k * cell, sign, kind)
+        for left, sign in zip(starts, ("excitatory", "inhibitory"), strict=True)
+        for k, kind in enumerate(kinds)
+    ]
+    if rows:
+        for left, name in ((_MARGIN, "photograph"), *((left, kind) for left, _, kind in columns)):
+            _caption(figure, _Box(left, top - 0.03, side, 0.0), name)
+        top += _LINE
+    for k, row in enumerate(rows):
+        _captioned(figure, _Box(_MARGIN, top, side, down), row.photo)
+        for left, sign, kind in columns:
+            _captioned(figure, _Box(left, top, side, down), made[k, sign, kind])
+        top += pitch
+    return figure
+
+
+@_styled
+def square_figure(limit: float | None = None) -> Figure:
+    """The excitation-inhibition colour square alone.
+
+    Args:
+        limit: value at the end of its scale, if it is to be said.
+    Returns:
+        A figure of half a column.
+    Source: paper, fig. 4g.
+    """
+    figure = Figure(figsize=(COLUMN / 2, COLUMN / 2))
+    _square(figure, 0.4, _MARGIN, COLUMN / 2 - 0.4 - _MARGIN, limit)
+    return figure
+
+
+@_styled
+def activation_trace_figure(
+    steps: Num[np.ndarray, " steps"],
+    excitatory: Float[np.ndarray, "n steps"],
+    inhibitory: Float[np.ndarray, "m steps"],
+    *,
+    label: str,
+) -> Figure:
+    """The activation that inversions give, while they are optimised: median and full range.
+
+    Args:
+        steps: number of each step that was recorded.
+        excitatory: activation in standard deviations, one row for each inversion of S+.
+        inhibitory: the same for S-.
+        label: the feature, or the layer.
+    Returns:
+        A figure of one column.
+    Raises:
+        ValueError: no step, or rows of another length.
+    Source: paper, fig. 14.
+    """
+    for name, rows in (("excitatory", excitatory), ("inhibitory", inhibitory)):
+        if len(steps) == 0 or rows.shape[1:] != steps.shape:
+            raise ValueError(
+                f"activation_trace_figure: {name} is {rows.shape} for {len(steps)} steps, expected "
+                "one value a step and at least one step"
+            )
+    figure = Figure(figsize=(COLUMN, 2.5))
+    _text(figure, 0.6, _MARGIN, label, width=COLUMN - 0.6 - _MARGIN, weight="bold")
+    axes = _axes(figure, _Box(0.6, _MARGIN + 2.6 * _LINE, COLUMN - 0.7, 1.6))
+    axes.axhline(0, color=_HAIR, lw=0.6, zorder=0)
+    axes.margins(x=0.02)
+    axes.set(xlabel="step", ylabel="activation (sd)")
+    for rows, colour, name in (
+        (excitatory, _RED, "inversions of S⁺"),
+        (inhibitory, _BLUE, "inversions of S⁻"),
+    ):
+        if len(rows) == 0:
+            continue
+        axes.fill_between(steps, rows.min(axis=0), rows.max(axis=0), color=colour, alpha=0.2, lw=0)
+        # A line of one point would not be seen.
+        marker = "o" if len(steps) == 1 else None
+        axes.plot(
+            steps, np.median(rows, axis=0), color=colour, lw=1.2, marker=marker, ms=3, label=name
+        )
+    axes.locator_params(steps=[1, 2, 5, 10])
+    if axes.lines[1:]:
+        # Above the axes: inside, it would lie on one of the ranges.
+        axes.legend(
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            ncols=2,
+            frameon=False,
+            fontsize=_SMALL,
+            handlelength=1.2,
+            borderaxespad=0,
+        )
+    return figure
+
+
+@_styled
+def why_figure(
+    tile: Tile,
+    *,
+    excitatory: Sequence[tuple[str, float]],
+    inhibitory: Sequence[tuple[str, float]],
+    title: str,
+    facts: Sequence[tuple[str, str]] = (),
+    scale: float | None = None,
+) -> Figure:
+    """Why one photograph gives the activation that it gives: where, and through which channels.
+
+    Args:
+        tile: the photograph with its maps.
+        excitatory: the channels that add most, largest first: name and sum of S+.
+        inhibitory: the channels that take most away: name and sum of S-, >= 0.
+        title: what is explained.
+        facts: name and value, such as ('activation', '-1.3').
+        scale: of the maps, where it is shared with other images; else this image's own.
+    Returns:
+        A figure of two columns.
+    Raises:
+        ValueError: the tile has no maps, or a sum is negative.
+    Source: paper, section 3; the sums by channel are ours.
+    """
+    if tile.excitation is None or tile.inhibition is None:
+        raise ValueError("why_figure: the tile has no maps, expected excitation and inhibition")
+    if any(value < 0 for _, value in (*excitatory, *inhibitory)):
+        raise ValueError("why_figure: sums of a sign must be >= 0; inhibition too is stored >= 0")
+    end = overlay_scale([tile]) if scale is None else scale
+    gap, aside = 0.06, 1.5
+    side = (PAGE - 2 * _MARGIN - aside - 3 * gap) / 4
+    bars = max(len(excitatory), len(inhibitory), 1)
+    down = _cell_height([tile], side)
+    top = _MARGIN + 2.6 * _LINE
+    lower = top + max(down, 1.3) + _LINE
+    depth = 1.2 * _LINE + _LINE * max(bars, len(facts))
+    figure = Figure(figsize=(PAGE, lower + depth + _MARGIN))
+    _text(figure, _MARGIN, _MARGIN, title, width=PAGE - 2 * _MARGIN, size=_TITLE, weight="bold")
+    for k, (name, image) in enumerate(
+        (
+            ("photograph", tile.image),
+            ("excitation and inhibition", _over(tile, end)),
+            ("excitation alone", _over(tile, end, signs="+")),
+            ("inhibition alone", _over(tile, end, signs="-")),
+        )
+    ):
+        left = _MARGIN + k * (side + gap)
+        _text(figure, left, top - _LINE, name, width=side)
+        _picture(figure, _Box(left, top, side, down), image)
+    _square(figure, PAGE - aside + 0.42, top, 1.0, end)
+    longest = max((value for _, value in (*excitatory, *inhibitory)), default=0.0)
+    for k, (name, channels, colour) in enumerate(
+        (
+            ("most excitatory channels", excitatory, _RED),
+            ("most inhibitory channels", inhibitory, _BLUE),
+        )
+    ):
+        left = _MARGIN + k * 2 * (side + gap)
+        _text(figure, left, lower, name, color=colour, weight="bold")
+        box = _Box(left, lower + 1.2 * _LINE, 2 * side + gap - 0.2, len(channels) * _LINE)
+        _bars(figure, box, channels, longest, colour)
+    for k, (name, value) in enumerate(facts):
+        y = lower + 1.2 * _LINE + k * _LINE
+        left = PAGE - aside + 0.05
+        room = PAGE - _MARGIN - left
+        taken = min(_width(value, _SMALL), 0.6 * room)
+        _text(figure, left, y, name, width=room - taken - 0.06, size=_SMALL, color=_FAINT)
+        _text(figure, left + room, y, value, width=0.6 * room, size=_SMALL, ha="right")
+    return figure
+
+
+def _bars(
+    figure: Figure, box: _Box, channels: Sequence[tuple[str, float]], longest: float, colour: str
+) -> None:
+    """Bars from one zero line, all on the scale of the longest, names before and values after."""
+    if not channels:
+        _text(figure, box.left, box.top, "none", color=_FAINT, size=_SMALL)
+        return
+    zero, unit = box.left + 0.42 * box.width, (0.58 * box.width - 0.4) / (longest or 1)
+    axes = _axes(figure, _Box(zero, box.top, unit * (longest or 1), box.height))
+    axes.barh(range(len(channels)), [value for _, value in channels], height=0.7, color=colour)
+    axes.set(xlim=(0, longest or 1), ylim=(len(channels) - 0.5, -0.5), xticks=[], yticks=[])
+    axes.spines["bottom"].set_visible(False)
+    for k, (name, value) in enumerate(channels):
+        middle = box.top + (k + 0.5) * _LINE
+        text: dict[str, Any] = {"size": _SMALL, "va": "center"}
+        room = zero - box.left - 0.05
+        _text(figure, zero - 0.05, middle, name, width=room, ha="right", **text)
+        _text(figure, zero + unit * value + 0.04, middle, _number(value), **text)

@@ -1,0 +1,340 @@
+"""The report of a run: one HTML file with the plot, the images, what was made from them, and how."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bokeh.resources import Resources
+from markupsafe import Markup
+
+from opponent.colour import on_white, overlay, tension_colours
+from opponent.features import Feature
+from opponent.figures import Tile, group_colours, overlay_scale, square_figure
+from opponent.files import write_text
+from opponent.network import LOGITS, Network
+from opponent.pages.html import drawing, picture, render
+from opponent.pages.plot import energy_plot
+from opponent.run import Run
+from opponent.synthesis.inversion import Settings
+from opponent.synthesis.store import Made, make
+from opponent.tension import select, tense
+from opponent.tiles import run_tiles
+from opponent.window import Window
+
+# Dots beyond this number are a seeded sample, so that the file stays small enough to open at once.
+DOTS = 2000
+# The image on hover, in pixels a side; and how many are decoded between two signs of progress.
+_HOVER, _CHUNK = 96, 64
+# Tense images that are inverted and accentuated. Source: paper, figure 5.
+TENSE = 3
+# Below this correlation, attribution does not add up to the activation. Source: paper, figure 3.
+COMPLETE = 0.95
+
+MEANINGS = {
+    "exciting": "largest activation",
+    "inhibiting": "smallest activation",
+    "silent": "next to nothing drives it",
+    "tense": "both sides large, activation just below zero",
+    "tense_apart": "excited and inhibited in different places",
+    "tense_together": "excited and inhibited in one place",
+}
+
+Progress = Callable[[str, int, int], None]
+
+
+def write_report(
+    run: Run,
+    out: str | Path | None = None,
+    *,
+    network: Network | None = None,
+    features: Sequence[Feature | str] | None = None,
+    k: int = 8,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Write a run's report.
+
+    Args:
+        run: a finished run.
+        out: the HTML file; default: report.html in the run folder.
+        network: the network that was scanned; default: loaded by its name.
+        features: which of the run's features; default: the first.
+        k: images a group.
+        settings: how images are synthesised.
+        progress: called with what is being done, the steps done and the steps in all.
+    Returns:
+        The file's path.
+    Raises:
+        RunError: the run is unfinished, or its network cannot be loaded.
+        ValueError: the run does not hold a feature.
+    """
+    chosen = [run.feature(each) for each in features] if features else [run.feature()]
+    if network is None:
+        network = run.load_network()
+    else:
+        run.check_network(network)
+    settings = settings or Settings(seed=run.manifest.seed)
+    report = progress or (lambda *_: None)
+    sections = [_Section(run, network, each, k, settings, report).values() for each in chosen]
+    page = render(
+        "report.html.j2",
+        title=f"{', '.join(each.label for each in chosen)}: what keeps it silent",
+        resources=Markup(Resources(mode="inline", components=["bokeh"]).render()),
+        network=network.name,
+        through=run.manifest.through,
+        count=f"{len(run.images) - len(run.unreadable()):,}",
+        features=sections,
+        provenance=_provenance(run, settings),
+        unreadable=run.unreadable(),
+        scripts=Markup("\n").join(section["script"] for section in sections),
+    )
+    path = Path(out) if out is not None else run.folder / "report.html"
+    write_text(path, page)
+    return path
+
+
+class _Section:
+    """One feature's part of the report."""
+
+    def __init__(
+        self,
+        run: Run,
+        network: Network,
+        feature: Feature,
+        k: int,
+        settings: Settings,
+        progress: Progress,
+    ) -> None:
+        self.run, self.network, self.feature = run, network, feature
+        self.settings, self.progress = settings, progress
+        self.columns = run.columns(feature)
+        self.deviation = float(self.columns.activation.std()) or 1.0
+        self.groups = {
+            name: rows.tolist() for name, rows in select(self.columns, k).items()
+        }
+
+    def values(self) -> dict[str, Any]:
+        """What the template needs."""
+        columns, tiles = self.columns, {}
+        for name, rows in self.groups.items():
+            tiles[name] = run_tiles(self.run, self.feature, columns, rows)
+        scale = overlay_scale([tile for each in tiles.values() for tile in each])
+        script, plot = self._plot(scale)
+        field = self.run.receptive_field(self.feature)
+        meaning = None
+        if self.feature.layer == LOGITS and self.feature.unit is not None:
+            meaning = self.network.class_name(self.feature.unit)
+        made, nothing = self._made()
+        rows, images = self._telling()
+        return {
+            "label": self.feature.label,
+            "meaning": meaning,
+            "numbers": self._numbers(),
+            "warning": self._warning(),
+            "plot": plot,
+            "script": script,
+            "sample": "" if len(columns.images) <= DOTS else f" ({DOTS:,} of {len(columns.images):,})",
+            "groups": self._groups(tiles, scale),
+            "square": drawing(square_figure(scale or None)),
+            "field": f"{field.height} x {field.width} pixels",
+            "made": made,
+            "nothing_made": nothing,
+            "visualisations": self._visualisations(),
+            "sides": self._sides(rows),
+            "side_images": images,
+        }
+
+    def _numbers(self) -> list[tuple[str, str]]:
+        f, c = self.columns.activation, self.columns
+        return [
+            ("images fire it", f"{np.mean(f > 0):.1%}"),
+            ("median excitation", f"{np.median(c.excitation):.3g}"),
+            ("median inhibition", f"{np.median(c.inhibition):.3g}"),
+            ("sd of the activation", f"{f.std():.3g}"),
+            ("correlation of E with it", f"{self._completeness():.3f}"),
+        ]
+
+    def _completeness(self) -> float:
+        """Pearson's correlation of excitation - inhibition with the activation. Source: figure 3."""
+        total = self.columns.excitation - self.columns.inhibition
+        if len(total) < 2 or not total.std() or not self.columns.activation.std():
+            return float("nan")
+        return float(np.corrcoef(total, self.columns.activation)[0, 1])
+
+    def _warning(self) -> str | None:
+        notes = []
+        if self._completeness() < COMPLETE:
+            notes.append(
+                "Excitation minus inhibition does not follow the activation here, so the two sides "
+                "do not account for it; batch norm, biases or very early layers do this."
+            )
+        if (self.columns.activation >= 0).all() and (self.columns.activation == 0).any():
+            notes.append(
+                "The activation is never negative: it was read after a ReLU, which hides what lies "
+                "below zero. Name the layer before it."
+            )
+        return " ".join(notes) or None
+
+    def _plot(self, scale: float) -> tuple[Markup, Markup]:
+        count = len(self.columns.images)
+        shown = set(range(count))
+        if count > DOTS:
+            named = {row for rows in self.groups.values() for row in rows}
+            generator = np.random.default_rng(self.run.manifest.seed)
+            others = [row for row in generator.permutation(count).tolist() if row not in named]
+            shown = named | set(others[: max(0, DOTS - len(named))])
+        rows, pictures = sorted(shown), []
+        for start in range(0, len(rows), _CHUNK):
+            some = rows[start : start + _CHUNK]
+            for tile in run_tiles(self.run, self.feature, self.columns, some, shown=_HOVER):
+                pictures.append(picture(_side_by_side(tile, scale), side=2 * _HOVER, quality=75))
+            self.progress(f"{self.feature.label}: images for the plot", len(pictures), len(rows))
+        return energy_plot(self.columns, rows, pictures, self.groups, self.feature.label)
+
+    def _groups(self, tiles: Mapping[str, Sequence[Tile]], scale: float) -> list[dict[str, Any]]:
+        colours = group_colours(list(tiles))
+        return [
+            {
+                "name": name.replace("_", " "),
+                "meaning": MEANINGS[name],
+                "colour": colours[name],
+                "tiles": [
+                    {
+                        "id": self.columns.images[row],
+                        "image": picture(tile.image, side=200),
+                        "overlay": _overlaid(tile, scale),
+                        "caption": tile.caption,
+                    }
+                    for row, tile in zip(self.groups[name], each, strict=True)
+                ],
+            }
+            for name, each in tiles.items()
+        ]
+
+    def _made(self) -> tuple[list[list[dict[str, Any]]], str]:
+        """Rows of figure 5: the photograph, then accentuation and inversion for either sign."""
+        rows = tense(self.columns, TENSE).tolist()
+        if not rows:
+            return [], "No image is tense: none has an activation between -0.5 sd and 0."
+        kinds = [(sign, kind) for sign in (1, -1) for kind in ("accentuation", "inversion")]
+        total, table = len(rows) * len(kinds), []
+        for tile, row in zip(run_tiles(self.run, self.feature, self.columns, rows), rows, strict=True):
+            image = self.columns.images[row]
+            cells = [{"image": picture(tile.image, side=320), "alt": image, "caption": tile.caption}]
+            for sign, kind in kinds:
+                done = len(table) * len(kinds) + len(cells) - 1
+                what = f"{self.feature.label}: {kind}s of tense images"
+                try:
+                    cells.append(self._cell(image, kind, sign, what, done, total))
+                except ValueError as error:
+                    cells.append({"image": None, "alt": "", "caption": str(error)})
+            table.append(cells)
+        return table, ""
+
+    def _visualisations(self) -> list[dict[str, Any]]:
+        what = f"{self.feature.label}: feature visualisation"
+        return [
+            self._cell(None, "visualisation", sign, what, done, 2)
+            for done, sign in enumerate((1, -1))
+        ]
+
+    def _cell(
+        self, image: str | None, kind: Any, sign: int, what: str, done: int, total: int
+    ) -> dict[str, Any]:
+        def steps(step: int, steps: int) -> None:
+            self.progress(what, done * steps + step, total * steps)
+
+        made = make(
+            self.run, self.network, self.feature, image, kind, sign, self.settings, steps
+        )
+        self.progress(what, done + 1, total)
+        side = "excitatory" if sign > 0 else "inhibitory"
+        return {
+            "image": picture(self._cropped(made), side=320),
+            "alt": f"{side} {kind}",
+            "caption": f"{made.final / self.deviation:+.1f} sd",
+        }
+
+    def _cropped(self, made: Made) -> np.ndarray:
+        """A synthesised image on white, cropped to the receptive field."""
+        pixels = made.pixels()
+        field, size = self.run.receptive_field(self.feature), self.run.preprocessing.size
+        shown = scaled(field, size, (pixels.shape[0], pixels.shape[1]))
+        if made.kind == "accentuation":
+            return pixels[shown.slices][..., :3]
+        return on_white(pixels[shown.slices] / 255)
+
+    def _telling(self) -> tuple[list[int], str]:
+        rows = tense(self.columns, 20).tolist()
+        if rows:
+            return rows, f"the {len(rows)} tensest images"
+        return list(range(len(self.columns.images))), "all images"
+
+    def _sides(self, rows: list[int]) -> list[dict[str, Any]]:
+        mean = self.run.channels(self.feature)[rows].mean(0)
+        sides = []
+        for title, sums, corner in (
+            ("Excite it most", mean, (1.0, 0.0)),
+            ("Inhibit it most", -mean, (0.0, 1.0)),
+        ):
+            order = [k for k in np.argsort(-sums, kind="stable")[:8] if sums[k] > 0]
+            colour = tension_colours(np.array(corner[0]), np.array(corner[1]))[:3] * 255
+            sides.append(
+                {
+                    "title": title,
+                    "colour": "rgb({:.0f},{:.0f},{:.0f})".format(*colour),
+                    "channels": [
+                        {
+                            "name": f"{self.run.manifest.through}:{k}",
+                            "value": f"{sums[k]:.3g}",
+                            "width": round(8 * float(sums[k] / np.abs(mean).max()), 2),
+                        }
+                        for k in order
+                    ],
+                }
+            )
+        return sides
+
+
+def scaled(box: Window, source: tuple[int, int], size: tuple[int, int]) -> Window:
+    """A box of a picture in the same picture at another size, both (height, width)."""
+    top, bottom = (round(x * size[0] / source[0]) for x in (box.top, box.top + box.height))
+    left, right = (round(x * size[1] / source[1]) for x in (box.left, box.left + box.width))
+    return Window(top=top, left=left, height=bottom - top, width=right - left)
+
+
+def _side_by_side(tile: Tile, scale: float) -> np.ndarray:
+    if tile.excitation is None or tile.inhibition is None:
+        return tile.image
+    return np.hstack([tile.image, overlay(tile.image, tile.excitation, tile.inhibition, scale)])
+
+
+def _overlaid(tile: Tile, scale: float) -> str | None:
+    if tile.excitation is None or tile.inhibition is None:
+        return None
+    return picture(overlay(tile.image, tile.excitation, tile.inhibition, scale), side=200)
+
+
+def _provenance(run: Run, settings: Settings) -> list[tuple[str, str]]:
+    m = run.manifest
+    prepared = run.preprocessing
+    transforms = settings.transforms
+    return [
+        ("network", m.network["name"]),
+        ("weights (SHA-256)", m.network["weights_sha256"]),
+        ("input", f"{prepared.size[0]} x {prepared.size[1]} pixels, mean {prepared.mean}, sd {prepared.std}"),
+        ("features", ", ".join(feature.label for feature in run.features)),
+        ("through", f"{m.through}, {' x '.join(map(str, m.through_shape))}"),
+        ("images", f"{m.images['count']:,} from {m.images['source']}"),
+        ("image list (SHA-256)", m.images["sha256"]),
+        ("seed", str(m.seed)),
+        (
+            "synthesis",
+            f"{settings.steps} steps, {settings.parameterisation}, dot * cos^{settings.power:g}, boxes of "
+            f"{transforms.smallest:g} to {transforms.largest:g}, {transforms.draws} draws a step",
+        ),
+        ("versions", ", ".join(f"{name} {version}" for name, version in m.versions.items())),
+        ("run folder", str(run.folder.absolute())),
+    ]
+
