@@ -306,8 +306,10 @@ def by_hand(model: Odd, x: Tensor) -> dict[str, Tensor]:
     return found
 
 
-@pytest.mark.parametrize("size", [(11, 17), (8, 9), (30, 21)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("size", "dtype"),
+    [((11, 17), torch.float32), ((8, 9), torch.float64), ((30, 21), torch.float64)],
+)
 def test_a_target_is_read_before_its_relu_and_a_through_layer_after(
     size: tuple[int, int], dtype: torch.dtype
 ) -> None:
@@ -501,7 +503,7 @@ def test_calls_within_no_grad_and_inference_mode(around: Callable[[], Any]) -> N
         assert feature_window(network, "block:1") == feature_window(odd(), "block:1")
         assert placement(network, "block") == (1.0, 1.0, 2.0, 2.0)
         found = reaches(network)
-        wanted = torch.ones(2, 3, 11, 17, requires_grad=True)
+        wanted = images().requires_grad_()
         reading = network.run(wanted, "logits", "stem", differentiate="images")
     assert all(torch.equal(found[name], everywhere[name]) for name in everywhere)
     [gradient] = torch.autograd.grad(reading.through.sum(), wanted)

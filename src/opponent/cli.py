@@ -1,5 +1,6 @@
 """The command `opponent`: parse, call, print."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,8 @@ app = typer.Typer(
     help="What keeps a feature of a vision network silent?",
     epilog="Try [bold]opponent demo[/], or [bold]opponent COMMAND --help[/] for examples.",
 )
-out = Console(highlight=False, soft_wrap=True)
+# A pipe has no width of its own: tables keep their lines whole there.
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True, highlight=False)
 
 Model = Annotated[str, typer.Argument(help="A model's name; `opponent models` lists them.")]
@@ -49,12 +51,23 @@ Steps = Annotated[int, typer.Option(min=1, help="Steps of optimisation.")]
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
 
 
+@app.callback(invoke_without_command=True)
+def _main(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        out.print(installed("opponent"))
+        raise typer.Exit
+
+
 @app.command()
 def models() -> None:
     """List the models that can be named."""
     from opponent.zoo import MODELS
 
-    table = Table("name", "what it is", box=None)
+    table = _table("name", "what it is")
     for name, what in MODELS.items():
         table.add_row(name, what)
     out.print(table)
@@ -73,7 +86,7 @@ def layers(model: Model, weights: Weights = None) -> None:
         fields = reaches(network)
     except UnknownGeometry:
         fields = {}
-    table = Table("name", "kind", "channels", "output", "stride", "receptive field", box=None)
+    table = _table("name", "kind", "channels", "output", "stride", "receptive field")
     height, width = network.preprocessing.size
     for layer in network.layers.values():
         channels, rows, columns = layer.shape
@@ -127,7 +140,6 @@ def scan(
                 through=through,
                 images=images,
                 out=folder,
-                weights=weights,
                 batch_size=batch_size,
                 shard_size=shard_size,
                 seed=seed,
@@ -163,7 +175,8 @@ def select(
     rows: list[tuple[str, ...]] = []
     for each in _chosen(opened, feature):
         columns = opened.columns(each)
-        table = Table("group", "image", *names, title=each.label, title_justify="left", box=None)
+        table = _table("group", "image", *names)
+        out.print(each.label, style="bold", markup=False)
         for group, indices in choose(columns, k).items():
             for i in indices:
                 values = [f"{getattr(columns, name)[i]:.6g}" for name in names]
@@ -231,12 +244,13 @@ def why(
     answer = ask(
         network, image, feature, through, run=_run(run) if run else None, channels=channels
     )
+    written = write_answer(answer, page) if page is not None else None
     out.print(answer.verdict, markup=False)
     table = Table(show_header=False, box=None)
     for name, value in answer.facts():
         table.add_row(f"[dim]{name}[/]", _plain(value))
     out.print(table)
-    table = Table("excites", "by", "inhibits", "by", box=None)
+    table = _table("excites", "by", "inhibits", "by")
     for i in range(max(len(answer.excitatory), len(answer.inhibitory))):
         cells = []
         for side, colour in ((answer.excitatory, "red"), (answer.inhibitory, "blue")):
@@ -244,8 +258,8 @@ def why(
             cells += [f"[{colour}]{name}[/]" if name else "", f"{value:.4g}" if name else ""]
         table.add_row(*cells)
     out.print(table)
-    if page is not None:
-        out.print(str(write_answer(answer, page)), markup=False)
+    if written is not None:
+        out.print(str(written), markup=False)
 
 
 @app.command(
@@ -418,6 +432,14 @@ def _signs(sign: str) -> list[int]:
 def _plain(text: str) -> str:
     """Text whose brackets are not taken for markup."""
     return text.replace("[", r"\[")
+
+
+def _table(*columns: str) -> Table:
+    """A plain table whose cells are folded, never cut."""
+    table = Table(box=None)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
 
 
 @contextmanager

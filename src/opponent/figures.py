@@ -151,23 +151,28 @@ class InversionRow:
 def overlay_scale(tiles: Sequence[Tile]) -> float:
     """The value of phi that is drawn at full strength in all these images.
 
-    It is the largest of the images' own 99.5th percentiles (of phi+ and phi- alike): so a single
-    pixel does not set it, and neither do blank images that happen to be shown beside.
+    Each image's own peak is its 99.5th percentile (of phi+ and phi- alike), so that a single pixel
+    does not set it; the scale is the 90th percentile of those peaks, so that a single image does not
+    pale all others. Blank images do not count.
 
     Args:
         tiles: the images shown together; those without maps do not count.
     Returns:
         In units of activation; 0 if every map is blank.
-    Source: paper, section 3 ('normalized across images'); the percentile is ours.
+    Source: paper, section 3 ('normalized across images'); the percentiles are ours.
     """
-    peaks = [
-        np.maximum(tile.excitation, tile.inhibition)
-        for tile in tiles
-        if tile.excitation is not None and tile.inhibition is not None
-    ]
-    scale = max((float(np.quantile(peak, 0.995)) for peak in peaks), default=0.0)
-    # Maps of a few pixels only: the percentile passes them by.
-    return scale or max((float(peak.max()) for peak in peaks), default=0.0)
+    peaks = []
+    for tile in tiles:
+        if tile.excitation is not None and tile.inhibition is not None:
+            values = np.maximum(tile.excitation, tile.inhibition)
+            # Maps of a few pixels only: the percentile passes them by.
+            peaks.append(float(np.quantile(values, 0.995)) or float(values.max()))
+    peaks = [peak for peak in peaks if peak]
+    return float(np.quantile(peaks, 0.9)) if peaks else 0.0
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def group_colours(names: Sequence[str]) -> dict[str, str]:
@@ -477,7 +482,7 @@ def energy_figure(
     )
     end = limit or 1.0
     side, left, top = 2.0, 0.6, _MARGIN + 4 * _LINE
-    per_line = 3
+    per_line = 2
     lines = -(-len(chosen) // per_line)
     figure = Figure(figsize=(COLUMN, top + side + 0.45 + lines * _LINE + _MARGIN))
     _text(figure, _MARGIN, _MARGIN, letter, size=_LETTER, weight="bold")
@@ -519,7 +524,7 @@ def energy_figure(
         x = left + (k % per_line) * room / per_line
         y = top + side + 0.45 + (k // per_line + 0.5) * _LINE
         _ring(figure, x + 0.04, y, colour)
-        text = f"{name} ({len(chosen[name])})"
+        text = f"{_words(name)} ({len(chosen[name])})"
         _text(figure, x + 0.12, y, text, width=room / per_line - 0.16, size=_SMALL, va="center")
     return figure
 
@@ -651,7 +656,7 @@ def groups_figure(
     if scale == 0:
         _text(figure, width - aside + 0.42, top + 1.62, "every map is blank", color=_FAINT)
     for k, (name, colour) in enumerate(group_colours(list(groups)).items()):
-        _panel(figure, _MARGIN, top, letters[k], name, colour, width - aside - 2 * _MARGIN)
+        _panel(figure, _MARGIN, top, letters[k], _words(name), colour, width - aside - 2 * _MARGIN)
         if not groups[name]:
             x = _MARGIN + 0.32
             _text(figure, x, top + 1.2 * _LINE, "none among these images", color=_FAINT)

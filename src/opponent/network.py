@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -128,6 +129,7 @@ class Network:
         self.preprocessing = preprocessing or Preprocessing()
         self.name = name or type(module).__name__
         self.classes = tuple(classes) if classes is not None else None
+        self.weights_file: Path | None = None  # where `load` read the weights, if from a file
 
     def __repr__(self) -> str:
         return f"Network({self.name!r})"
@@ -262,7 +264,13 @@ class Network:
         """
         order = self.target_point(target).order
         if self.through_point(through).order >= order:
-            earlier = [x for x in self.layers if self.through_point(x).order < order]
+            parts = self._modules
+            earlier = [
+                name
+                for name in self.layers
+                if self.through_point(name).order < order
+                and _is_block(parts.get(name, self.module))
+            ]
             raise ValueError(
                 f"through {through!r} does not lie before the target {target!r}; "
                 f"the layers just before it: {', '.join(earlier[-5:]) or PIXELS}"
@@ -391,6 +399,11 @@ def from_map(maps: Float[Tensor, "n c h w"], like: Tensor) -> Tensor:
     if like.ndim == 3:
         return maps[..., 0].movedim(1, 2)
     return maps[..., 0, 0] if like.ndim == 2 else maps
+
+
+def _is_block(module: nn.Module) -> bool:
+    """Activation functions, and what is made of parts: what a through layer mostly is."""
+    return isinstance(module, ACTIVATIONS) or any(True for _ in module.children())
 
 
 def _map_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -229,13 +229,18 @@ class Run:
         """Check that a network is the one that was scanned.
 
         Raises:
-            RunError: its weights are others.
+            RunError: its weights or its preprocessing are others.
         """
         scanned, found = self.manifest.network["weights_sha256"], network.weights_sha256()
         if scanned != found:
             raise RunError(
                 f"{self.folder} was scanned with other weights of {self.manifest.network['name']} "
                 f"(SHA-256 {scanned[:12]}…, now {found[:12]}…)"
+            )
+        if self.preprocessing != network.preprocessing:
+            raise RunError(
+                f"{self.folder} was scanned with images prepared otherwise ({self.preprocessing}, "
+                f"now {network.preprocessing}); hand over the network that was scanned"
             )
 
     # Images

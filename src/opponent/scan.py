@@ -59,7 +59,7 @@ def scan(
         RunError: the folder holds another scan.
     """
     network = load(network, weights)
-    plan = _plan(network, features, through, images, weights, batch_size, shard_size, seed)
+    plan = _plan(network, features, through, images, batch_size, shard_size, seed)
     run = Run.begin(out, *plan)
     missing = run.missing()
     numbers = [n for shard in missing for n in _slice(run, shard)]
@@ -90,7 +90,6 @@ def _plan(
     features: Sequence[Feature | str] | Feature | str,
     through: str,
     images: str | Path | Sequence[str | Path] | ImageSet,
-    weights: str | Path | None,
     batch_size: int,
     shard_size: int,
     seed: int,
@@ -117,7 +116,7 @@ def _plan(
     manifest = Manifest(
         network={
             "name": network.name,
-            "weights_file": None if weights is None else str(Path(weights).absolute()),
+            "weights_file": None if network.weights_file is None else str(network.weights_file),
             "weights_sha256": network.weights_sha256(),
             "preprocessing": asdict(network.preprocessing),
         },

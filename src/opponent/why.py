@@ -62,9 +62,19 @@ class Why:
         return f"{self.feature.label} ({self.meaning})" if self.meaning else self.feature.label
 
     @property
+    def question(self) -> str:
+        """What is answered."""
+        if self.answer is not None:
+            return f"Why is {self.title} {'' if self.answer[2] == 1 else 'not '}the answer?"
+        return f"Why does {self.title} {'' if self.activation > 0 else 'not '}fire?"
+
+    @property
     def verdict(self) -> str:
         """The answer in a sentence."""
         fired = "fires" if self.activation > 0 else "stays silent"
+        if self.answer is not None:
+            best, logit, rank = self.answer
+            fired = "comes first" if rank == 1 else f"ranks {rank}, behind {best} at {logit:+.3g},"
         plus, minus = self.excitation, self.inhibition
         if not plus and not minus:
             return (

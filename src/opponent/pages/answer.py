@@ -28,12 +28,12 @@ def write_answer(why: Why, out: str | Path) -> Path:
         excitatory=why.excitatory,
         inhibitory=why.inhibitory,
         title=why.title,
-        facts=why.facts()[4:],
+        facts=why.facts()[4:8],
     )
     if path.suffix == ".html":
         page = render(
             "why.html.j2",
-            title=f"Why {'does' if why.activation > 0 else 'does not'} {why.title} fire?",
+            title=why.question,
             verdict=why.verdict,
             picture=drawing(figure),
             through=why.through,

@@ -59,6 +59,14 @@ def load(name: str | Network | nn.Module = EMBEDDED, weights: str | Path | None 
                 "give one or the other"
             )
         return name if isinstance(name, Network) else Network(name)
+    # Modules draw random weights when they are made, before they get those of the file.
+    with torch.random.fork_rng(devices=[]):
+        network = _made(name, weights)
+    network.weights_file = None if weights is None else Path(weights).expanduser().absolute()
+    return network
+
+
+def _made(name: str, weights: str | Path | None) -> Network:
     library, _, rest = name.partition(":")
     if name == "inceptionv1-mini":
         return _mini(weights)

@@ -1,0 +1,452 @@
+"""Train the small InceptionV1 that the package embeds.
+
+    python training/train_mini.py FOLDER --out mini.safetensors
+
+FOLDER has a sub-folder of images for each class. README.md beside this file says what the settings
+are and why. Ctrl-C stops the training, and the same command goes on from there; so it does after a
+crash, from the last whole epoch.
+"""
+
+import argparse
+import math
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from importlib import resources
+from pathlib import Path, PurePath
+from threading import Event
+from time import monotonic
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+from torch.optim.swa_utils import AveragedModel
+
+from opponent.files import whole
+from opponent.images import ImageSet, Unreadable, open_images, stream
+from opponent.zoo.inceptionv1 import MINI, InceptionV1
+from opponent.zoo.load import MINI_INPUT
+
+BATCH = 128
+BETAS = (0.9, 0.99)
+LARGEST_GRADIENT = 1.0
+# Of the moving average in steps: an average over about the last thousand.
+MEMORY = 0.999
+AREA = (0.45, 1.0)
+RATIO = (3 / 4, 4 / 3)
+# Enough to know the accuracy to a percentage point or two; at most a tenth of the images.
+HELD_OUT = 1000
+# A ReLU of a standard normal variable has the variance (1 - 1/pi) / 2; this times its root is 1.
+# Source: Brock et al. (2021), "Characterizing signal propagation to close the performance gap".
+RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))
+SECONDS_BETWEEN_LINES = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """The settings of one of the two stages.
+
+    Args:
+        standardised: standardised convolutions, and biases in the mixed blocks; else neither.
+        rate: the highest learning rate.
+        warm_up: steps until then, but at most a tenth of the stage.
+        decay: of weights, per unit of the rate; biases and gains do not decay.
+        smoothing: of the labels.
+        phases: epochs, and the side in pixels at which they see the images.
+    """
+
+    standardised: bool
+    rate: float
+    warm_up: int
+    decay: float
+    smoothing: float
+    phases: tuple[tuple[float, int], ...]
+
+
+_BIASED = Stage(
+    standardised=True,
+    rate=1.5e-3,
+    warm_up=600,
+    decay=0.05,
+    smoothing=0.1,
+    phases=((11, 40), (4, 56)),
+)
+# One epoch of 56 x 56 after four of 40 x 40 is about 30 % of the time.
+_BIAS_FREE = Stage(
+    standardised=False,
+    rate=1e-3,
+    warm_up=200,
+    decay=0.02,
+    smoothing=0.05,
+    phases=((4, 40), (1, 56)),
+)
+STAGES = (_BIASED, _BIAS_FREE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a training that goes on must have in common with the one that was interrupted.
+
+    Args:
+        seed: of everything that is drawn.
+        scale: a factor on all epochs.
+        float32: no bfloat16 autocast.
+        limit: how many images are wanted, 0 for all.
+        images: digest of the folder's list of images.
+    """
+
+    seed: int
+    scale: float
+    float32: bool
+    limit: int
+    images: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photos:
+    """Decoded images, and the index of each one's class."""
+
+    pixels: UInt8[Tensor, "n 3 h w"]
+    labels: Int64[Tensor, " n"]
+
+    def __getitem__(self, which: slice | Tensor) -> "Photos":
+        return Photos(pixels=self.pixels[which], labels=self.labels[which])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Standardised(nn.Module):
+    """Makes of any weight one of mean 0 and norm 1.714 times a learned gain, for each output."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(outputs))
+
+    def forward(self, weight: Float[Tensor, "o i h w"]) -> Float[Tensor, "o i h w"]:
+        """The weight that the convolution uses."""
+        centred = weight - weight.mean((1, 2, 3), keepdim=True)
+        # This norm is the standard deviation times the root of the fan-in.
+        norm = torch.linalg.vector_norm(centred, dim=(1, 2, 3), keepdim=True)
+        return centred / norm * (RELU_GAIN * self.gain[:, None, None, None])
+
+
+def standardise(network: nn.Module) -> None:
+    """Have all convolutions of a network use standardised weights."""
+    for module in list(network.modules()):
+        if isinstance(module, nn.Conv2d):
+            part = Standardised(module.out_channels)
+            parametrize.register_parametrization(module, "weight", part)
+
+
+def fold(network: nn.Module) -> None:
+    """Make plain convolutions, of the same output, of a network's standardised ones."""
+    for module in list(network.modules()):
+        if parametrize.is_parametrized(module):
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+
+
+def draws(*key: int) -> torch.Generator:
+    """Random numbers that depend on the key alone, so that a checkpoint need not hold any state."""
+    seed = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(seed))
+
+
+def crops(count: int, generator: torch.Generator) -> Float[Tensor, "n 2 3"]:
+    """Random crops, half of them mirrored, as `affine_grid` takes them.
+
+    An area and a ratio of width to height are drawn, relative to the image's, then a place inside
+    the image. A side that is longer than the image's lies so that it covers it.
+    """
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(count, generator=generator)
+
+    area, ratio = uniform(*AREA), uniform(math.log(RATIO[0]), math.log(RATIO[1])).exp()
+    width, height = (area * ratio).sqrt(), (area / ratio).sqrt()
+    mirror = torch.randint(2, (count,), generator=generator) * 2 - 1
+    places = torch.zeros(count, 2, 3)
+    places[:, 0, 0], places[:, 0, 2] = width * mirror, (1 - width) * uniform(-1, 1)
+    places[:, 1, 1], places[:, 1, 2] = height, (1 - height) * uniform(-1, 1)
+    return places
+
+
+def augment(
+    pixels: UInt8[Tensor, "n 3 h w"], side: int, generator: torch.Generator
+) -> Float[Tensor, "n 3 side side"]:
+    """A random crop of each image, scaled to a square; beyond its borders an image is reflected.
+
+    Returns:
+        Pixels in [0, 255].
+    """
+    places = crops(len(pixels), generator)
+    grid = F.affine_grid(places, [len(pixels), 3, side, side], align_corners=False)
+    return F.grid_sample(pixels.float(), grid, padding_mode="reflection", align_corners=False)
+
+
+def normalise(pixels: Tensor) -> Float[Tensor, "n 3 h w"]:
+    """The network's input, of pixels in [0, 255]."""
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (MINI_INPUT.mean, MINI_INPUT.std))
+    return ((pixels / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def rate(stage: Stage, step: int, steps: int) -> float:
+    """The learning rate of a step: a straight line up, then a cosine to zero."""
+    warm_up = min(stage.warm_up, steps // 10)
+    if step < warm_up:
+        return stage.rate * (step + 1) / warm_up
+    return stage.rate * (1 + math.cos(math.pi * (step - warm_up) / (steps - warm_up))) / 2
+
+
+def sides(stage: Stage, per_epoch: int, scale: float) -> list[int]:
+    """The side of the images at every step of a stage; each phase has at least one."""
+    phases = ((max(1, round(epochs * scale * per_epoch)), side) for epochs, side in stage.phases)
+    return [side for steps, side in phases for _ in range(steps)]
+
+
+def batch(photos: Photos, step: int, *key: int) -> Photos:
+    """The images of a step: another order in each epoch, without those that fill no batch."""
+    size = min(BATCH, len(photos))
+    epoch, at = divmod(step, len(photos) // size)
+    order = torch.randperm(len(photos), generator=draws(*key, epoch))
+    return photos[order[at * size : (at + 1) * size]]
+
+
+def moving_average(average: Tensor, weight: Tensor, count: Tensor | int) -> Tensor:
+    """The next average; its memory grows with the steps, so as to forget the first weights."""
+    return torch.lerp(weight, average, min(MEMORY, (1 + int(count)) / (10 + int(count))))
+
+
+class Learner:
+    """What a stage trains: the network, the moving average of its weights, and the optimiser."""
+
+    def __init__(
+        self, stage: Stage, settings: Settings, classes: int, weights: dict[str, Tensor]
+    ) -> None:
+        self.stage, self.settings = stage, settings
+        # Modules draw their first weights from the global random state.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            self.network = InceptionV1(replace(MINI, classes=classes, bias=stage.standardised))
+        if weights:
+            # Biases that this network has not are dropped here.
+            self.network.load_state_dict(
+                {name: weights[name] for name in self.network.state_dict()}
+            )
+        if stage.standardised:
+            standardise(self.network)
+        self.network.to(memory_format=torch.channels_last)
+        self.average = AveragedModel(self.network, avg_fn=moving_average)
+        weighted = [p for p in self.network.parameters() if p.ndim > 1]
+        others = [p for p in self.network.parameters() if p.ndim == 1]
+        decays = [
+            {"params": weighted, "weight_decay": stage.decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        self.optimiser = torch.optim.AdamW(decays, betas=BETAS)
+        self.parts = {"network": self.network, "average": self.average, "adam": self.optimiser}
+
+    def learn(self, photos: Photos, side: int, rate: float, draw: torch.Generator) -> float:
+        """Take one step; its loss."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        seen = normalise(augment(photos.pixels, side, draw))
+        with torch.autocast("cpu", torch.bfloat16, enabled=not self.settings.float32):
+            logits = self.network(seen)
+        smoothing = self.stage.smoothing
+        loss = F.cross_entropy(logits.float(), photos.labels, label_smoothing=smoothing)
+        self.optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
+        self.optimiser.step()
+        self.average.update_parameters(self.network)
+        return loss.item()
+
+
+def train(
+    photos: Photos, held_out: Photos, classes: int, settings: Settings, checkpoint: Path
+) -> dict[str, Tensor]:
+    """Go through all stages, from the checkpoint if there is one.
+
+    Returns:
+        The averaged weights of the plain network.
+    Raises:
+        KeyboardInterrupt: Ctrl-C; the checkpoint is written.
+        ValueError: the checkpoint is of other settings.
+    """
+    saved = torch.load(checkpoint, weights_only=True) if checkpoint.exists() else {"stage": 0}
+    if saved.get("settings", asdict(settings)) != asdict(settings):
+        raise ValueError(
+            f"{checkpoint} is of a training with {saved['settings']}, not {asdict(settings)}; go "
+            "on with the former, or remove the file to begin anew"
+        )
+    per_epoch = len(photos) // min(BATCH, len(photos))
+    plan = [sides(stage, per_epoch, settings.scale) for stage in STAGES]
+    progress = Progress(plan)
+    weights: dict[str, Tensor] = {}
+    with interruption() as stop:
+        for number in range(saved["stage"], len(STAGES)):
+            learner = Learner(STAGES[number], settings, classes, weights)
+            first, steps = 0, len(plan[number])
+            if number == saved["stage"] and "step" in saved:
+                first = saved["step"]
+                for name, part in learner.parts.items():
+                    part.load_state_dict(saved[name])
+            for step in range(first, steps):
+                chosen = batch(photos, step, settings.seed, number, 0)
+                draw = draws(settings.seed, number, 1, step)
+                now = rate(STAGES[number], step, steps)
+                loss = learner.learn(chosen, plan[number][step], now, draw)
+                is_epoch = (step + 1) % per_epoch == 0 or step + 1 == steps
+                progress.tell(number, step, loss, at_once=is_epoch or stop.is_set())
+                if is_epoch or stop.is_set():
+                    with whole(checkpoint) as file:
+                        states = {name: part.state_dict() for name, part in learner.parts.items()}
+                        at = {"settings": asdict(settings), "stage": number, "step": step + 1}
+                        torch.save(states | at, file)
+                if stop.is_set():
+                    raise KeyboardInterrupt
+                if is_epoch:
+                    say_accuracy(learner.average.module, held_out)
+            fold(learner.average.module)
+            weights = learner.average.module.state_dict()
+    return weights
+
+
+class Progress:
+    """Prints how far the training is, and about how long the rest takes.
+
+    Args:
+        plan: the side of the images at every step of each stage; the work is its square.
+    """
+
+    def __init__(self, plan: Sequence[Sequence[int]]) -> None:
+        self.plan, self.done = plan, 0
+        self.began = self.said = monotonic()
+        self.losses: list[float] = []
+
+    def tell(self, stage: int, step: int, loss: float, *, at_once: bool) -> None:
+        """Count a step, and print a line if the last was long ago or it is wanted at once."""
+        steps, later = self.plan[stage], self.plan[stage + 1 :]
+        self.losses.append(loss)
+        self.done += steps[step] ** 2
+        if not at_once and monotonic() - self.said < SECONDS_BETWEEN_LINES:
+            return
+        left = sum(side**2 for part in [steps[step + 1 :], *later] for side in part)
+        seconds = round((monotonic() - self.began) * left / self.done)
+        print(
+            f"stage {stage + 1}, step {step + 1:,} of {len(steps):,} at {steps[step]} pixels: "
+            f"loss {np.mean(self.losses):.3f}, about {timedelta(seconds=seconds)} left",
+            flush=True,
+        )
+        self.said, self.losses = monotonic(), []
+
+
+@torch.no_grad()
+def say_accuracy(network: nn.Module, photos: Photos) -> None:
+    """Print how many images have their class first, or among the first five, of the logits."""
+    ranks = []
+    for pixels, labels in zip(photos.pixels.split(BATCH), photos.labels.split(BATCH), strict=True):
+        logits = network(normalise(pixels))
+        ranks.append((logits > logits.gather(1, labels[:, None])).sum(1))
+    top1, top5 = ((torch.cat(ranks) < k).double().mean().item() for k in (1, 5))
+    print(f"held out: {top1:.1%} top-1, {top5:.1%} top-5 of {len(photos):,} images", flush=True)
+
+
+@contextmanager
+def interruption() -> Iterator[Event]:
+    """Whether Ctrl-C was pressed, which only the second time interrupts at once."""
+    pressed = Event()
+
+    def press(*_: object) -> None:
+        pressed.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def read_photos(images: ImageSet, limit: int, seed: int) -> tuple[list[str], Photos]:
+    """The classes' names in the order of the logits, and the images in a random order."""
+    folders = [PurePath(entry.id).parts[:-1] for entry in images]
+    if not all(folders) or len({parts[0] for parts in folders}) < 2:
+        raise ValueError(
+            f"{images.source} must have two or more sub-folders of images, one for each class and "
+            "called by its WordNet id, and no images beside them"
+        )
+    names = sorted({parts[0] for parts in folders})
+    # The names that the package shows are in the embedded network's order of the logits.
+    known = resources.files("opponent.zoo") / "inceptionv1-mini-classes.txt"
+    order = [line.split()[0] for line in known.read_text(encoding="utf-8").splitlines()]
+    names = order if sorted(order) == names else names
+    label = {name: i for i, name in enumerate(names)}
+    chosen = torch.randperm(len(images), generator=draws(seed)).tolist()[: limit or None]
+    pixels, labels = torch.empty(len(chosen), 3, *MINI_INPUT.size, dtype=torch.uint8), list[int]()
+    loaded = stream([images[i] for i in chosen], size=MINI_INPUT.size)
+    for i, image in zip(chosen, loaded, strict=True):
+        if isinstance(image, Unreadable):
+            print(f"{images[i].id} is left out: {image.reason}")
+            continue
+        pixels[len(labels)] = torch.from_numpy(image).permute(2, 0, 1)
+        labels.append(label[folders[i][0]])
+        if len(labels) % 10_000 == 0:
+            print(f"{len(labels):,} of {len(chosen):,} images read", flush=True)
+    return names, Photos(pixels=pixels[: len(labels)], labels=torch.tensor(labels))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, and write the weights."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", type=Path, help="has a sub-folder of images for each class")
+    parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
+    parser.add_argument("--epochs-scale", type=float, default=1.0, help="a factor on all epochs")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit", type=int, default=0, help="use only so many images, at random")
+    parser.add_argument("--float32", action="store_true", help="do without bfloat16 autocast")
+    given = parser.parse_args(arguments)
+    if given.out.suffix != ".safetensors":
+        parser.error(f"--out {given.out} must end in .safetensors")
+    if given.epochs_scale <= 0 or given.seed < 0 or given.limit < 0:
+        parser.error("--epochs-scale must be above 0, --seed and --limit not below")
+    checkpoint = given.out.with_suffix(".checkpoint")
+    try:
+        images = open_images(given.folder)
+        names, photos = read_photos(images, given.limit, given.seed)
+        held = min(HELD_OUT, len(photos) // 10)
+        if held < 1:
+            raise ValueError(f"{len(photos)} images are too few to hold out a tenth; give 10")
+        print(f"{len(photos):,} images of {len(names)} classes, {held:,} of them held out")
+        settings = Settings(
+            seed=given.seed,
+            scale=given.epochs_scale,
+            float32=given.float32,
+            limit=given.limit,
+            images=images.digest(),
+        )
+        weights = train(photos[held:], photos[:held], len(names), settings, checkpoint)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        rest = f"; the same command goes on from {checkpoint}" if checkpoint.exists() else ""
+        parser.exit(130, f"stopped{rest}\n")
+    halves = {name: weight.half().contiguous() for name, weight in weights.items()}
+    with whole(given.out) as file:
+        save_file(halves, file, metadata={"classes": " ".join(names)})
+    checkpoint.unlink()
+    network = InceptionV1(replace(MINI, classes=len(names)))
+    network.load_state_dict(halves)
+    print(f"{given.out} is written; in half precision,")
+    say_accuracy(network, photos[:held])
+
+
+if __name__ == "__main__":
+    main()
