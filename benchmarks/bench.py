@@ -98,7 +98,8 @@ def main() -> None:
     print("what                                        plain s   ours s    ratio   relative error")
     print(
         f"attribute {FEATURE} through {THROUGH}, {arguments.images} images".ljust(44)
-        + f"{seconds_plain:7.2f}  {seconds_ours:7.2f}  {seconds_plain / seconds_ours:7.2f}   {error:.1e}"
+        + f"{seconds_plain:7.2f}  {seconds_ours:7.2f}  "
+        + f"{seconds_plain / seconds_ours:7.2f}   {error:.1e}"
     )
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, float32, 224 x 224")
 

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+
 from benchmarks import torchvision_operators  # noqa: F401
 from opponent.figures import activation_trace_figure, save
 from opponent.images import ImageSet

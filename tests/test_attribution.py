@@ -372,7 +372,7 @@ def not_in_place(model: nn.Module) -> nn.Module:
 def witness(model: nn.Module, x: Tensor, target: str, unit: int, through: str) -> Tensor:
     """The same by captum, for a unit at the centre of a layer that is not an activation."""
     captum = pytest.importorskip("captum.attr")
-    model = not_in_place(model)
+    model = not_in_place(model).eval()
     modules, found = dict(model.named_modules()), {}
 
     def forward(x: Tensor) -> Tensor:

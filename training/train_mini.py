@@ -3,21 +3,17 @@
     python training/train_mini.py FOLDER --out mini.safetensors
 
 FOLDER has a sub-folder of images for each class. README.md beside this file says what the settings
-are and why. Ctrl-C stops the training, and the same command goes on from there; so it does after a
-crash, from the last whole epoch.
+are and why. After Ctrl-C or a crash the same command goes on where the last line was printed.
 """
 
 import argparse
 import math
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from importlib import resources
 from pathlib import Path, PurePath
-from threading import Event
 from time import monotonic
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +32,7 @@ from opponent.zoo.load import MINI_INPUT
 BATCH = 128
 BETAS = (0.9, 0.99)
 LARGEST_GRADIENT = 1.0
-# Of the moving average in steps: an average over about the last thousand.
+# The moving average is one over about the last thousand steps.
 MEMORY = 0.999
 AREA = (0.45, 1.0)
 RATIO = (3 / 4, 4 / 3)
@@ -45,67 +41,42 @@ HELD_OUT = 1000
 # A ReLU of a standard normal variable has the variance (1 - 1/pi) / 2; this times its root is 1.
 # Source: Brock et al. (2021), "Characterizing signal propagation to close the performance gap".
 RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))
-SECONDS_BETWEEN_LINES = 20
+# Between two lines of progress, each with a checkpoint.
+SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """The settings of one of the two stages.
+    """The settings of a stage."""
 
-    Args:
-        standardised: standardised convolutions, and biases in the mixed blocks; else neither.
-        rate: the highest learning rate.
-        warm_up: steps until then, but at most a tenth of the stage.
-        decay: of weights, per unit of the rate; biases and gains do not decay.
-        smoothing: of the labels.
-        phases: epochs, and the side in pixels at which they see the images.
-    """
-
-    standardised: bool
-    rate: float
-    warm_up: int
-    decay: float
-    smoothing: float
-    phases: tuple[tuple[float, int], ...]
+    bias: bool  # in the mixed blocks, and standardised convolutions
+    rate: float  # the highest
+    warm_up: int  # steps, but at most a tenth of the stage
+    decay: float  # of weights, per unit of the rate
+    smoothing: float  # of labels
+    phases: tuple[tuple[float, int], ...]  # epochs, and the side of their images in pixels
 
 
-_BIASED = Stage(
-    standardised=True,
-    rate=1.5e-3,
-    warm_up=600,
-    decay=0.05,
-    smoothing=0.1,
-    phases=((11, 40), (4, 56)),
+STAGES = (
+    Stage(
+        bias=True, rate=1.5e-3, warm_up=600, decay=0.05, smoothing=0.1, phases=((11, 40), (4, 56))
+    ),
+    # An epoch of 56 x 56 after four of 40 x 40 takes about 30 % of the time.
+    Stage(
+        bias=False, rate=1e-3, warm_up=200, decay=0.02, smoothing=0.05, phases=((4, 40), (1, 56))
+    ),
 )
-# One epoch of 56 x 56 after four of 40 x 40 is about 30 % of the time.
-_BIAS_FREE = Stage(
-    standardised=False,
-    rate=1e-3,
-    warm_up=200,
-    decay=0.02,
-    smoothing=0.05,
-    phases=((4, 40), (1, 56)),
-)
-STAGES = (_BIASED, _BIAS_FREE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a training that goes on must have in common with the one that was interrupted.
+    """What a training that goes on must have in common with the one that was stopped."""
 
-    Args:
-        seed: of everything that is drawn.
-        scale: a factor on all epochs.
-        float32: no bfloat16 autocast.
-        limit: how many images are wanted, 0 for all.
-        images: digest of the folder's list of images.
-    """
-
-    seed: int
-    scale: float
-    float32: bool
-    limit: int
-    images: str
+    seed: int  # of all that is drawn
+    epochs_scale: float  # a factor on all epochs
+    float32: bool  # no bfloat16 autocast
+    limit: int  # images wanted, 0 for all
+    images: str  # digest of the list of images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +104,8 @@ class Standardised(nn.Module):
         """The weight that the convolution uses."""
         centred = weight - weight.mean((1, 2, 3), keepdim=True)
         # This norm is the standard deviation times the root of the fan-in.
-        norm = torch.linalg.vector_norm(centred, dim=(1, 2, 3), keepdim=True)
-        return centred / norm * (RELU_GAIN * self.gain[:, None, None, None])
+        norm: Tensor = torch.linalg.vector_norm(centred, dim=(1, 2, 3), keepdim=True)
+        return centred * (RELU_GAIN * self.gain[:, None, None, None] / norm)
 
 
 def standardise(network: nn.Module) -> None:
@@ -180,11 +151,7 @@ def crops(count: int, generator: torch.Generator) -> Float[Tensor, "n 2 3"]:
 def augment(
     pixels: UInt8[Tensor, "n 3 h w"], side: int, generator: torch.Generator
 ) -> Float[Tensor, "n 3 side side"]:
-    """A random crop of each image, scaled to a square; beyond its borders an image is reflected.
-
-    Returns:
-        Pixels in [0, 255].
-    """
+    """A random crop of each image, scaled to a square; beyond its borders an image is reflected."""
     places = crops(len(pixels), generator)
     grid = F.affine_grid(places, [len(pixels), 3, side, side], align_corners=False)
     return F.grid_sample(pixels.float(), grid, padding_mode="reflection", align_corners=False)
@@ -230,41 +197,35 @@ class Learner:
         self, stage: Stage, settings: Settings, classes: int, weights: dict[str, Tensor]
     ) -> None:
         self.stage, self.settings = stage, settings
-        # Modules draw their first weights from the global random state.
+        # Modules draw their first weights from the global random state, which shall stay as it is.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            self.network = InceptionV1(replace(MINI, classes=classes, bias=stage.standardised))
+            network = InceptionV1(replace(MINI, classes=classes, bias=stage.bias))
         if weights:
-            # Biases that this network has not are dropped here.
-            self.network.load_state_dict(
-                {name: weights[name] for name in self.network.state_dict()}
-            )
-        if stage.standardised:
-            standardise(self.network)
-        self.network.to(memory_format=torch.channels_last)
-        self.average = AveragedModel(self.network, avg_fn=moving_average)
-        weighted = [p for p in self.network.parameters() if p.ndim > 1]
-        others = [p for p in self.network.parameters() if p.ndim == 1]
-        decays = [
-            {"params": weighted, "weight_decay": stage.decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        self.optimiser = torch.optim.AdamW(decays, betas=BETAS)
-        self.parts = {"network": self.network, "average": self.average, "adam": self.optimiser}
+            # Here the biases that this network lacks are dropped.
+            network.load_state_dict({name: weights[name] for name in network.state_dict()})
+        if stage.bias:
+            standardise(network)
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = AveragedModel(network, avg_fn=moving_average)
+        # Biases and gains, which do not decay, have one dimension.
+        parameters = network.parameters()
+        groups = [{"params": [p], "weight_decay": stage.decay * (p.ndim > 1)} for p in parameters]
+        self.adam = torch.optim.AdamW(groups, betas=BETAS)
+        self.parts: dict[str, Any] = {"net": network, "mean": self.average, "adam": self.adam}
 
-    def learn(self, photos: Photos, side: int, rate: float, draw: torch.Generator) -> float:
+    def learn(self, photos: Photos, side: int, rate: float, generator: torch.Generator) -> float:
         """Take one step; its loss."""
-        for group in self.optimiser.param_groups:
+        for group in self.adam.param_groups:
             group["lr"] = rate
-        seen = normalise(augment(photos.pixels, side, draw))
+        seen = normalise(augment(photos.pixels, side, generator))
         with torch.autocast("cpu", torch.bfloat16, enabled=not self.settings.float32):
-            logits = self.network(seen)
-        smoothing = self.stage.smoothing
-        loss = F.cross_entropy(logits.float(), photos.labels, label_smoothing=smoothing)
-        self.optimiser.zero_grad()
+            logits = self.network(seen).float()
+        loss = F.cross_entropy(logits, photos.labels, label_smoothing=self.stage.smoothing)
+        self.adam.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
-        self.optimiser.step()
+        self.adam.step()
         self.average.update_parameters(self.network)
         return loss.item()
 
@@ -272,123 +233,70 @@ class Learner:
 def train(
     photos: Photos, held_out: Photos, classes: int, settings: Settings, checkpoint: Path
 ) -> dict[str, Tensor]:
-    """Go through all stages, from the checkpoint if there is one.
-
-    Returns:
-        The averaged weights of the plain network.
-    Raises:
-        KeyboardInterrupt: Ctrl-C; the checkpoint is written.
-        ValueError: the checkpoint is of other settings.
-    """
-    saved = torch.load(checkpoint, weights_only=True) if checkpoint.exists() else {"stage": 0}
-    if saved.get("settings", asdict(settings)) != asdict(settings):
+    """The averaged weights after all stages, from the checkpoint on if there is one."""
+    saved = torch.load(checkpoint, weights_only=True) if checkpoint.exists() else {}
+    if saved and saved["settings"] != asdict(settings):
         raise ValueError(
             f"{checkpoint} is of a training with {saved['settings']}, not {asdict(settings)}; go "
             "on with the former, or remove the file to begin anew"
         )
     per_epoch = len(photos) // min(BATCH, len(photos))
-    plan = [sides(stage, per_epoch, settings.scale) for stage in STAGES]
-    progress = Progress(plan)
+    plan = [sides(stage, per_epoch, settings.epochs_scale) for stage in STAGES]
+    began, said, done, losses = monotonic(), monotonic(), 0, list[float]()
     weights: dict[str, Tensor] = {}
-    with interruption() as stop:
-        for number in range(saved["stage"], len(STAGES)):
-            learner = Learner(STAGES[number], settings, classes, weights)
-            first, steps = 0, len(plan[number])
-            if number == saved["stage"] and "step" in saved:
-                first = saved["step"]
-                for name, part in learner.parts.items():
-                    part.load_state_dict(saved[name])
-            for step in range(first, steps):
-                chosen = batch(photos, step, settings.seed, number, 0)
-                draw = draws(settings.seed, number, 1, step)
-                now = rate(STAGES[number], step, steps)
-                loss = learner.learn(chosen, plan[number][step], now, draw)
-                is_epoch = (step + 1) % per_epoch == 0 or step + 1 == steps
-                progress.tell(number, step, loss, at_once=is_epoch or stop.is_set())
-                if is_epoch or stop.is_set():
-                    with whole(checkpoint) as file:
-                        states = {name: part.state_dict() for name, part in learner.parts.items()}
-                        at = {"settings": asdict(settings), "stage": number, "step": step + 1}
-                        torch.save(states | at, file)
-                if stop.is_set():
-                    raise KeyboardInterrupt
-                if is_epoch:
-                    say_accuracy(learner.average.module, held_out)
-            fold(learner.average.module)
-            weights = learner.average.module.state_dict()
+    for number in range(saved.get("stage", 0), len(STAGES)):
+        learner, first, steps = Learner(STAGES[number], settings, classes, weights), 0, plan[number]
+        if number == saved.get("stage"):
+            first = saved["step"]
+            for name, part in learner.parts.items():
+                part.load_state_dict(saved[name])
+        for step in range(first, len(steps)):
+            chosen = batch(photos, step, settings.seed, number, 0)
+            now = rate(STAGES[number], step, len(steps))
+            generator = draws(settings.seed, number, 1, step)
+            losses.append(learner.learn(chosen, steps[step], now, generator))
+            done += steps[step] ** 2
+            is_epoch = (step + 1) % per_epoch == 0 or step + 1 == len(steps)
+            if is_epoch or monotonic() - said >= SECONDS:
+                left = sum(x**2 for x in sum(plan[number + 1 :], steps[step + 1 :]))
+                rest = timedelta(seconds=round((monotonic() - began) * left / done))
+                at = f"stage {number + 1}, step {step + 1:,}/{len(steps):,}, {steps[step]} pixels"
+                print(f"{at}: loss {np.mean(losses):.3f}, about {rest} left", flush=True)
+                state = {name: part.state_dict() for name, part in learner.parts.items()}
+                state |= {"settings": asdict(settings), "stage": number, "step": step + 1}
+                with whole(checkpoint) as file:
+                    torch.save(state, file)
+                said, losses = monotonic(), []
+            if is_epoch:
+                say_accuracy(learner.average.module, held_out)
+        fold(learner.average.module)
+        weights = learner.average.module.state_dict()
     return weights
-
-
-class Progress:
-    """Prints how far the training is, and about how long the rest takes.
-
-    Args:
-        plan: the side of the images at every step of each stage; the work is its square.
-    """
-
-    def __init__(self, plan: Sequence[Sequence[int]]) -> None:
-        self.plan, self.done = plan, 0
-        self.began = self.said = monotonic()
-        self.losses: list[float] = []
-
-    def tell(self, stage: int, step: int, loss: float, *, at_once: bool) -> None:
-        """Count a step, and print a line if the last was long ago or it is wanted at once."""
-        steps, later = self.plan[stage], self.plan[stage + 1 :]
-        self.losses.append(loss)
-        self.done += steps[step] ** 2
-        if not at_once and monotonic() - self.said < SECONDS_BETWEEN_LINES:
-            return
-        left = sum(side**2 for part in [steps[step + 1 :], *later] for side in part)
-        seconds = round((monotonic() - self.began) * left / self.done)
-        print(
-            f"stage {stage + 1}, step {step + 1:,} of {len(steps):,} at {steps[step]} pixels: "
-            f"loss {np.mean(self.losses):.3f}, about {timedelta(seconds=seconds)} left",
-            flush=True,
-        )
-        self.said, self.losses = monotonic(), []
 
 
 @torch.no_grad()
 def say_accuracy(network: nn.Module, photos: Photos) -> None:
     """Print how many images have their class first, or among the first five, of the logits."""
-    ranks = []
+    hits = []
     for pixels, labels in zip(photos.pixels.split(BATCH), photos.labels.split(BATCH), strict=True):
         logits = network(normalise(pixels))
-        ranks.append((logits > logits.gather(1, labels[:, None])).sum(1))
-    top1, top5 = ((torch.cat(ranks) < k).double().mean().item() for k in (1, 5))
+        hits.append(logits.topk(min(5, logits.shape[1])).indices == labels[:, None])
+    hit = torch.cat(hits).double()
+    top1, top5 = hit[:, 0].mean(), hit.sum(1).mean()
     print(f"held out: {top1:.1%} top-1, {top5:.1%} top-5 of {len(photos):,} images", flush=True)
-
-
-@contextmanager
-def interruption() -> Iterator[Event]:
-    """Whether Ctrl-C was pressed, which only the second time interrupts at once."""
-    pressed = Event()
-
-    def press(*_: object) -> None:
-        pressed.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = signal.signal(signal.SIGINT, press)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def read_photos(images: ImageSet, limit: int, seed: int) -> tuple[list[str], Photos]:
     """The classes' names in the order of the logits, and the images in a random order."""
     folders = [PurePath(entry.id).parts[:-1] for entry in images]
-    if not all(folders) or len({parts[0] for parts in folders}) < 2:
-        raise ValueError(
-            f"{images.source} must have two or more sub-folders of images, one for each class and "
-            "called by its WordNet id, and no images beside them"
-        )
-    names = sorted({parts[0] for parts in folders})
+    names = sorted({parts[0] for parts in folders if parts})
+    if len(names) < 2 or not all(folders):
+        wanted = "one sub-folder of images for each of two or more classes, no images beside them"
+        raise ValueError(f"{images.source} must have {wanted}; it has {len(names)} sub-folders")
     # The names that the package shows are in the embedded network's order of the logits.
     known = resources.files("opponent.zoo") / "inceptionv1-mini-classes.txt"
     order = [line.split()[0] for line in known.read_text(encoding="utf-8").splitlines()]
     names = order if sorted(order) == names else names
-    label = {name: i for i, name in enumerate(names)}
     chosen = torch.randperm(len(images), generator=draws(seed)).tolist()[: limit or None]
     pixels, labels = torch.empty(len(chosen), 3, *MINI_INPUT.size, dtype=torch.uint8), list[int]()
     loaded = stream([images[i] for i in chosen], size=MINI_INPUT.size)
@@ -397,55 +305,44 @@ def read_photos(images: ImageSet, limit: int, seed: int) -> tuple[list[str], Pho
             print(f"{images[i].id} is left out: {image.reason}")
             continue
         pixels[len(labels)] = torch.from_numpy(image).permute(2, 0, 1)
-        labels.append(label[folders[i][0]])
-        if len(labels) % 10_000 == 0:
-            print(f"{len(labels):,} of {len(chosen):,} images read", flush=True)
+        labels.append(names.index(folders[i][0]))
     return names, Photos(pixels=pixels[: len(labels)], labels=torch.tensor(labels))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Train, and write the weights."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Train the embedded small InceptionV1.")
     parser.add_argument("folder", type=Path, help="has a sub-folder of images for each class")
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
     parser.add_argument("--epochs-scale", type=float, default=1.0, help="a factor on all epochs")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
     parser.add_argument("--limit", type=int, default=0, help="use only so many images, at random")
     parser.add_argument("--float32", action="store_true", help="do without bfloat16 autocast")
-    given = parser.parse_args(arguments)
-    if given.out.suffix != ".safetensors":
-        parser.error(f"--out {given.out} must end in .safetensors")
-    if given.epochs_scale <= 0 or given.seed < 0 or given.limit < 0:
-        parser.error("--epochs-scale must be above 0, --seed and --limit not below")
-    checkpoint = given.out.with_suffix(".checkpoint")
+    given = vars(parser.parse_args(arguments))
+    folder, out = given.pop("folder"), given.pop("out")
+    if out.suffix != ".safetensors" or given["epochs_scale"] <= 0:
+        parser.error("--out must end in .safetensors, and --epochs-scale be above 0")
+    checkpoint = out.with_suffix(".checkpoint")
     try:
-        images = open_images(given.folder)
-        names, photos = read_photos(images, given.limit, given.seed)
+        images = open_images(folder)
+        settings = Settings(images=images.digest(), **given)
+        names, photos = read_photos(images, settings.limit, settings.seed)
         held = min(HELD_OUT, len(photos) // 10)
         if held < 1:
             raise ValueError(f"{len(photos)} images are too few to hold out a tenth; give 10")
         print(f"{len(photos):,} images of {len(names)} classes, {held:,} of them held out")
-        settings = Settings(
-            seed=given.seed,
-            scale=given.epochs_scale,
-            float32=given.float32,
-            limit=given.limit,
-            images=images.digest(),
-        )
         weights = train(photos[held:], photos[:held], len(names), settings, checkpoint)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
-        rest = f"; the same command goes on from {checkpoint}" if checkpoint.exists() else ""
-        parser.exit(130, f"stopped{rest}\n")
-    halves = {name: weight.half().contiguous() for name, weight in weights.items()}
-    with whole(given.out) as file:
-        save_file(halves, file, metadata={"classes": " ".join(names)})
-    checkpoint.unlink()
+        parser.exit(130, "stopped; the same command goes on where the last line was printed\n")
     network = InceptionV1(replace(MINI, classes=len(names)))
-    network.load_state_dict(halves)
-    print(f"{given.out} is written; in half precision,")
-    say_accuracy(network, photos[:held])
+    network.load_state_dict(weights)
+    with whole(out) as file:
+        save_file(network.half().state_dict(), file, metadata={"classes": " ".join(names)})
+    checkpoint.unlink()
+    print(f"{out} is written; from it,")
+    say_accuracy(network.float(), photos[:held])
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def layers(model: Model, weights: Weights = None) -> None:
             box, steps = receptive_field(fields[layer.name])
             stride = " x ".join(f"{x:g}" for x in steps) if all(steps) else ""
             field = f"{box.height} x {box.width}"
-            if box.height >= 2 * height and box.width >= 2 * width or not all(steps):
+            if (box.height >= 2 * height and box.width >= 2 * width) or not all(steps):
                 field += " (whole)"
         calls = f" (called {layer.calls} times)" if layer.calls > 1 else ""
         table.add_row(
@@ -146,12 +146,16 @@ def scan(
                 progress=lambda done, total: report("scanning", done, total),
             )
         except KeyboardInterrupt:
-            err.print(f"\nstopped. {folder} keeps what is done: give the same command again to go on.")
+            err.print(
+                f"\nstopped. {folder} keeps what is done: give the same command again to go on."
+            )
             raise
     unreadable = run.unreadable()
     out.print(f"{len(run.images) - len(unreadable):,} images scanned into {folder}")
     if unreadable:
-        out.print(f"{len(unreadable):,} could not be read (all are in {folder / 'unreadable.csv'}):")
+        out.print(
+            f"{len(unreadable):,} could not be read (all are in {folder / 'unreadable.csv'}):"
+        )
         for image, reason in list(unreadable.items())[:10]:
             out.print(f"  {image}: {reason}", markup=False)
     out.print(f"next: opponent select {folder}; opponent report {folder}", style="dim")
@@ -201,8 +205,11 @@ def figures(
         Path | None, typer.Option("--out", help="Where to; default: figures in the run folder.")
     ] = None,
     format: Annotated[str, typer.Option(help="png, pdf or svg.")] = "png",
+    synthesise: Annotated[
+        bool, typer.Option("--synthesise", help="Figure 5 too: inversions, accentuations.")
+    ] = False,
 ) -> None:
-    """Draw figures like the paper's: 2 for all features, 4a and 4b to g for each."""
+    """Draw figures like the paper's: 2 for all features, 4a, 4b to g and 5 for each."""
     from opponent.gallery import write_figures
 
     opened = _run(run)
@@ -213,6 +220,7 @@ def figures(
             features=_chosen(opened, feature),
             k=k,
             suffix=format,
+            network=opened.load_network() if synthesise else None,
             progress=report,
         )
     for path in paths:
@@ -254,8 +262,8 @@ def why(
     for i in range(max(len(answer.excitatory), len(answer.inhibitory))):
         cells = []
         for side, colour in ((answer.excitatory, "red"), (answer.inhibitory, "blue")):
-            name, value = side[i] if i < len(side) else ("", 0.0)
-            cells += [f"[{colour}]{name}[/]" if name else "", f"{value:.4g}" if name else ""]
+            channel, by = side[i] if i < len(side) else ("", 0.0)
+            cells += [f"[{colour}]{channel}[/]" if channel else "", f"{by:.4g}" if channel else ""]
         table.add_row(*cells)
     out.print(table)
     if written is not None:
@@ -394,7 +402,9 @@ def demo(
         try:
             path = run_demo(folder, tell)
         except KeyboardInterrupt:
-            err.print(f"\nstopped. {folder} keeps what is done: give the same command again to go on.")
+            err.print(
+                f"\nstopped. {folder} keeps what is done: give the same command again to go on."
+            )
             raise
     out.print(str(path.absolute()), markup=False)
 
@@ -408,7 +418,9 @@ def _network(model: str, weights: Path | None, device: str = "cpu") -> "Network"
     try:
         network.module.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"device {device!r} cannot be used: {str(error).splitlines()[0]}"
+        ) from error
     return network
 
 

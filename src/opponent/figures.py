@@ -152,8 +152,8 @@ def overlay_scale(tiles: Sequence[Tile]) -> float:
     """The value of phi that is drawn at full strength in all these images.
 
     Each image's own peak is its 99.5th percentile (of phi+ and phi- alike), so that a single pixel
-    does not set it; the scale is the 90th percentile of those peaks, so that a single image does not
-    pale all others. Blank images do not count.
+    does not set it; the scale is the 90th percentile of those peaks, so that a single image does
+    not pale all others. Blank images do not count.
 
     Args:
         tiles: the images shown together; those without maps do not count.

@@ -1,4 +1,4 @@
-"""A run's figures: the paper's 2, 4a and 4b to g."""
+"""A run's figures: the paper's 2, 4a, 4b to g and 5."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,16 +6,27 @@ from pathlib import Path
 from opponent.features import Feature
 from opponent.figures import (
     ExemplarRow,
+    InversionRow,
+    Synthetic,
     energy_figure,
     exemplars_figure,
     groups_figure,
+    inversions_figure,
     save,
 )
+from opponent.network import Network
 from opponent.run import Run
-from opponent.tension import exciting, inhibiting, select
+from opponent.synthesis.inversion import EmptyTarget, Settings
+from opponent.synthesis.store import Kind, Made, make
+from opponent.tension import exciting, inhibiting, select, tense
 from opponent.tiles import run_tiles
+from opponent.window import Window
 
 SUFFIXES = ("png", "pdf", "svg")
+# Tense images that are inverted and accentuated. Source: paper, figure 5.
+TENSE = 3
+
+Progress = Callable[[str, int, int], None]
 
 
 def write_figures(
@@ -25,9 +36,11 @@ def write_figures(
     features: Sequence[Feature],
     k: int = 4,
     suffix: str = "png",
-    progress: Callable[[str, int, int], None] | None = None,
+    network: Network | None = None,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
 ) -> list[Path]:
-    """Draw figure 2 for all features together, and figures 4a and 4b to g for each.
+    """Draw figure 2 for all features together, and figures 4a, 4b to g and 5 for each.
 
     Args:
         run: a finished run.
@@ -35,12 +48,14 @@ def write_figures(
         features: which of the run's features.
         k: images a group.
         suffix: png, pdf or svg.
+        network: the network that was scanned; without it there is no figure 5.
+        settings: how images are synthesised.
         progress: called with what is being done, the steps done and the steps in all.
     Returns:
         The files' paths.
     Raises:
         ValueError: another suffix.
-    Source: paper, figures 2 and 4.
+    Source: paper, figures 2, 4 and 5.
     """
     if suffix not in SUFFIXES:
         raise ValueError(f"figures are {', '.join(SUFFIXES)}, not {suffix!r}")
@@ -73,7 +88,102 @@ def write_figures(
         save(energy, paths[-2])
         tiles = {group: run_tiles(run, feature, columns, i) for group, i in groups.items()}
         save(groups_figure(tiles, label=feature.label), paths[-1])
+        if network is not None:
+            how = settings or Settings(seed=run.manifest.seed)
+            figure = inversions_figure(
+                tense_rows(run, network, feature, how, progress),
+                label=feature.label,
+                visualisation=visualisations(run, network, feature, how, progress),
+            )
+            paths.append(folder / f"figure5-{name}.{suffix}")
+            save(figure, paths[-1])
         if progress is not None:
             progress("figures", number + 1, len(features))
     save(exemplars_figure(rows), folder / f"figure2.{suffix}")
     return [folder / f"figure2.{suffix}", *paths]
+
+
+def tense_rows(
+    run: Run,
+    network: Network,
+    feature: Feature,
+    settings: Settings,
+    progress: Progress | None = None,
+) -> list[InversionRow]:
+    """The tensest images, each accentuated and inverted for both signs.
+
+    Where one side of an image's attribution is empty, nothing is made for it.
+    Source: paper, figure 5.
+    """
+    columns = run.columns(feature)
+    indices = tense(columns, TENSE).tolist()
+    sides = {1: "excitatory", -1: "inhibitory"}
+    kinds: list[tuple[int, Kind]] = [
+        (sign, kind) for sign in sides for kind in ("accentuation", "inversion")
+    ]
+    rows, done, total = [], 0, len(indices) * len(kinds)
+    for index, tile in zip(indices, run_tiles(run, feature, columns, indices), strict=True):
+        made: dict[str, Synthetic] = {}
+        for sign, kind in kinds:
+            try:
+                tell = _steps(progress, f"{feature.label}: tense images", done, total)
+                one = make(run, network, feature, columns.images[index], kind, sign, settings, tell)
+                made[f"{sides[sign]}_{kind}"] = _shown(run, feature, one)
+            except EmptyTarget:
+                pass
+            done += 1
+        rows.append(InversionRow(photo=tile, **made))
+    return rows
+
+
+def visualisations(
+    run: Run,
+    network: Network,
+    feature: Feature,
+    settings: Settings,
+    progress: Progress | None = None,
+) -> tuple[Synthetic, Synthetic]:
+    """The feature visualisation upward and downward. Source: paper, figure 5."""
+    up, down = (
+        _shown(
+            run,
+            feature,
+            make(
+                run,
+                network,
+                feature,
+                None,
+                "visualisation",
+                sign,
+                settings,
+                _steps(progress, f"{feature.label}: feature visualisation", done, 2),
+            ),
+        )
+        for done, sign in enumerate((1, -1))
+    )
+    return up, down
+
+
+def _steps(
+    progress: Progress | None, what: str, done: int, total: int
+) -> Callable[[int, int], None] | None:
+    if progress is None:
+        return None
+    return lambda step, steps: progress(what, done * steps + step, total * steps)
+
+
+def _shown(run: Run, feature: Feature, made: Made) -> Synthetic:
+    """A synthesised image, cropped to the receptive field, with the activation that it gives."""
+    pixels = made.pixels().copy()
+    if made.kind == "accentuation":
+        pixels[..., 3] = 255  # it is a photograph all over
+    box = scaled(run.receptive_field(feature), run.preprocessing.size, pixels.shape[:2])
+    deviation = float(run.columns(feature).activation.std()) or 1.0
+    return Synthetic(image=pixels[box.slices], caption=f"{made.final / deviation:+.1f} sd")
+
+
+def scaled(box: Window, source: tuple[int, int], size: tuple[int, ...]) -> Window:
+    """A box of a picture in the same picture at another size, both (height, width)."""
+    top, bottom = (round(x * size[0] / source[0]) for x in (box.top, box.top + box.height))
+    left, right = (round(x * size[1] / source[1]) for x in (box.left, box.left + box.width))
+    return Window(top=top, left=left, height=bottom - top, width=right - left)

@@ -162,9 +162,9 @@ class Run:
                 for i, name in enumerate(("top", "left", "height", "width"))
             }
         )
-        _write_table(folder / "images.parquet", table)
-        # The manifest comes last: where it lies, the folder is a run.
+        # The manifest comes first: where it lies, all else is ours to write.
         write_text(folder / "manifest.json", manifest.to_json())
+        _write_table(folder / "images.parquet", table)
         return cls(folder)
 
     # What determines it
@@ -178,16 +178,23 @@ class Run:
         """One of the run's features; without a name, the only one or the first.
 
         Raises:
-            ValueError: the run does not hold that feature.
+            ValueError: the run does not hold that feature, or several that fit.
         """
         if feature is None:
             return self.features[0]
-        wanted = Feature.of(feature) if not isinstance(feature, Feature) else feature
-        for each in self.features:
-            if wanted in (each, each.at(None)) or wanted.label == each.label:
-                return each
-        labels = ", ".join(each.label for each in self.features)
-        raise ValueError(f"{self.folder} holds no {wanted.label!r}; it holds {labels}")
+        if isinstance(feature, Feature):
+            label = feature.label
+            found = [each for each in self.features if feature in (each, each.at(None))]
+        else:
+            # By label, for a direction has a name that does not parse.
+            label = feature.strip()
+            found = [each for each in self.features if label in (each.label, each.at(None).label)]
+        if len(found) == 1:
+            return found[0]
+        labels = ", ".join(each.label for each in found or self.features)
+        if found:
+            raise ValueError(f"{label!r} fits {labels} of {self.folder}; give the position too")
+        raise ValueError(f"{self.folder} holds no {label!r}; it holds {labels}")
 
     def through_window(self, feature: Feature) -> Window:
         """The box of the through layer that the feature's stored maps cover."""
@@ -363,7 +370,7 @@ class Run:
 
     def _read(self, path: Path, columns: list[str] | None = None) -> pa.Table:
         with _damage_told(path):
-            return pq.read_table(path, columns=columns)
+            return pq.read_table(path, columns=columns, page_checksum_verification=True)
 
 
 @contextmanager
@@ -379,9 +386,8 @@ def _damage_told(path: Path) -> Iterator[None]:
 
 def _is_free(folder: Path) -> bool:
     """Whether a folder is empty, but for what a scan leaves that is killed as it begins."""
-    ours = ("images.parquet", ".images.*.tmp.parquet", ".manifest.*.tmp.json")
     return folder.is_dir() and all(
-        any(fnmatchcase(path.name, pattern) for pattern in ours) for path in folder.iterdir()
+        fnmatchcase(path.name, ".manifest.*.tmp.json") for path in folder.iterdir()
     )
 
 
@@ -396,7 +402,7 @@ def _paths(images: ImageSet) -> pa.Array:
 
 def _write_table(path: Path, table: pa.Table) -> None:
     with whole(path) as part:
-        pq.write_table(table, part, compression="zstd")
+        pq.write_table(table, part, compression="zstd", write_page_checksum=True)
 
 
 def _floats(batches: Sequence[Float[np.ndarray, " _"]]) -> pa.Array:

@@ -41,7 +41,8 @@ class Columns:
     @property
     def tension(self) -> Float[np.ndarray, " n"]:
         """The smaller of excitation and inhibition: large only where both are."""
-        return np.minimum(self.excitation, self.inhibition)
+        smaller: Float[np.ndarray, " n"] = np.minimum(self.excitation, self.inhibition)
+        return smaller
 
 
 def top(

@@ -43,9 +43,10 @@ def _photographs(
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     height, width = prepared.size
     short = None if prepared.resize is None else prepared.resize * zoom
-    for image in stream(entries, size=(height * zoom, width * zoom), resize=short):
+    images = stream(entries, size=(height * zoom, width * zoom), resize=short)
+    for entry, image in zip(entries, images, strict=True):
         if isinstance(image, Unreadable):
-            raise image
+            raise Unreadable(f"{entry.path} cannot be shown: {image.reason}")
         yield image
 
 

@@ -373,6 +373,10 @@ def _batched_product(a: Tensor, b: Tensor) -> Tensor:
     return torch.maximum(a.amax(2)[:, :, None], b.amax(1)[:, None, :])
 
 
+def _constant(x: Tensor, *_: Any) -> Tensor:
+    return x.fill_(-torch.inf)
+
+
 def _copy(x: Tensor, *_: Any, device: Any = None, **__: Any) -> Tensor:
     # In the same type, since another may not hold coordinates.
     return x.to(device or x.device).clone()
@@ -410,6 +414,9 @@ _RULES: dict[Any, Callable[..., Any]] = {
     aten._to_copy: _copy,
     aten.amax: _reduce,
     aten.amin: _reduce,
+    aten.fill_: _constant,
+    aten.zero_: _constant,
+    aten.copy_: _constant,  # of a tensor that holds no coordinates into one that does
     aten.native_layer_norm: _layer_norm,
 }
 _PADDED: dict[Any, Callable[..., Any]] = {

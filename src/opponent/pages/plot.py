@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from bokeh.embed import components
 from bokeh.layouts import gridplot
-from bokeh.models import ColumnDataSource, CrosshairTool, HoverTool, Label, Slope
+from bokeh.models import ColumnDataSource, CrosshairTool, HoverTool, Range1d
+from bokeh.models.annotations import Label, Legend, LegendItem, Slope
 from bokeh.plotting import figure
 from markupsafe import Markup
 
@@ -50,7 +51,7 @@ def energy_plot(
     rows = np.asarray(shown, dtype=int)
     deviation = float(columns.activation.std()) or 1.0
     limit = 4 * deviation
-    member = {row: name for name, members in reversed(groups.items()) for row in members}
+    member = {row: name for name, members in reversed(list(groups.items())) for row in members}
     source = ColumnDataSource(
         {
             "image": [columns.images[i] for i in rows],
@@ -66,36 +67,22 @@ def energy_plot(
     )
     left = _axes(source, "excitation", "inhibition")
     right = _axes(source, "activation", "tension")
-    end = float(max(columns.excitation[rows].max(), columns.inhibition[rows].max())) or 1.0
+    end = 1.05 * float(max(columns.excitation[rows].max(), columns.inhibition[rows].max())) or 1.0
+    left.x_range = Range1d(start=0, end=end)
+    left.y_range = Range1d(start=0, end=end)
     for step in (-4, -2, 0, 2, 4):
-        colour = hex_colours(activation_colours(np.array([step * deviation]), limit))[0]
-        line = Slope(
-            gradient=1,
-            y_intercept=-step * deviation,
-            line_color=colour if step else "#888888",
-            line_width=1.5,
-            line_dash=[4, 3] if step == 0 else "solid",
-        )
-        left.add_layout(line)
-        x = end if step <= 0 else end
-        left.add_layout(
-            Label(
-                x=x,
-                y=x - step * deviation,
-                text=f"{step:+d} sd" if step else "0",
-                text_font_size="11px",
-                text_color="#666666",
-                text_baseline="middle",
-            )
-        )
+        _contour(left, step, deviation, end)
     colours = group_colours(list(groups))
     places = {row: place for place, row in enumerate(rows.tolist())}
+    key = []
     for name, members in groups.items():
         within = [places[i] for i in members if i in places]
         ring = ColumnDataSource({k: np.asarray(v)[within] for k, v in source.data.items()})
-        for axes in (left, right):
-            across, up = ("excitation", "inhibition") if axes is left else ("activation", "tension")
-            axes.scatter(
+        for axes, across, up in (
+            (left, "excitation", "inhibition"),
+            (right, "activation", "tension"),
+        ):
+            rings = axes.scatter(
                 across,
                 up,
                 source=ring,
@@ -103,8 +90,10 @@ def energy_plot(
                 fill_color=None,
                 line_color=colours[name],
                 line_width=2.2,
-                **({"legend_label": name.replace("_", " ")} if axes is left else {}),
             )
+            if axes is left:
+                key.append(LegendItem(label=name.replace("_", " "), renderers=[rings]))
+    left.add_layout(Legend(items=key))
     left.legend.location = "top_left"
     left.legend.click_policy = "hide"
     left.legend.label_text_font_size = "11px"
@@ -113,6 +102,29 @@ def energy_plot(
         gridplot([[left, right]], toolbar_location="above", sizing_mode="scale_width")
     )
     return Markup(script), Markup(element)
+
+
+def _contour(axes: figure, step: int, deviation: float, end: float) -> None:
+    """The line of one excitation - inhibition, labelled where it leaves the plot."""
+    total = step * deviation
+    [colour] = hex_colours(activation_colours(np.array([total]), 4 * deviation))
+    dashes = "solid" if step else [4, 3]
+    axes.add_layout(
+        Slope(gradient=1, y_intercept=-total, line_color=colour, line_width=1.5, line_dash=dashes)
+    )
+    if abs(total) < end:
+        axes.add_layout(
+            Label(
+                x=end + min(total, 0),
+                y=end - max(total, 0),
+                x_offset=-4 if step >= 0 else 0,
+                y_offset=-14,
+                text=f"{step:+d} sd" if step else "0",
+                text_align="right" if step >= 0 else "center",
+                text_font_size="11px",
+                text_color="#55555a",
+            )
+        )
 
 
 def _axes(source: ColumnDataSource, across: str, up: str) -> figure:

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file with the plot, the images, what was made from them, and how."""
+"""The report of a run: one HTML file with plot, images, what was made from them, and how."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,24 +10,21 @@ from markupsafe import Markup
 
 from opponent.colour import on_white, overlay, tension_colours
 from opponent.features import Feature
-from opponent.figures import Tile, group_colours, overlay_scale, square_figure
+from opponent.figures import Synthetic, Tile, group_colours, overlay_scale, square_figure
 from opponent.files import write_text
+from opponent.gallery import tense_rows, visualisations
 from opponent.network import LOGITS, Network
 from opponent.pages.html import drawing, picture, render
 from opponent.pages.plot import energy_plot
 from opponent.run import Run
 from opponent.synthesis.inversion import Settings
-from opponent.synthesis.store import Made, make
 from opponent.tension import select, tense
 from opponent.tiles import run_tiles
-from opponent.window import Window
 
 # Dots beyond this number are a seeded sample, so that the file stays small enough to open at once.
 DOTS = 2000
 # The image on hover, in pixels a side; and how many are decoded between two signs of progress.
 _HOVER, _CHUNK = 96, 64
-# Tense images that are inverted and accentuated. Source: paper, figure 5.
-TENSE = 3
 # Below this correlation, attribution does not add up to the activation. Source: paper, figure 3.
 COMPLETE = 0.95
 
@@ -110,9 +107,7 @@ class _Section:
         self.settings, self.progress = settings, progress
         self.columns = run.columns(feature)
         self.deviation = float(self.columns.activation.std()) or 1.0
-        self.groups = {
-            name: rows.tolist() for name, rows in select(self.columns, k).items()
-        }
+        self.groups = {name: rows.tolist() for name, rows in select(self.columns, k).items()}
 
     def values(self) -> dict[str, Any]:
         """What the template needs."""
@@ -134,7 +129,9 @@ class _Section:
             "warning": self._warning(),
             "plot": plot,
             "script": script,
-            "sample": "" if len(columns.images) <= DOTS else f" ({DOTS:,} of {len(columns.images):,})",
+            "sample": ""
+            if len(columns.images) <= DOTS
+            else f" ({DOTS:,} of {len(columns.images):,})",
             "groups": self._groups(tiles, scale),
             "square": drawing(square_figure(scale or None)),
             "field": f"{field.height} x {field.width} pixels",
@@ -156,7 +153,7 @@ class _Section:
         ]
 
     def _completeness(self) -> float:
-        """Pearson's correlation of excitation - inhibition with the activation. Source: figure 3."""
+        """Pearson's correlation of excitation - inhibition with the activation (figure 3)."""
         total = self.columns.excitation - self.columns.inhibition
         if len(total) < 2 or not total.std() or not self.columns.activation.std():
             return float("nan")
@@ -214,56 +211,23 @@ class _Section:
 
     def _made(self) -> tuple[list[list[dict[str, Any]]], str]:
         """Rows of figure 5: the photograph, then accentuation and inversion for either sign."""
-        rows = tense(self.columns, TENSE).tolist()
+        rows = tense_rows(self.run, self.network, self.feature, self.settings, self.progress)
         if not rows:
             return [], "No image is tense: none has an activation between -0.5 sd and 0."
-        kinds = [(sign, kind) for sign in (1, -1) for kind in ("accentuation", "inversion")]
-        total, table = len(rows) * len(kinds), []
-        for tile, row in zip(run_tiles(self.run, self.feature, self.columns, rows), rows, strict=True):
-            image = self.columns.images[row]
-            cells = [{"image": picture(tile.image, side=320), "alt": image, "caption": tile.caption}]
-            for sign, kind in kinds:
-                done = len(table) * len(kinds) + len(cells) - 1
-                what = f"{self.feature.label}: {kind}s of tense images"
-                try:
-                    cells.append(self._cell(image, kind, sign, what, done, total))
-                except ValueError as error:
-                    cells.append({"image": None, "alt": "", "caption": str(error)})
-            table.append(cells)
-        return table, ""
+        return [
+            [
+                _cell(row.photo, "tense image"),
+                _cell(row.excitatory_accentuation, "excitatory accentuation"),
+                _cell(row.excitatory_inversion, "excitatory inversion"),
+                _cell(row.inhibitory_accentuation, "inhibitory accentuation"),
+                _cell(row.inhibitory_inversion, "inhibitory inversion"),
+            ]
+            for row in rows
+        ], ""
 
     def _visualisations(self) -> list[dict[str, Any]]:
-        what = f"{self.feature.label}: feature visualisation"
-        return [
-            self._cell(None, "visualisation", sign, what, done, 2)
-            for done, sign in enumerate((1, -1))
-        ]
-
-    def _cell(
-        self, image: str | None, kind: Any, sign: int, what: str, done: int, total: int
-    ) -> dict[str, Any]:
-        def steps(step: int, steps: int) -> None:
-            self.progress(what, done * steps + step, total * steps)
-
-        made = make(
-            self.run, self.network, self.feature, image, kind, sign, self.settings, steps
-        )
-        self.progress(what, done + 1, total)
-        side = "excitatory" if sign > 0 else "inhibitory"
-        return {
-            "image": picture(self._cropped(made), side=320),
-            "alt": f"{side} {kind}",
-            "caption": f"{made.final / self.deviation:+.1f} sd",
-        }
-
-    def _cropped(self, made: Made) -> np.ndarray:
-        """A synthesised image on white, cropped to the receptive field."""
-        pixels = made.pixels()
-        field, size = self.run.receptive_field(self.feature), self.run.preprocessing.size
-        shown = scaled(field, size, (pixels.shape[0], pixels.shape[1]))
-        if made.kind == "accentuation":
-            return pixels[shown.slices][..., :3]
-        return on_white(pixels[shown.slices] / 255)
+        both = visualisations(self.run, self.network, self.feature, self.settings, self.progress)
+        return [_cell(one, name) for one, name in zip(both, ("upward", "downward"), strict=True)]
 
     def _telling(self) -> tuple[list[int], str]:
         rows = tense(self.columns, 20).tolist()
@@ -297,11 +261,13 @@ class _Section:
         return sides
 
 
-def scaled(box: Window, source: tuple[int, int], size: tuple[int, int]) -> Window:
-    """A box of a picture in the same picture at another size, both (height, width)."""
-    top, bottom = (round(x * size[0] / source[0]) for x in (box.top, box.top + box.height))
-    left, right = (round(x * size[1] / source[1]) for x in (box.left, box.left + box.width))
-    return Window(top=top, left=left, height=bottom - top, width=right - left)
+def _cell(shown: Tile | Synthetic | None, alt: str) -> dict[str, Any]:
+    if shown is None:
+        return {"image": None, "alt": alt, "caption": "nothing does"}
+    pixels = shown.image
+    if isinstance(shown, Synthetic):
+        pixels = on_white(np.asarray(shown.image) / 255)
+    return {"image": picture(pixels, side=320), "alt": alt, "caption": shown.caption}
 
 
 def _side_by_side(tile: Tile, scale: float) -> np.ndarray:
@@ -323,7 +289,11 @@ def _provenance(run: Run, settings: Settings) -> list[tuple[str, str]]:
     return [
         ("network", m.network["name"]),
         ("weights (SHA-256)", m.network["weights_sha256"]),
-        ("input", f"{prepared.size[0]} x {prepared.size[1]} pixels, mean {prepared.mean}, sd {prepared.std}"),
+        (
+            "input",
+            f"{prepared.size[0]} x {prepared.size[1]} pixels, mean "
+            f"{prepared.mean}, sd {prepared.std}",
+        ),
         ("features", ", ".join(feature.label for feature in run.features)),
         ("through", f"{m.through}, {' x '.join(map(str, m.through_shape))}"),
         ("images", f"{m.images['count']:,} from {m.images['source']}"),
@@ -331,10 +301,9 @@ def _provenance(run: Run, settings: Settings) -> list[tuple[str, str]]:
         ("seed", str(m.seed)),
         (
             "synthesis",
-            f"{settings.steps} steps, {settings.parameterisation}, dot * cos^{settings.power:g}, boxes of "
-            f"{transforms.smallest:g} to {transforms.largest:g}, {transforms.draws} draws a step",
+            f"{settings.steps} steps, {settings.parameterisation}, dot * cos^{settings.power:g}, "
+            f"boxes of {transforms.smallest:g} to {transforms.largest:g}, {transforms.draws} draws a step",
         ),
         ("versions", ", ".join(f"{name} {version}" for name, version in m.versions.items())),
         ("run folder", str(run.folder.absolute())),
     ]
-

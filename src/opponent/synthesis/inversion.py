@@ -27,6 +27,10 @@ CANVAS = 512 / 224
 RATES = {"inversion": 0.05, "accentuation": 0.02}
 
 
+class EmptyTarget(ValueError):
+    """Nothing excites, or inhibits, the feature in an image: there is no direction to invert."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """How images are synthesised.
@@ -45,7 +49,7 @@ class Settings:
     steps: int = 100
     rate: float | None = None
     canvas: tuple[int, int] | None = None
-    power: float = 1
+    power: float = 1.0
     parameterisation: Literal["phases", "fourier", "pixels"] = "phases"
     transforms: Transforms = field(default_factory=Transforms)
     seed: int = 0
@@ -87,8 +91,8 @@ def invert(
         settings: how.
         progress: called with the steps done and the steps in all.
     Raises:
-        ValueError: an image in which that part of S is empty; names, units or positions that do not
-            fit.
+        EmptyTarget: an image in which that part of S is empty.
+        ValueError: names, units or positions that do not fit.
     Source: paper, section 4, eqs. 4 and 5.
     """
     network, settings = load(network), settings or Settings()
@@ -183,7 +187,7 @@ def _targets(
     empty = (~part.flatten(1).any(1)).nonzero().flatten().tolist()
     if empty:
         side = "excites" if sign > 0 else "inhibits"
-        raise ValueError(
+        raise EmptyTarget(
             f"nothing {side} {feature.label} through {through!r} in image "
             f"{', '.join(map(str, empty))} of {len(part)} (counted from 0): there is no direction "
             "to invert"

@@ -10,7 +10,7 @@ LEAST_COSINE = 0.1
 
 
 def dot_cosine(
-    hidden: Float[Tensor, "n k h w"], target: Float[Tensor, "n k h w"], power: float = 1
+    hidden: Float[Tensor, "n k h w"], target: Float[Tensor, "n k h w"], power: float = 1.0
 ) -> Float[Tensor, " n"]:
     """The dot product times a power of the cosine, clamped from below.
 
