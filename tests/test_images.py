@@ -18,12 +18,13 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 
 import numpy as np
+import opponent
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from opponent import images
+from opponent import images, scan
 from opponent.images import ImageEntry, ImageSet, Unreadable, decode, fit, load, open_images, stream
 
 # A picture of 4 x 6 that no turn or flip leaves as it is, and a smooth one for lossy formats.
@@ -244,6 +245,22 @@ def test_a_folder_of_all_of_them(tmp_path: Path) -> None:
     pairs = zip(found, results, strict=True)
     assert {item.id for item, result in pairs if isinstance(result, Unreadable)} == set(BAD)
     assert {r.shape for r in results if isinstance(r, np.ndarray)} == {(8, 5, 3)}
+
+
+def test_a_scan_goes_on_past_all_of_them(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for name, (content, *_) in {**READABLE, **BAD}.items():
+        (pictures / name).write_bytes(content)
+    run = scan(
+        opponent.load(), "mixed3a:5", through="conv2d2", images=pictures, out=tmp_path / "run"
+    )
+    assert set(run.columns().images) == set(READABLE)
+    assert run.unreadable().keys() == BAD.keys()
+    for name, reason in run.unreadable().items():
+        assert re.search(BAD[name][1], reason)
+    lines = (tmp_path / "run" / "unreadable.csv").read_text().splitlines()
+    assert len(lines) == 1 + len(BAD)
 
 
 def test_paths_that_are_no_files(tmp_path: Path) -> None:
@@ -549,7 +566,7 @@ def test_an_interrupt_does_not_hang_the_interpreter() -> None:
     program = """
 import threading
 from pathlib import Path
-from opponent import images
+from opponent import images, scan
 
 def load(entry, **_):
     if entry.id != "0":

@@ -3,8 +3,10 @@
 import importlib.util
 import math
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import replace
 from importlib import resources
+from io import StringIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,9 +48,17 @@ def _fill(root: Path, names: list[str], each: int) -> Path:
         # Tiny ImageNet's folders have such files too.
         (root / name / f"{name}_boxes.txt").write_text("0.JPEG 0 0 1 1\n")
         for k in range(each):
-            pixels = rng.integers(i, i + 56, (20, 24, 3), dtype=np.uint8)
+            pixels = np.full((20, 24, 3), i, np.uint8)
+            pixels[5:15] = rng.integers(56, 256, (10, 24, 3))
             Image.fromarray(pixels).save(root / name / "images" / f"{k}.png")
     return root
+
+
+def _network(*, bias: bool) -> InceptionV1:
+    """With 4 logits, and no draw from the global random state."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return InceptionV1(replace(MINI, classes=4, bias=bias))
 
 
 @pytest.fixture(scope="module")
@@ -57,23 +67,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _fill(tmp_path_factory.mktemp("classes"), CLASSES, 10)
 
 
-@pytest.fixture
-def _four_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def _train(folder: Path, out: Path, *options: str) -> dict[str, Tensor]:
     """Two steps in each stage, of images of few pixels."""
-    stages = [replace(stage, phases=((1, 16), (1, 24))) for stage in mini.STAGES]
-    monkeypatch.setattr(mini, "STAGES", stages)
+    stages = [replace(stage, phases=((1, 16), (1, 16))) for stage in mini.STAGES]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mini, "STAGES", stages)
+        mini.main([str(folder), "--out", str(out), "--float32", *options])
+    return dict(read_weights(out))
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The file that a short training wrote, and what it printed."""
+    out = tmp_path_factory.mktemp("trained") / "new" / "mini.safetensors"
+    with redirect_stdout(StringIO()) as printed:
+        _train(folder, out)
+    return out, printed.getvalue()
 
 
 @pytest.fixture
 def standardised() -> InceptionV1:
     """A network of standardised weights, with gains other than 1."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = InceptionV1(replace(MINI, classes=4, bias=True))
-        mini.standardise(network)
-        for name, parameter in network.named_parameters():
-            if name.endswith("gain"):
-                nn.init.uniform_(parameter, 0.5, 1.5)
+    network = _network(bias=True)
+    mini.standardise(network)
+    for name, parameter in network.named_parameters():
+        if name.endswith("gain"):
+            nn.init.uniform_(parameter, 0.5, 1.5, generator=torch.Generator().manual_seed(0))
     return network
 
 
@@ -87,7 +106,8 @@ def test_standardised_weights_have_mean_zero_and_their_scale(standardised: Incep
         np.testing.assert_allclose(weight.mean((1, 2, 3)), 0, atol=1e-6)
         for w, plain, g in zip(weight, raw, gain, strict=True):
             scale = plain.std() * math.sqrt(plain.size)
-            np.testing.assert_allclose(w, (plain - plain.mean()) / scale * g * 1.714, rtol=1e-3)
+            expected = (plain - plain.mean()) / scale * g * mini.RELU_GAIN
+            np.testing.assert_allclose(w, expected, atol=1e-6)
 
 
 def test_the_constant_keeps_the_variance_through_a_relu(generator: torch.Generator) -> None:
@@ -102,7 +122,7 @@ def test_folding_leaves_plain_convolutions_of_the_same_output(
     before = standardised(x).detach()
     mini.fold(standardised)
     torch.testing.assert_close(standardised(x).detach(), before, rtol=0, atol=1e-5)
-    plain = InceptionV1(replace(MINI, classes=4, bias=True))
+    plain = _network(bias=True)
     plain.load_state_dict(standardised.state_dict())
     torch.testing.assert_close(plain(x).detach(), before, rtol=0, atol=1e-5)
 
@@ -250,10 +270,23 @@ def test_the_second_stage_begins_with_the_first_ones_weights_less_the_biases() -
     weights = first.network.state_dict()
     second = mini.Learner(mini.STAGES[1], settings, 4, weights).network.state_dict()
     assert {k: v.shape for k, v in second.items()} == {
-        k: v.shape for k, v in InceptionV1(replace(MINI, classes=4)).state_dict().items()
+        k: v.shape for k, v in _network(bias=False).state_dict().items()
     }
     assert all(torch.equal(second[name], weights[name]) for name in second)
     assert all(name.startswith("mixed") for name in weights.keys() - second.keys())
+
+
+def test_autocast_changes_the_loss_a_little(generator: torch.Generator) -> None:
+    photos = mini.Photos(
+        pixels=_noise(generator, 4, 3, 16, 16), labels=torch.randint(4, (4,), generator=generator)
+    )
+    losses = []
+    for float32 in (True, False):
+        settings = mini.Settings(seed=0, epochs_scale=1.0, float32=float32, limit=0, images="")
+        learner = mini.Learner(mini.STAGES[1], settings, 4, {})
+        losses.append(learner.learn(photos, 16, 1e-3, mini.draws(0)))
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
 
 
 def test_accuracy_is_counted_over_all_images(
@@ -275,31 +308,21 @@ def test_accuracy_is_counted_over_all_images(
     assert capsys.readouterr().out == expected
 
 
-def _train(folder: Path, out: Path, *options: str) -> dict[str, Tensor]:
-    mini.main([str(folder), "--out", str(out), "--epochs-scale", "1", *options])
-    return dict(read_weights(out))
-
-
-@pytest.mark.usefixtures("_four_steps")
-def test_a_short_training_writes_a_file_that_loads(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "new" / "mini.safetensors"
-    weights = _train(folder, out)
+def test_a_short_training_writes_a_file_that_loads(trained: tuple[Path, str]) -> None:
+    out, printed = trained
     assert [path.name for path in out.parent.iterdir()] == [out.name]
-    assert {weight.dtype for weight in weights.values()} == {torch.float16}
     with safe_open(out, framework="pt") as file:
         assert file.metadata() == {"classes": " ".join(CLASSES)}
-    network = InceptionV1(replace(MINI, classes=4))
+    assert {weight.dtype for weight in read_weights(out).values()} == {torch.float16}
+    network = _network(bias=False)
     load_weights(network, out)
     assert all(parameter.isfinite().all() for parameter in network.parameters())
-    lines = capsys.readouterr().out
-    assert lines.startswith("40 images of 4 classes, 4 of them held out\n")
-    assert "stage 1, step 2/2, 24 pixels: loss " in lines
-    assert lines.count("held out: ") == 5
+    assert printed.startswith("40 images of 4 classes, 4 of them held out\n")
+    assert "stage 1, step 2/2, 16 pixels: loss " in printed
+    # After each epoch, of which both stages have two, and of the file.
+    assert printed.count("held out: ") == 5
 
 
-@pytest.mark.usefixtures("_four_steps")
 def test_the_embedded_networks_classes_give_weights_for_it(tmp_path: Path) -> None:
     text = (resources.files("opponent.zoo") / "inceptionv1-mini-classes.txt").read_text("utf-8")
     ids = [line.split()[0] for line in text.splitlines()]
@@ -316,10 +339,10 @@ def test_the_embedded_networks_classes_give_weights_for_it(tmp_path: Path) -> No
 def test_labels_follow_the_order_of_the_classes(folder: Path) -> None:
     names, photos = mini.read_photos(open_images(folder), 0, 0)
     assert names == CLASSES
-    # Class i has values from i to i + 55; enlarging keeps them in that range.
+    # The first row of an image of class i has the value i.
     for pixels, label in zip(photos.pixels, photos.labels, strict=True):
-        assert pixels.min() == label
-        assert pixels.max() == label + 55
+        assert (pixels[:, 0] == label).all()
+    assert sorted(photos.labels.tolist()) == sorted([*range(4)] * 10)
     assert len(mini.read_photos(open_images(folder), 7, 0)[1]) == 7
     assert not torch.equal(mini.read_photos(open_images(folder), 0, 1)[1].labels, photos.labels)
 
@@ -337,38 +360,37 @@ def _interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     monkeypatch.setattr(nn.utils, "clip_grad_norm_", pressed)
 
 
-@pytest.mark.usefixtures("_four_steps")
-@pytest.mark.parametrize("at", [2, 3, 4])
 def test_a_training_that_was_interrupted_equals_one_that_was_not(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], at: int
+    folder: Path,
+    trained: tuple[Path, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    whole = _train(folder, tmp_path / "whole.safetensors", "--float32")
     out = tmp_path / "parts.safetensors"
-    with pytest.MonkeyPatch.context() as patch:
-        _interrupt(patch, at)
-        with pytest.raises(SystemExit, match="130"):
-            _train(folder, out, "--float32")
-    assert not out.exists()
-    assert "the same command goes on" in capsys.readouterr().err
-    parts = _train(folder, out, "--float32")
-    assert "stage 1, step 1/" not in capsys.readouterr().out
+    # In the second step of either stage.
+    for at in (2, 3):
+        with pytest.MonkeyPatch.context() as patch:
+            _interrupt(patch, at)
+            with pytest.raises(SystemExit, match="130"):
+                _train(folder, out)
+        assert not out.exists()
+        assert "the same command goes on" in capsys.readouterr().err
+    parts = _train(folder, out)
+    assert "stage 2, step 1/" not in capsys.readouterr().out
+    whole = read_weights(trained[0])
     assert parts.keys() == whole.keys()
     assert all(torch.equal(parts[name], whole[name]) for name in whole)
 
 
-@pytest.mark.usefixtures("_four_steps")
 def test_a_checkpoint_of_other_settings_is_refused(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "mini.safetensors"
-    with pytest.MonkeyPatch.context() as patch:
-        _interrupt(patch, 2)
-        with pytest.raises(SystemExit, match="130"):
-            _train(folder, out)
+    checkpoint = tmp_path / "mini.checkpoint"
+    torch.save({"settings": {"seed": 3}, "stage": 0, "step": 1}, checkpoint)
     with pytest.raises(SystemExit, match="2"):
-        _train(folder, out, "--seed", "1")
-    assert "remove the file to begin anew" in capsys.readouterr().err
-    assert (tmp_path / "mini.checkpoint").exists()
+        _train(folder, tmp_path / "mini.safetensors")
+    assert "is of a training with {'seed': 3}, not {'seed': 0, " in capsys.readouterr().err
+    assert checkpoint.exists()
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from opponent.window import (
 )
 from opponent.zoo.inceptionv1 import InceptionV1
 
-SIZE = (13, 17)
+SIZE = (10, 13)
 
 
 def seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
@@ -173,7 +173,7 @@ def draw_layer(data: Any) -> nn.Module:
     )
 
 
-@settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=50, deadline=None, phases=[Phase.explicit, Phase.generate])
 @given(st.data())
 def test_boxes_of_random_networks_are_those_found_by_raising_pixels(data: Any) -> None:
     with torch.random.fork_rng(devices=[]):
@@ -216,3 +216,117 @@ def test_boxes_of_random_networks_are_those_found_by_raising_pixels(data: Any) -
         if len(units) == 1:
             unit = Feature(layer=last, unit=units[0], position=(row, column))
             assert feature_window(network, unit).slices == (rows, columns)
+
+
+# Operations that hide what they depend on
+
+
+def squeeze_excite(x: Tensor) -> Tensor:
+    return x * x.mean((2, 3), keepdim=True).flip(1).sigmoid()
+
+
+def attend(x: Tensor) -> Tensor:
+    tokens = x.flatten(2).transpose(1, 2)[:, None]
+    return F.scaled_dot_product_attention(tokens, tokens, tokens)[:, 0].mT.view_as(x)
+
+
+def convolve_by_itself(x: Tensor) -> Tensor:
+    """Weights from the whole image, an image after the other, in one grouped convolution."""
+    weight = x.mean((2, 3)).view(-1, 1, 1, 1)
+    return F.conv2d(x.view(1, -1, *x.shape[2:]), weight, groups=len(weight)).view_as(x)
+
+
+def shift_in_time(x: Tensor) -> Tensor:
+    moved = torch.zeros_like(x)
+    moved[:, :2, 1:], moved[:, 2:] = x[:, :2, :-1], x[:, 2:]
+    return moved
+
+
+def into_a_buffer(x: Tensor) -> Tensor:
+    buffer = torch.zeros(x.shape, dtype=x.dtype)
+    buffer[:, :2] = x[:, :2].roll(2, 2)
+    return buffer + x
+
+
+def blank_a_row(x: Tensor) -> Tensor:
+    x = x.clone()
+    x[:, :, 1], x[:, 2, 2] = 0, 1
+    x[:, 3, 3].copy_(torch.ones(x.shape[3], dtype=x.dtype))
+    return x
+
+
+def by_channels_last(x: Tensor) -> Tensor:
+    return F.layer_norm(x.permute(0, 2, 3, 1), (4,)).permute(0, 3, 1, 2)
+
+
+def matrix_from_the_left(x: Tensor) -> Tensor:
+    flat = x.flatten(1).mT
+    return torch.mm(rand(len(flat), len(flat)), flat).mT.view_as(x)
+
+
+# For each whether its box is exact; if not, it may be too large, but never too small.
+HIDING: dict[str, tuple[Callable[[Tensor], Tensor] | nn.Module, bool]] = {
+    "constants beside": (lambda x: torch.cat([x[:, :2], 7 * torch.ones_like(x[:, :2])], 1), True),
+    "ones beside": (lambda x: torch.cat([x[:, 1:], torch.full((len(x), 1, 8, 11), 9.0)], 1), True),
+    "shift": (shift_in_time, True),
+    "blank": (blank_a_row, True),
+    "buffer": (into_a_buffer, False),
+    "crop": (lambda x: F.pad(x, (-1, 0, -2, -1)), True),
+    "circular": (partial(F.pad, pad=(1, 1, 1, 1), mode="circular"), True),
+    "rounding": (lambda x: x.half().double(), True),
+    "local norm": (nn.LocalResponseNorm(3), True),
+    "layer norm": (by_channels_last, True),
+    "instance norm": (nn.InstanceNorm2d(4), True),
+    "group norm": (nn.GroupNorm(2, 4), True),
+    "own statistics": (nn.BatchNorm2d(4, track_running_stats=False), True),
+    "excite": (squeeze_excite, True),
+    "attend": (attend, True),
+    "softmax": (lambda x: x.flatten(2).softmax(2).view_as(x), True),
+    "dynamic weights": (convolve_by_itself, True),
+    "matrix": (matrix_from_the_left, True),
+    "images mixed": (lambda x: x - x.mean((0, 2, 3), keepdim=True), True),
+    "largest": (lambda x: x / x.amax(), False),
+    "largest of each": (lambda x: x / x.amax((1, 2, 3), keepdim=True), False),
+    "largest channel": (lambda x: x * x.max(1, keepdim=True)[0], False),
+    "choice": (lambda x: x * (2 if x.mean() > 0 else 1), False),
+    "unknown in place": (lambda x: x.sin_(), False),
+    "unknown": (lambda x: x.erf().cumsum(3), False),
+    "sorted": (lambda x: x.sort(2)[0], False),
+    "top": (lambda x: x.flatten(2).topk(9)[0].view(-1, 4, 3, 3), False),
+    "gathered": (lambda x: x.gather(3, x.argsort(3)), False),
+    "indexed": (lambda x: x[:, :, x[0, 0, :, 0].argsort()], False),
+    "bilinear": (partial(F.interpolate, scale_factor=2, mode="bilinear"), False),
+    "transposed": (F.conv_transpose2d, False),
+    "unfolded": (lambda x: F.unfold(x, 3, padding=1).view(-1, 36, 8, 11)[:, 4:8], False),
+    "fourier": (lambda x: torch.fft.ifft2(torch.fft.fft2(x) * 1j).real, False),
+    "einsum": (lambda x: torch.einsum("nchw,cd->ndhw", x, rand(4, 4)), False),
+    "normalised": (F.normalize, False),
+    "distance": (lambda x: torch.cdist(x, x), False),
+    "masked": (lambda x: x * (x > 0).any(1, keepdim=True), False),
+    "not a number": (lambda x: x.masked_fill_(~(x > 0), 0.0), False),
+    "numbers": (lambda x: x.index_select(2, x[0, 0, :, 0].long().clamp(0, 7)), False),
+}
+
+
+@pytest.mark.parametrize("name", HIDING)
+def test_no_box_is_too_small_whatever_a_network_does(name: str) -> None:
+    function, exact = HIDING[name]
+    if function is F.conv_transpose2d:
+        function = partial(function, weight=rand(4, 4, 2, 2), stride=2)
+    hiding = function if isinstance(function, nn.Module) else Function(function)
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), hiding, nn.Conv2d(4, 2, 1)))
+    network = Network(model, preprocessing=Preprocessing(size=SIZE))
+    x = rand(1, 3, *SIZE).requires_grad_()
+    channels, height, width = network.map_shape("logits")
+    for row, column in ((0, 0), (height // 2, width // 2), (height - 1, width - 1)):
+        [gradient] = torch.autograd.grad(model(x)[0, 1, row, column], x)
+        top, bottom, left, right = boxes((gradient != 0).view(1, 1, 1, *gradient.shape[1:]).any(3))
+        window = feature_window(network, f"2:1@{row},{column}")
+        rows, columns = window.slices
+        assert 0 <= rows.start <= -top
+        assert bottom < rows.stop <= SIZE[0]
+        assert 0 <= columns.start <= -left
+        assert right < columns.stop <= SIZE[1]
+        if exact:
+            assert (rows.start, rows.stop - 1) == (-top, bottom)
+            assert (columns.start, columns.stop - 1) == (-left, right)

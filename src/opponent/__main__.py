@@ -4,25 +4,22 @@ import os
 import signal
 import sys
 
+STOPPED = 128 + signal.SIGINT
+
 
 def main() -> None:
     """Run the command; what a person can mend is said in a line, without a traceback."""
     try:
         from opponent.cli import app
 
-        app(standalone_mode=False)
+        app()
     except KeyboardInterrupt:
-        _leave("stopped; nothing that was written is lost", 128 + signal.SIGINT)
+        _leave("stopped", STOPPED)
+    except SystemExit as end:
+        if end.code != STOPPED:
+            raise
+        _leave("stopped; what is done is kept: give the same command again to go on", STOPPED)
     except Exception as error:
-        import click
-
-        if isinstance(error, click.exceptions.Exit):
-            sys.exit(error.exit_code)
-        if isinstance(error, click.Abort):
-            _leave("stopped; nothing that was written is lost", 128 + signal.SIGINT)
-        if isinstance(error, click.ClickException):
-            error.show()
-            sys.exit(error.exit_code)
         if os.environ.get("OPPONENT_TRACEBACK") or not _expected(error):
             raise
         _leave(f"error: {error}", 2)
@@ -33,13 +30,13 @@ def _expected(error: Exception) -> bool:
     from opponent.images import Unreadable
     from opponent.run import RunError
 
-    return isinstance(error, ValueError | OSError | ImportError | RunError | Unreadable)
+    kinds = (ValueError, LookupError, OSError, ImportError, RunError, Unreadable)
+    return isinstance(error, kinds) and not isinstance(error, KeyError | IndexError)
 
 
 def _leave(message: str, code: int) -> None:
-    print(f"opponent: {message}", file=sys.stderr, flush=True)
-    # Decoding threads may still be at work; nothing of theirs is wanted.
-    os._exit(code)
+    print(f"opponent: {message}", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -133,23 +133,17 @@ def scan(
 
     network = _network(model, weights, device)
     with _progress() as report:
-        try:
-            run = run_scan(
-                network,
-                features,
-                through=through,
-                images=images,
-                out=folder,
-                batch_size=batch_size,
-                shard_size=shard_size,
-                seed=seed,
-                progress=lambda done, total: report("scanning", done, total),
-            )
-        except KeyboardInterrupt:
-            err.print(
-                f"\nstopped. {folder} keeps what is done: give the same command again to go on."
-            )
-            raise
+        run = run_scan(
+            network,
+            features,
+            through=through,
+            images=images,
+            out=folder,
+            batch_size=batch_size,
+            shard_size=shard_size,
+            seed=seed,
+            progress=lambda done, total: report("scanning", done, total),
+        )
     unreadable = run.unreadable()
     out.print(f"{len(run.images) - len(unreadable):,} images scanned into {folder}")
     if unreadable:
@@ -399,13 +393,7 @@ def demo(
     from opponent.demo import run_demo
 
     with _progress() as tell:
-        try:
-            path = run_demo(folder, tell)
-        except KeyboardInterrupt:
-            err.print(
-                f"\nstopped. {folder} keeps what is done: give the same command again to go on."
-            )
-            raise
+        path = run_demo(folder, tell)
     out.print(str(path.absolute()), markup=False)
 
 

@@ -7,7 +7,8 @@ of everything.
 One pass, without a multiplication, gives the box of every position of every layer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,10 +52,11 @@ def reach(network: Network, target: str, source: str = PIXELS, *, border: bool =
     Without `border`, as if the image had none: see `reaches`.
 
     Raises:
-        UnknownGeometry: an operation mixes images, so that no box can be told.
+        UnknownGeometry: an operation mixes images or fails, so that no box can be told.
     """
+    network.check(target, source)
     images = torch.zeros(4, 3, *network.preprocessing.size, device=network.device)
-    with torch.no_grad(), _Coordinates(border=border) as mode:
+    with torch.no_grad(), _telling(f"{target} on {source}"), _Coordinates(border=border) as mode:
         reading = network.run(images.to(network.dtype), target, source, substitute=mode.coordinates)
     return _known(reading.target, mode, f"{target} on {source}")
 
@@ -63,14 +65,22 @@ def reaches(network: Network) -> dict[str, Reach]:
     """What each element of each layer's output would depend on, had the image no border.
 
     Coordinates go on beyond the border, so that boxes have their full size and even steps, as the
-    literature gives receptive fields.
+    literature gives receptive fields. Layers that depend on no image are left out.
+
+    Raises:
+        UnknownGeometry: an operation mixes images or fails, so that no box can be told.
     """
-    found: dict[str, Reach] = {}
+    found: dict[str, Tensor] = {}
     images = torch.zeros(4, 3, *network.preprocessing.size, device=network.device)
-    with _Coordinates(border=False) as mode:
-        coordinates = mode.coordinates(images.to(network.dtype))
-        network.visit(coordinates, lambda name, output: found.update({name: output.clone().cpu()}))
-    return found
+    with _telling("the layers"), _Coordinates(border=False) as mode:
+
+        def keep(name: str, output: Tensor) -> None:
+            if mode.known.get(output):
+                # A copy, since what follows may write over it.
+                found[name] = output.clone().cpu()
+
+        network.visit(mode.coordinates(images.to(network.dtype)), keep)
+    return {k: x for k, x in found.items() if x.shape[0] == 4 and x.isfinite().all()}
 
 
 def feature_window(network: Network, feature: Feature | str, source: str = PIXELS) -> Window:
@@ -133,6 +143,17 @@ def placement(network: Network, layer: str) -> tuple[float, float, float, float]
     return (bottom - top) / 2, (right - left) / 2, rows, columns
 
 
+@contextmanager
+def _telling(what: str) -> Iterator[None]:
+    """A network that fails on coordinates, as it would not on images, has no known geometry."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UnknownGeometry):
+            raise
+        raise UnknownGeometry(f"cannot tell the reach of {what}: {error}") from error
+
+
 def _box(extremes: Float[Tensor, "4 c"]) -> Window | None:
     values = extremes.amax(1)
     if values.isinf().any():
@@ -142,7 +163,7 @@ def _box(extremes: Float[Tensor, "4 c"]) -> Window | None:
 
 
 def _known(values: Tensor, mode: "_Coordinates", what: str) -> Reach:
-    if values.shape[0] != 4 or values not in mode.known:
+    if values.shape[0] != 4 or not mode.known.get(values):
         raise UnknownGeometry(f"cannot tell the reach of {what}")
     return values
 
@@ -274,10 +295,7 @@ def _everything(func: Any, given: list[Tensor], args: Any, kwargs: Any) -> Any:
         raise mixed
     # Before the operation, which may write over what it is given.
     extremes = torch.stack([x.flatten(1).amax(1) for x in given]).amax(0)
-    try:
-        outputs = func(*args, **kwargs)
-    except (RuntimeError, IndexError) as error:  # it may not take coordinates
-        raise mixed from error
+    outputs = func(*args, **kwargs)
     for tensor in _tensors((outputs,)):
         if not tensor.is_floating_point():
             continue

@@ -92,7 +92,7 @@ def energy_plot(
                 line_width=2.2,
             )
             if axes is left:
-                key.append(LegendItem(label=name.replace("_", " "), renderers=[rings]))
+                key.append(LegendItem(label=name.replace("_", " "), renderers=[rings]))  # type: ignore[list-item]
     left.add_layout(Legend(items=key))
     left.legend.location = "top_left"
     left.legend.click_policy = "hide"

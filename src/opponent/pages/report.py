@@ -302,7 +302,8 @@ def _provenance(run: Run, settings: Settings) -> list[tuple[str, str]]:
         (
             "synthesis",
             f"{settings.steps} steps, {settings.parameterisation}, dot * cos^{settings.power:g}, "
-            f"boxes of {transforms.smallest:g} to {transforms.largest:g}, {transforms.draws} draws a step",
+            f"boxes of {transforms.smallest:g} to {transforms.largest:g}, "
+            f"{transforms.draws} draws a step",
         ),
         ("versions", ", ".join(f"{name} {version}" for name, version in m.versions.items())),
         ("run folder", str(run.folder.absolute())),

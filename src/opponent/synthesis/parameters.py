@@ -57,7 +57,9 @@ class Phases(Parameterisation):
     ) -> None:
         self.size = size
         self.magnitude = photographs().magnitude(*size).to(device)
-        phase = torch.rand(1, *self.magnitude.shape, generator=generator) * (2 * torch.pi)
+        # Those of white noise: a real image's first and last columns mirror themselves, and phases
+        # that do not would cost magnitude.
+        phase = torch.fft.rfft2(torch.randn(1, 3, *size, generator=generator)).angle()
         self.parameters = [_leaf(phase.to(device), count)]
 
     def images(self) -> Float[Tensor, "n 3 h w"]:

@@ -138,5 +138,5 @@ def _read(path: Path) -> Made:
             objective=tuple(values["objective"]),
             final=values["final"],
         )
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} is damaged ({error}); delete it, and it is made again") from error

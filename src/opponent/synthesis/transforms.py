@@ -28,6 +28,13 @@ class Transforms:
     gaussian: float = 0.05
     draws: int = 2
 
+    def __post_init__(self) -> None:
+        if not 0 < self.smallest <= self.largest <= 1:
+            raise ValueError(
+                f"boxes of {self.smallest} to {self.largest} of the image: give shares between 0 "
+                "and 1, the smallest first"
+            )
+
     def __call__(
         self,
         images: Float[Tensor, "n 3 h w"],
