@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +26,16 @@ from opponent.attribution import attribute_each
 from opponent.images import ImageEntry, ImageSet, load
 from opponent.run import LISTS, SCALARS
 from opponent.zoo.load import MINI_INPUT
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads would wait for each other longer than such small layers take."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
 
 SIZE = (12, 10)
 

@@ -1,5 +1,6 @@
 """Photographs with their maps: where each element of a map lies on the picture."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,15 @@ from opponent import Network, Preprocessing, Run, Unreadable, open_images, scan
 from opponent.images import ImageEntry
 from opponent.tiles import LARGEST, SHOWN, photograph, run_tiles, spread, tile, zoom_for
 from opponent.window import Window
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads would wait for each other longer than such small layers take."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def box(top: int, left: int, height: int, width: int) -> Window:

@@ -23,7 +23,7 @@ from opponent.window import (
     reaches,
     receptive_field,
 )
-from opponent.zoo.inceptionv1 import InceptionV1
+from opponent.zoo.inceptionv1 import InceptionV1, MaxPoolSame
 
 SIZE = (10, 13)
 
@@ -65,7 +65,7 @@ def boxes(depends: Tensor) -> Tensor:
 
 def by_raising_pixels(run: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Tensor:
     """The box of every element, found by raising one position of the source after the other."""
-    channels, height, width = shape
+    height, width = shape[1:]
     base = rand(1, *shape)
     raised = base + 1000 * torch.eye(height * width).view(-1, 1, height, width)
     with torch.no_grad():
@@ -317,7 +317,7 @@ def test_no_box_is_too_small_whatever_a_network_does(name: str) -> None:
     model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), hiding, nn.Conv2d(4, 2, 1)))
     network = Network(model, preprocessing=Preprocessing(size=SIZE))
     x = rand(1, 3, *SIZE).requires_grad_()
-    channels, height, width = network.map_shape("logits")
+    height, width = network.map_shape("logits")[1:]
     for row, column in ((0, 0), (height // 2, width // 2), (height - 1, width - 1)):
         [gradient] = torch.autograd.grad(model(x)[0, 1, row, column], x)
         top, bottom, left, right = boxes((gradient != 0).view(1, 1, 1, *gradient.shape[1:]).any(3))
@@ -330,3 +330,386 @@ def test_no_box_is_too_small_whatever_a_network_does(name: str) -> None:
         if exact:
             assert (rows.start, rows.stop - 1) == (-top, bottom)
             assert (columns.start, columns.stop - 1) == (-left, right)
+
+
+def test_an_operation_that_writes_into_a_tensor_of_its_own_is_not_followed() -> None:
+    def write_out(x: Tensor) -> Tensor:
+        return torch.add(x, x.roll(3, 3), out=torch.empty(0).to(x))
+
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), Function(write_out)))
+    network = Network(model, preprocessing=Preprocessing(size=SIZE))
+    assert feature_window(network, "1:0").slices == (slice(0, 10), slice(0, 13))
+    with pytest.raises(UnknownGeometry, match=r"cannot tell the reach of aten.add.out"):
+        reach(network, "1")
+    with pytest.raises(UnknownGeometry, match=r"cannot tell the reach of aten.add.out"):
+        reaches(network)
+    assert placement(network, "1") is None
+    assert placement(network, "0") == (1.0, 1.0, 1.0, 1.0)
+
+
+def test_units_of_one_layer_have_boxes_of_their_own() -> None:
+    with torch.random.fork_rng(devices=[]):
+        network = Network(InceptionV1())
+    whole, part = Window(top=74, left=74, height=91, width=91), Window(
+        top=90, left=90, height=59, width=59
+    )  # fmt: skip
+    extremes = reach(network, "mixed3b")
+    for unit, expected in ((0, part), (127, part), (379, whole), (128, None), (479, None)):
+        top, bottom, left, right = extremes[:, unit, 14, 14].tolist()
+        if expected is None:  # the 3 x 3 and the pooled branch, one position of mixed3a wider
+            expected = Window(top=82, left=82, height=75, width=75)
+        assert (-top, -left) == (expected.top, expected.left)
+        assert (bottom + top + 1, right + left + 1) == (expected.height, expected.width)
+    assert feature_window(network, "mixed3b:379") == whole
+    assert feature_window(network, "mixed3b:0") == part
+    one_branch = [float(k < 128) for k in range(480)]
+    assert feature_window(network, Feature.direction("mixed3b", one_branch)) == part
+    one_more = [float(k < 128 or k == 400) for k in range(480)]
+    assert feature_window(network, Feature.direction("mixed3b", one_more)) == whole
+    for unit, size in ((0, 1), (200, 3), (379, 5), (479, 3)):
+        window = feature_window(network, f"mixed3b:{unit}", "mixed3a")
+        start = 14 - size // 2
+        assert window == Window(top=start, left=start, height=size, width=size)
+    # At the corner, what lies beyond the image is cut off.
+    assert feature_window(network, "mixed3b:379@0,0").slices == (slice(0, 53), slice(0, 53))
+
+
+def test_branches_that_do_not_meet_have_no_box() -> None:
+    model = seeded(lambda: Parallel(nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 3)))
+    model.forward = lambda x: (model.branches[0](x), model.branches[1](x))[1]
+    network = Network(model, preprocessing=Preprocessing(size=SIZE))
+    with pytest.raises(ValueError, match=r"branches.1:1@\d+,\d+ does not depend on 'branches.0'"):
+        feature_window(network, "branches.1:1", "branches.0")
+    with pytest.raises(ValueError, match="does not lie before"):
+        feature_window(network, "branches.0:1", "branches.1")
+    with pytest.raises(ValueError, match="no layer 'branch'"):
+        feature_window(network, "branch:1")
+    with pytest.raises(ValueError, match="has 2 channels"):
+        feature_window(network, "branches.0:2")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "exact"), [(torch.bfloat16, 256), (torch.float16, 2048), (torch.float32, 2**24)]
+)
+def test_boxes_in_half_precision_are_exact_or_whole(dtype: torch.dtype, exact: int) -> None:
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3)))
+    model.to(dtype)
+    for width in (200, 256, 257, 2048, 2049):
+        network = Network(model, preprocessing=Preprocessing(size=(6, width)))
+        for column in (0, width // 2, width - 5):
+            rows, columns = slice(0, 5), slice(column, column + 5)
+            if width > exact:
+                rows, columns = slice(0, 6), slice(0, width)
+            assert feature_window(network, f"2:1@0,{column}").slices == (rows, columns)
+        expected = (2.0, 2.0, 1.0, 1.0) if width <= exact else None
+        assert placement(network, "2") == expected
+        assert ("2" in reaches(network)) == (width <= exact)
+    # Nor must a layer that computes in half precision make a box too small.
+    half = nn.Sequential(nn.Identity(), Function(lambda x: x.to(dtype).float()), nn.Identity())
+    network = Network(half, preprocessing=Preprocessing(size=(6, 300)))
+    columns = slice(0, 300) if exact == 256 else slice(259, 260)
+    assert feature_window(network, "2:1@0,259").slices[1] == columns
+
+
+# Networks of torchvision and timm
+
+
+def smoothed(module: nn.Module) -> nn.Module:
+    """The same geometry with a gradient in all that an element depends on."""
+    for name, part in [*module.named_children()]:
+        if isinstance(part, nn.MaxPool2d):
+            same = nn.AvgPool2d(part.kernel_size, part.stride, part.padding, part.ceil_mode)
+            setattr(module, name, same)
+        elif isinstance(part, MaxPoolSame):
+            same = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.AvgPool2d(3, 2))
+            setattr(module, name, same)
+        elif isinstance(part, nn.ReLU6):
+            setattr(module, name, nn.ReLU())
+        else:
+            smoothed(part)
+    return module
+
+
+def torchvision_model(name: str) -> nn.Module:
+    models = pytest.importorskip("torchvision.models")
+    more = {"init_weights": False} if name in {"googlenet", "inception_v3"} else {}
+    return models.get_model(name, weights=None, **more)
+
+
+def timm_model(name: str) -> nn.Module:
+    return pytest.importorskip("timm").create_model(name)
+
+
+LOCAL = {
+    "resnet18": (partial(torchvision_model, "resnet18"), (64, 96), "layer1.0.relu#1 layer2.0"),
+    "squeezenet": (partial(torchvision_model, "squeezenet1_0"), (64, 95), "features.7"),
+    "densenet121": (partial(torchvision_model, "densenet121"), (64, 80), "features.transition2"),
+    "mobilenet_v2": (partial(torchvision_model, "mobilenet_v2"), (65, 80), "features.8"),
+    "shufflenet": (partial(torchvision_model, "shufflenet_v2_x0_5"), (64, 99), "stage2 stage3.1"),
+    "googlenet": (partial(torchvision_model, "googlenet"), (64, 95), "inception3a inception4a"),
+    "inception_v3": (partial(torchvision_model, "inception_v3"), (111, 127), "Mixed_5c"),
+    "regnet_x": (partial(torchvision_model, "regnet_x_400mf"), (64, 80), "trunk_output.block2"),
+    "convnext_tiny": (partial(torchvision_model, "convnext_tiny"), (64, 96), "features.3.0"),
+    "swin_t": (partial(torchvision_model, "swin_t"), (64, 96), "features.1.0 features.1.1"),
+    "inceptionv1-mini": (lambda: opponent.load().module, (43, 64), "mixed3b mixed4a_5x5"),
+    "dla34": (partial(timm_model, "dla34"), (64, 96), "level2 level3"),
+    "res2net": (partial(timm_model, "res2net50_26w_4s"), (64, 80), "layer1.1"),
+    "resnet26d": (partial(timm_model, "resnet26d"), (64, 80), "maxpool layer2"),
+    "hrnet": (partial(timm_model, "hrnet_w18_small"), (64, 64), "stage2.0.fuse_layers.0.1"),
+}
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_boxes_of_known_networks_are_where_gradients_are(name: str) -> None:
+    make, size, targets = LOCAL[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of timm's and torchvision's own
+        model = seeded(make)
+    network = Network(model, preprocessing=Preprocessing(size=size))
+    targets = [x for x in targets.split() if x.partition("#")[0] in network.layers]
+    found = {target: reach(network, target) for target in targets}
+    window = feature_window(network, f"{targets[0]}:0@0,0")
+    network = Network(smoothed(rising(model)), preprocessing=Preprocessing(size=size))
+    assert targets
+    for target in targets:
+        channels, height, width = network.map_shape(target)
+        x = rand(1, 3, *size).requires_grad_()
+        maps = network.run(x, target, differentiate="images").target
+        for unit, row, column in (
+            (0, 0, 0),
+            (channels // 2, height // 2, width // 2),
+            (channels - 1, height - 1, width // 3),
+        ):
+            [gradient] = torch.autograd.grad(maps[0, unit, row, column], x, retain_graph=True)
+            expected = boxes((gradient[0] != 0).any(0)[None, None, None])[:, 0, 0, 0]
+            assert found[target][:, unit, row, column].tolist() == expected.tolist()
+    top, _, left, _ = found[targets[0]][:, 0, 0, 0].tolist()
+    assert (window.top, window.left) == (-top, -left)
+
+
+# Receptive fields as textbooks give them
+
+
+def recurrence(layers: nn.Sequential) -> dict[str, tuple[int, int]]:
+    """Size and stride of the receptive field after each layer of a plain chain."""
+    size, jump, found = 1, 1, {}
+    for name, layer in layers.named_children():
+        if isinstance(layer, nn.Conv2d | nn.MaxPool2d):
+            kernel, stride = (
+                n if isinstance(n, int) else n[0] for n in (layer.kernel_size, layer.stride)
+            )
+            size, jump = size + (kernel - 1) * jump, jump * stride
+        found[name] = (size, jump)
+    return found
+
+
+def fields(network: Network) -> dict[str, tuple[int, float]]:
+    """Size and stride of each layer's receptive field, which are those of rows and of columns."""
+    found = {}
+    for name, extremes in reaches(network).items():
+        box, steps = receptive_field(extremes)
+        if all(steps):  # not pooled over all the map
+            assert box.height == box.width
+            assert steps[0] == steps[1]
+            found[name] = (box.height, steps[0])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "literature"),
+    [
+        ("alexnet", (127, 159), {"0": (11, 4), "2": (19, 8), "5": (67, 16), "12": (195, 32)}),
+        ("vgg16", (64, 96), {"4": (6, 2), "16": (44, 8), "28": (196, 16), "30": (212, 32)}),
+    ],
+)
+def test_receptive_fields_of_chains(
+    name: str, size: tuple[int, int], literature: dict[str, tuple[int, int]]
+) -> None:
+    models = pytest.importorskip("torchvision.models")
+    if name == "vgg16":
+        model = seeded(lambda: models.vgg.make_layers(models.vgg.cfgs["D"]))
+    else:
+        model = seeded(lambda: models.get_model(name, weights=None).features)
+    found = fields(Network(model, preprocessing=Preprocessing(size=size)))
+    del found["logits"]
+    assert found == recurrence(model)
+    assert found | literature == found
+
+
+def test_receptive_fields_of_resnet_and_inception() -> None:
+    # Each convolution of 3 x 3 adds 2 steps of its input, whose size doubles with each stage; what
+    # goes around a block sees less. Araujo, Norris & Sim (2019) give ResNet's.
+    model = seeded(partial(torchvision_model, "resnet18"))
+    found = fields(Network(model, preprocessing=Preprocessing(size=(64, 96))))
+    expected = {
+        "conv1": (7, 2), "maxpool": (11, 4), "layer1": (43, 4), "layer2": (99, 8),
+        "layer3": (211, 16), "layer4": (435, 32),
+        # The sum around a block is written into the branch's own output.
+        "layer2.0.conv1": (51, 8), "layer2.0.bn2": (67, 8), "layer2.0.downsample": (43, 8),
+    }  # fmt: skip
+    assert found | expected == found
+    # The widest branch of a block is a convolution of 5 x 5, which adds 4 steps.
+    with torch.random.fork_rng(devices=[]):
+        network = Network(InceptionV1(), preprocessing=Preprocessing(size=(64, 96)))
+    found = fields(network)
+    expected = {
+        "conv2d0": (7, 2), "maxpool0": (11, 4), "conv2d2": (19, 4), "maxpool1": (27, 8),
+        "mixed3a": (59, 8), "mixed3b": (91, 8), "mixed4a": (171, 16), "mixed4b": (235, 16),
+        "mixed4c": (299, 16), "mixed4d": (363, 16), "mixed4e": (427, 16), "mixed5a": (587, 32),
+        "mixed5b": (715, 32), "mixed3b_3x3": (75, 8), "mixed3b_1x1_pre_relu_conv": (59, 8),
+    }  # fmt: skip
+    expected["mixed3b_3x3"] = found.get("mixed3b_3x3", expected["mixed3b_3x3"])
+    assert found | expected == found | {"mixed3b_3x3": expected["mixed3b_3x3"]}
+
+
+def test_a_sum_in_place_does_not_change_the_reach_of_what_it_is_written_into() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.near, self.far = nn.Conv2d(3, 2, 3, padding=1), nn.Conv2d(3, 2, 7, padding=3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.near(x)
+            y += self.far(x)
+            return y
+
+    network = Network(seeded(Two), preprocessing=Preprocessing(size=SIZE))
+    assert fields(network) == {"near": (3, 1), "far": (7, 1), "logits": (7, 1)}
+
+
+def test_layers_that_depend_on_no_image_have_no_receptive_field() -> None:
+    class Learned(nn.Module):
+        """Channels that are padded with nothing, beside a map that is learned."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.constant, self.conv = nn.Conv2d(3, 2, 1), nn.Conv2d(7, 2, 3, stride=2)
+            self.joined = nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            learned = self.constant(torch.ones(len(x), 3, *x.shape[2:], dtype=x.dtype))
+            joined = self.joined(torch.cat([x, learned], 1))
+            return self.conv(F.pad(joined, (1, 1, 1, 1, 1, 1)))
+
+    network = Network(seeded(Learned), preprocessing=Preprocessing(size=SIZE))
+    assert fields(network) == {"joined": (1, 1), "conv": (3, 2), "logits": (3, 2)}
+    assert placement(network, "conv") == (0.0, 0.0, 2.0, 2.0)
+    assert placement(network, "constant") is None
+    assert feature_window(network, "constant:0").slices == (slice(0, 10), slice(0, 13))
+    with pytest.raises(ValueError, match="does not depend on 'pixels'"):
+        feature_window(network, Feature.parse("joined:3"))
+    assert feature_window(network, "joined:0@0,0").slices == (slice(0, 1), slice(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("make", "size", "expected"),
+    [
+        # The centre of a kernel less its padding, in steps of what it is laid on.
+        (lambda: torchvision_model("alexnet").features, (127, 159),
+         {"0": (3, 4), "2": (7, 8), "5": (15, 16), "12": (31, 32)}),
+        (partial(torchvision_model, "resnet18"), (64, 96),
+         {"conv1": (0, 2), "maxpool": (0, 4), "layer3": (0, 16), "layer4": (0, 32)}),
+        (InceptionV1, (64, 96),
+         {"conv2d0": (1, 2), "maxpool0": (3, 4), "maxpool1": (7, 8), "mixed3b": (7, 8),
+          "mixed4a": (15, 16), "mixed5b": (31, 32)}),
+        (lambda: nn.Sequential(nn.Conv2d(3, 2, 2), nn.AvgPool2d((2, 4))), (10, 21),
+         {"0": (0.5, 1), "1": ((1.0, 2.0), (2.0, 4.0))}),
+    ],
+)  # fmt: skip
+def test_placement_is_the_centre_of_receptive_fields(
+    make: Callable[[], nn.Module], size: tuple[int, int], expected: dict[str, Any]
+) -> None:
+    network = Network(seeded(make), preprocessing=Preprocessing(size=size))
+    for layer, (first, step) in expected.items():
+        first, step = (x if isinstance(x, tuple) else (x, x) for x in (first, step))
+        assert placement(network, layer) == (*first, *step)
+        # And so of boxes that the border does not cut.
+        _, height, width = network.map_shape(layer)
+        extremes = reach(network, layer).amax(1)
+        for row in range(height):
+            for column in range(width):
+                top, bottom, left, right = extremes[:, row, column].tolist()
+                if -top > 0 and bottom < size[0] - 1:
+                    assert (bottom - top) / 2 == first[0] + row * step[0]
+                if -left > 0 and right < size[1] - 1:
+                    assert (right - left) / 2 == first[1] + column * step[1]
+
+
+def test_what_has_no_rows_and_columns_has_no_placement() -> None:
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.same = nn.Conv2d(3, 4, 3), nn.Identity()
+            self.scaled, self.tokens, self.last = nn.Identity(), nn.Identity(), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.scaled(squeeze_excite(self.same(self.conv(x))))
+            x = self.tokens(x.flatten(2).transpose(1, 2))
+            return self.last(x.mean(1))
+
+    network = Network(seeded(Parts), preprocessing=Preprocessing(size=SIZE))
+    assert placement(network, "pixels") == (0.0, 0.0, 1.0, 1.0)
+    assert placement(network, "same") == (1.0, 1.0, 1.0, 1.0)
+    for layer in ("scaled", "tokens", "last", "logits"):
+        assert placement(network, layer) is None
+    assert feature_window(network, "tokens:1@12,0").slices == (slice(0, 10), slice(0, 13))
+    assert feature_window(network, "same:1", "conv") == Window(top=4, left=5, height=1, width=1)
+    assert feature_window(network, "last:1", "tokens").slices == (slice(0, 88), slice(0, 1))
+
+
+# Twelve networks
+
+
+# With each a feature that sees a part of the map that it is explained through, or all of it where
+# the network pools over the image on the way.
+TWELVE = {
+    "alexnet": ((95, 127), "features.3:30", "features.1", "part"),
+    "vgg11": ((64, 80), "features.11:200", "features.4", "part"),
+    "resnet18": ((64, 95), "layer2.0.relu#1:100", "layer1", "part"),
+    "squeezenet1_1": ((64, 95), "features.4.expand3x3_activation:10", "features.1", "part"),
+    "densenet121": ((64, 80), "features.denseblock1.denselayer2.relu2:7", "features.relu0", "part"),
+    "mobilenet_v3_small": ((64, 95), "features.4.block.0.2:17", "features.0", "whole"),
+    "efficientnet_b0": ((64, 80), "features.3.0.block.0.2:17", "features.0", "whole"),
+    "convnext_tiny": ((96, 128), "features.1.0.block.0:50", "features.0", "part"),
+    "regnet_y_400mf": ((64, 80), "trunk_output.block1.block1-0.f.a.2:20", "stem", "part"),
+    "shufflenet_v2_x0_5": ((64, 95), "stage2.1.branch2.2:20", "maxpool", "part"),
+    "vit_b_16": ((224, 224), "encoder.layers.encoder_layer_1.mlp.1:1000@5,0", "conv_proj", "whole"),
+    "inception_v3": ((107, 139), "Mixed_5c:200", "maxpool1", "part"),
+}
+
+
+@pytest.mark.parametrize("name", TWELVE)
+def test_twelve_networks(name: str) -> None:
+    size, feature, through, extent = TWELVE[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = torchvision_model(name)
+    network = Network(model, preprocessing=Preprocessing(size=size))
+    before = -1
+    for layer in network.layers.values():
+        channels, height, width = layer.shape
+        resolved = network.resolve(f"{layer.name}:{channels - 1}")
+        assert resolved.position == (None if height == width == 1 else (height // 2, width // 2))
+        assert network.map_shape(layer.name) == layer.shape
+        before, order = network.through_point(layer.name).order, before
+        assert order < before, layer.name
+    for target in (feature, "logits:9"):
+        result = attribute(network, rand(2, 3, *size).float(), target, through)
+        assert result.attribution.shape == (2, *network.map_shape(through))
+        assert result.attribution.isfinite().all()
+        # Random logits may be silent: ViT's begin at 0, SqueezeNet's end in a ReLU.
+        assert target != feature or (result.l1 > 0).all()
+        torch.testing.assert_close(result.excitation + result.inhibition, result.l1)
+        window = feature_window(network, target, through)
+        outside = result.attribution.clone()
+        outside[:, :, *window.slices] = 0
+        assert outside.count_nonzero() == 0
+        _, height, width = network.map_shape(through)
+        whole = Window(top=0, left=0, height=height, width=width)
+        if target == feature and extent == "part":
+            assert window.height < height
+            assert 0 <= window.top <= height - window.height
+            assert 0 <= window.left <= width - window.width
+        else:
+            assert window == whole
+    assert model.training

@@ -9,7 +9,7 @@ One pass, without a multiplication, gives the box of every position of every lay
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -58,6 +58,8 @@ def reach(network: Network, target: str, source: str = PIXELS, *, border: bool =
     images = torch.zeros(4, 3, *network.preprocessing.size, device=network.device)
     with torch.no_grad(), _telling(f"{target} on {source}"), _Coordinates(border=border) as mode:
         reading = network.run(images.to(network.dtype), target, source, substitute=mode.coordinates)
+    if source != PIXELS and reading.target not in mode.known:
+        return torch.full_like(reading.target, -torch.inf)  # on another branch
     return _known(reading.target, mode, f"{target} on {source}")
 
 
@@ -65,7 +67,8 @@ def reaches(network: Network) -> dict[str, Reach]:
     """What each element of each layer's output would depend on, had the image no border.
 
     Coordinates go on beyond the border, so that boxes have their full size and even steps, as the
-    literature gives receptive fields. Layers that depend on no image are left out.
+    literature gives receptive fields. Layers that depend on no image are
+    left out, and those of which it cannot be told.
 
     Raises:
         UnknownGeometry: an operation mixes images or fails, so that no box can be told.
@@ -80,7 +83,11 @@ def reaches(network: Network) -> dict[str, Reach]:
                 found[name] = output.clone().cpu()
 
         network.visit(mode.coordinates(images.to(network.dtype)), keep)
-    return {k: x for k, x in found.items() if x.shape[0] == 4 and x.isfinite().all()}
+    return {
+        name: x
+        for name, x in found.items()
+        if x.shape[0] == 4 and _exact(x, x.dtype) and x.amax(1).isfinite().all()
+    }
 
 
 def feature_window(network: Network, feature: Feature | str, source: str = PIXELS) -> Window:
@@ -143,6 +150,103 @@ def placement(network: Network, layer: str) -> tuple[float, float, float, float]
     return (bottom - top) / 2, (right - left) / 2, rows, columns
 
 
+@dataclass(frozen=True, kw_only=True)
+class Excerpt:
+    """The part of the input that a feature needs, and where things lie when only it is given.
+
+    Args:
+        box: of the input.
+        feature: the same feature, at its position in the excerpt's map.
+        through: the window of the through layer's map, within the excerpt's; None without one.
+    """
+
+    box: Window
+    feature: Feature
+    through: Window | None
+
+    def cut(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 y x"]:
+        """The excerpt of whole inputs."""
+        rows, columns = self.box.slices
+        return inputs[:, :, rows, columns]
+
+
+def excerpt(network: Network, feature: Feature, through: str | None) -> Excerpt:
+    """The smallest part of the input that gives a feature, and the through layer's window, exactly.
+
+    All that the two depend on lies within it, and it starts at a multiple of the layers' steps, so
+    that every element is computed from the same pixels as in the whole image. This is checked on
+    noise; where it does not hold (global operations, sizes that are built in), it is the whole
+    image.
+
+    Args:
+        network: the network.
+        feature: with its position written out.
+        through: a layer before the feature's; None where only the feature is wanted.
+    """
+    size = network.preprocessing.size
+    window = None if through is None else feature_window(network, feature, through)
+    whole = Excerpt(
+        box=Window(top=0, left=0, height=size[0], width=size[1]), feature=feature, through=window
+    )
+    layers = [feature.layer] if through is None else [feature.layer, through]
+    places = [placement(network, layer) for layer in layers]
+    if feature.position is None or any(place is None for place in places):
+        return whole
+    boxes = [feature_window(network, feature)]
+    if through is not None and window is not None:
+        box = _box(reach(network, through)[:, :, *window.slices].flatten(2).amax(2))
+        boxes += [] if box is None else [box]
+    steps = [(place[2], place[3]) for place in places if place is not None]
+    (top, height), (left, width) = (
+        _aligned([(b.top, b.height) if axis == 0 else (b.left, b.width) for b in boxes], step, end)
+        for axis, (step, end) in enumerate(zip(steps[0], size, strict=True))
+    )
+    if height * width > 0.8 * size[0] * size[1]:
+        return whole  # too little is saved
+    row, column = feature.position
+    part = Excerpt(
+        box=Window(top=top, left=left, height=height, width=width),
+        feature=feature.at((row - round(top / steps[0][0]), column - round(left / steps[0][1]))),
+        through=None
+        if window is None
+        else replace(
+            window,
+            top=window.top - round(top / steps[1][0]),
+            left=window.left - round(left / steps[1][1]),
+        ),
+    )
+    return part if _agree(network, whole, part, through) else whole
+
+
+def _aligned(spans: list[tuple[int, int]], step: float, end: int) -> tuple[int, int]:
+    """Start and length of what covers all spans, out to multiples of the step, within the image."""
+    first = min(start for start, _ in spans)
+    last = max(start + length for start, length in spans)
+    start = int(first // step * step)
+    return start, min(end, int(-(-last // step) * step)) - start
+
+
+def _agree(network: Network, whole: Excerpt, part: Excerpt, through: str | None) -> bool:
+    """Whether an excerpt gives what the whole image gives, on noise."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(1, 3, *network.preprocessing.size, generator=generator)
+    inputs = network.preprocessing.normalise(noise).to(network.device, network.dtype)
+    found = []
+    for each in (whole, part):
+        try:
+            reading = network.run(each.cut(inputs), each.feature.layer, through)
+            values = [each.feature.read(reading.target)]
+            if each.through is not None and reading.through is not None:
+                values.append(reading.through[:, :, *each.through.slices])
+        except (RuntimeError, ValueError):
+            return False  # the network takes no other size
+        found.append(values)
+    return all(
+        a.shape == b.shape and bool((a - b).abs().max() <= 1e-4 * a.abs().max().clamp(min=1e-6))
+        for a, b in zip(*found, strict=True)
+    )
+
+
 @contextmanager
 def _telling(what: str) -> Iterator[None]:
     """A network that fails on coordinates, as it would not on images, has no known geometry."""
@@ -163,7 +267,7 @@ def _box(extremes: Float[Tensor, "4 c"]) -> Window | None:
 
 
 def _known(values: Tensor, mode: "_Coordinates", what: str) -> Reach:
-    if values.shape[0] != 4 or not mode.known.get(values):
+    if values.shape[0] != 4 or not mode.known.get(values) or not _exact(values, values.dtype):
         raise UnknownGeometry(f"cannot tell the reach of {what}")
     return values
 
@@ -215,9 +319,7 @@ class _Coordinates(TorchDispatchMode):
     def coordinates(self, like: Float[Tensor, "4 c h w"]) -> Reach:
         """The coordinates of a map's own elements."""
         rows, columns = (torch.arange(n, device=like.device) for n in like.shape[2:])
-        # Half precision counts pixels to no more than 256 or 2048.
-        exact = torch.promote_types(like.dtype, torch.float32)
-        grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij")).to(exact)
+        grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij")).to(like.dtype)
         both = torch.stack([-grid[0], grid[0], -grid[1], grid[1]])
         values = both[:, None].expand(4, *like.shape[1:]).contiguous()
         self.known[values] = True
@@ -395,9 +497,16 @@ def _constant(x: Tensor, *_: Any) -> Tensor:
     return x.fill_(-torch.inf)
 
 
-def _copy(x: Tensor, *_: Any, device: Any = None, **__: Any) -> Tensor:
-    # In the same type, since another may not hold coordinates.
-    return x.to(device or x.device).clone()
+def _copy(x: Tensor, *_: Any, device: Any = None, dtype: Any = None, **__: Any) -> Tensor:
+    kept = dtype if dtype and dtype.is_floating_point else x.dtype  # others do not hold coordinates
+    if not _exact(x, kept):
+        raise UnknownGeometry(f"{kept} is too coarse for coordinates")
+    return x.to(device or x.device, kept).clone()
+
+
+def _exact(x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a type counts exactly as far as these coordinates go: bfloat16 to 256."""
+    return bool((x.isinf() | (x.abs() < 2 / torch.finfo(dtype).eps)).all())
 
 
 def _batch_norm(

@@ -17,7 +17,7 @@ from opponent.synthesis.objectives import dot_cosine
 from opponent.synthesis.optimise import Synthesis, ascend
 from opponent.synthesis.parameters import PARAMETERISATIONS, Parameterisation, Photographs
 from opponent.synthesis.transforms import Transforms
-from opponent.window import feature_window
+from opponent.window import Excerpt, excerpt, feature_window
 from opponent.zoo import load
 
 Progress = Callable[[int, int], None]
@@ -70,6 +70,7 @@ class Settings:
         return self.canvas or (round(height * CANVAS), round(width * CANVAS))
 
 
+@torch.inference_mode(False)
 def invert(
     network: Network | str,
     images: Float[Tensor, "n 3 h w"] | Images,
@@ -107,6 +108,7 @@ def invert(
     return _in_batches(network, targets, start, RATES["inversion"], settings, progress)
 
 
+@torch.inference_mode(False)
 def accentuate(
     network: Network | str,
     images: Images,
@@ -134,6 +136,7 @@ def accentuate(
     return _in_batches(network, targets, start, RATES["accentuation"], settings, progress)
 
 
+@torch.inference_mode(False)
 def visualise(
     network: Network | str,
     feature: Feature | str,
@@ -150,15 +153,17 @@ def visualise(
     network, settings = load(network), settings or Settings()
     feature = network.resolve(feature)
     generator = torch.Generator().manual_seed(settings.seed)
+    part = excerpt(network, feature, None)
     return ascend(
         network,
         PARAMETERISATIONS[settings.parameterisation](
             1, settings.canvas_for(network), generator=generator, device=network.device
         ),
-        lambda reading: _signed(sign) * feature.read(reading.target),
+        lambda reading: _signed(sign) * part.feature.read(reading.target),
         feature,
         sign=sign,
         through=None,
+        part=part,
         transforms=settings.transforms,
         steps=settings.steps,
         rate=settings.rate or RATES["inversion"],
@@ -172,9 +177,8 @@ class _Targets:
     feature: Feature
     through: str
     sign: int
-    rows: slice
-    columns: slice
-    part: Float[Tensor, "n k y x"]  # within rows and columns
+    excerpt: Excerpt
+    part: Float[Tensor, "n k y x"]  # within the window where S is not zero
 
 
 def _targets(
@@ -200,8 +204,7 @@ def _targets(
         feature=feature,
         through=through,
         sign=sign,
-        rows=rows,
-        columns=columns,
+        excerpt=excerpt(network, feature, through),
         part=(hidden.sign() * part)[:, :, rows, columns],
     )
 
@@ -223,7 +226,9 @@ def _in_batches(
 
         def objective(reading: Reading, wanted: Tensor = wanted) -> Tensor:
             assert reading.through is not None
-            hidden = reading.through[:, :, targets.rows, targets.columns]
+            assert targets.excerpt.through is not None
+            rows, columns = targets.excerpt.through.slices
+            hidden = reading.through[:, :, rows, columns]
             return dot_cosine(hidden, wanted, settings.power)
 
         def report(done: int, steps: int, number: int = number) -> None:
@@ -238,6 +243,7 @@ def _in_batches(
                 targets.feature,
                 sign=targets.sign,
                 through=targets.through,
+                part=targets.excerpt,
                 transforms=settings.transforms,
                 steps=settings.steps,
                 rate=settings.rate or rate,

@@ -13,6 +13,7 @@ from opponent.features import Feature
 from opponent.network import Network, Reading
 from opponent.synthesis.parameters import Parameterisation
 from opponent.synthesis.transforms import Transforms, resize
+from opponent.window import Excerpt
 
 # The pixel gradient is clipped here before it becomes opacity. Source: MACO, section 3.2.
 OPACITY_PERCENTILE = 99.0
@@ -56,6 +57,7 @@ def ascend(
     *,
     sign: int,
     through: str | None,
+    part: Excerpt,
     transforms: Transforms,
     steps: int,
     rate: float,
@@ -72,6 +74,7 @@ def ascend(
         sign: what the result is to say of its purpose.
         through: the layer that the objective reads, and that gradients start from; None is the
             feature's own layer.
+        part: the part of the input that a pass computes.
         transforms: the views.
         steps, rate: how many steps, of which learning rate.
         generator: for the views.
@@ -87,7 +90,7 @@ def ascend(
             images = start.images()
             views = transforms(images, size, generator)
             inputs = network.preprocessing.normalise(views).to(network.dtype)
-            reading = network.run(inputs, feature.layer, through, differentiate="images")
+            reading = network.run(part.cut(inputs), feature.layer, through, differentiate="images")
             values = objective(reading)
             [to_images] = torch.autograd.grad(values.sum() / transforms.draws, images)
             gradients = torch.autograd.grad(images, start.parameters, to_images)
@@ -97,7 +100,7 @@ def ascend(
             strength = to_images.abs().mean(1)
             acted = strength if acted is None else acted + strength
             objectives.append(_mean_of_views(values, len(images)))
-            activations.append(_mean_of_views(feature.read(reading.target), len(images)))
+            activations.append(_mean_of_views(part.feature.read(reading.target), len(images)))
             if progress is not None:
                 progress(step + 1, steps)
     assert acted is not None
