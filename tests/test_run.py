@@ -310,37 +310,33 @@ def test_a_truncated_shard_is_told(
     assert run.missing() == [number]
 
 
-@given(at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-@settings(max_examples=60, deadline=None)
-def test_no_flipped_bit_gives_other_numbers(
-    tmp_path_factory: pytest.TempPathFactory, at: float, bit: int
-) -> None:
-    """A disk that fails: either the damage is told, or it is where nobody looks."""
-    folder = tmp_path_factory.getbasetemp() / "flipped"
-    run = Run.begin(folder, manifest_for(4, shard_size=4), images_for(4))
+def test_no_flipped_bit_gives_other_numbers(tmp_path: Path) -> None:
+    """A disk that fails: a bit of each page of each column, which has a checksum."""
+    run = Run.begin(tmp_path, manifest_for(4, shard_size=4), images_for(4))
+    run.write_shard(0, list("abcd"), batches_for(4, np.random.default_rng(0)), {})
     path = run.shard(0)
-    if not path.exists():
-        run.write_shard(0, list("abcd"), batches_for(4, np.random.default_rng(0)), {"x": "y"})
-        (folder / "good").write_bytes(path.read_bytes())
-    good = (folder / "good").read_bytes()
+    good = path.read_bytes()
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    tested = set()
+    for column in map(group.column, range(group.num_columns)):
+        name = column.path_in_schema.split(".")[0]
+        end = column.dictionary_page_offset or column.data_page_offset
+        end += column.total_compressed_size
+        # A page's last bytes are its data, whatever its header.
+        last = [end - 1, column.data_page_offset - 1] if column.has_dictionary_page else [end - 1]
+        for at in last:
+            content = bytearray(good)
+            content[at] ^= 1 << 3
+            path.write_bytes(bytes(content))
+            read = Run.channels if name == "channels" else Run.columns
+            if name == "feature":  # which the order of rows says as well
+                continue
+            with pytest.raises(RunError, match=r"000000\.parquet is damaged .*CRC.*; delete it"):
+                read(Run(tmp_path))
+            tested.add(name)
+    assert tested == {"image", *SCALARS, *LISTS}
     path.write_bytes(good)
-    columns, channels = [run.columns(x) for x in FEATURES], [run.channels(x) for x in FEATURES]
-    content = bytearray(good)
-    content[int(at * len(content))] ^= 1 << bit
-    path.write_bytes(bytes(content))
-    try:
-        found = [run.columns(x) for x in FEATURES], [run.channels(x) for x in FEATURES]
-    except RunError as error:
-        assert "delete it" in str(error)  # noqa: PT017
-    else:
-        for before, after in zip(columns, found[0], strict=True):
-            assert before.images == after.images
-            for name in (*SCALARS, "excitation_map", "inhibition_map"):
-                np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
-        for before, after in zip(channels, found[1], strict=True):
-            np.testing.assert_array_equal(before, after)
-    finally:
-        path.write_bytes(good)
+    assert run.columns().images == tuple("abcd")
 
 
 def test_a_table_of_something_else_is_told(run: Run) -> None:

@@ -1,9 +1,9 @@
 """`load`: a network from a name and, if you like, a file of weights."""
 
 import difflib
+import http.client
 import importlib
 import os
-import pickle
 import shutil
 import sys
 import tempfile
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from opponent.network import Network, Preprocessing
@@ -241,15 +241,19 @@ def read_weights(file: str | Path) -> Mapping[str, Tensor]:
             with safe_open(file, framework="pt") as tensors:
                 return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
         found = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
+    except OSError:
+        raise
+    except Exception as error:  # what is no pickle fails in as many ways as there are bytes
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise OSError(
             f"{file} is no file of weights that can be read safely: safetensors, or a state dict "
             f"of tensors that torch.save wrote, is expected ({reason})"
         ) from error
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
         found = found["state_dict"]
-    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
+    if not isinstance(found, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()
+    ):
         raise OSError(f"{file} holds no state dict: a mapping from names to tensors is expected")
     return found
 
@@ -280,7 +284,9 @@ def _fetch(address: str) -> Path:
             os.link(part.name, file)
     except FileExistsError:
         pass
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (
+        urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError
+    ) as error:  # fmt: skip
         raise OSError(
             f"{file.name} could not be downloaded from {address} ({error}). Without a network, get "
             f"it elsewhere and put it at {file}, or name it with --weights FILE"
