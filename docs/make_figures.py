@@ -1,6 +1,6 @@
 """Make the pictures of the README, from the demo's run.
 
-    make figures
+make figures
 """
 
 import shutil

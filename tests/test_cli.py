@@ -9,12 +9,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-import opponent
 import pytest
-from opponent.cli import app
-from opponent.demo import FEATURE, THROUGH
 from PIL import Image
 from typer.testing import CliRunner
+
+import opponent
+from opponent.cli import app
+from opponent.demo import FEATURE, THROUGH
 
 COMMANDS = (
     "models", "layers", "scan", "select", "figures", "why", "invert", "visualise", "report", "demo",

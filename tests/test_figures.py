@@ -290,7 +290,9 @@ def test_scale_of_small_cases() -> None:
     assert overlay_scale([plain()]) == 0
     steady = mapped(np.full((5, 5), 2.0), np.full((5, 5), 3.0))
     assert overlay_scale([steady]) == 3
-    assert overlay_scale([steady, mapped(np.full((9, 2), 7.0), np.zeros((9, 2)))]) == pytest.approx(6.6)
+    assert overlay_scale([steady, mapped(np.full((9, 2), 7.0), np.zeros((9, 2)))]) == pytest.approx(
+        6.6
+    )
 
 
 def test_one_pixel_does_not_set_the_scale_unless_it_is_alone() -> None:

@@ -18,12 +18,12 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 
 import numpy as np
-import opponent
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
+import opponent
 from opponent import images, scan
 from opponent.images import ImageEntry, ImageSet, Unreadable, decode, fit, load, open_images, stream
 
@@ -769,9 +769,7 @@ def test_the_digest_is_of_ids_boxes_and_sizes(tmp_path: Path) -> None:
 
 def test_find() -> None:
     ids = ["cats/1.jpg", "cats/11.jpg", "dogs/11.jpg", "dogs/poodle.jpg", "1.jpg.png"]
-    found = ImageSet(
-        source="pets", entries=tuple(ImageEntry(id=id, path=Path(id)) for id in ids)
-    )
+    found = ImageSet(source="pets", entries=tuple(ImageEntry(id=id, path=Path(id)) for id in ids))
     for query, id in {
         "cats/11.jpg": "cats/11.jpg",
         "1.jpg": "cats/1.jpg",

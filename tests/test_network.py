@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from opponent import Feature, Network, Preprocessing, attribute
 from opponent.network import IMAGENET_MEAN, IMAGENET_STD, as_map, from_map
-from opponent.window import feature_window, placement, reaches
+from opponent.window import UnknownGeometry, feature_window, placement, reaches
 
 SMALL = Preprocessing(size=(11, 17))
 
@@ -278,7 +278,7 @@ def test_check_wants_the_through_layer_first() -> None:
         for call in (network.check, lambda *names: network.run(images(), *names)):
             with pytest.raises(ValueError, match=f"through '{through}' does not lie before the"):
                 call(target, through)
-    with pytest.raises(ValueError, match=r"just before it: .*block.conv2, block.bn2$"):
+    with pytest.raises(ValueError, match=r"just before it: stem.2, stem$"):
         network.check("block.relu", "block")
     with pytest.raises(ValueError, match="just before it: pixels"):
         network.check("stem.0", "block")
@@ -458,11 +458,20 @@ def test_an_exception_in_the_midst_leaves_the_model_as_it_was(
     model = in_use(network)
     assert network.layers
     model.fuse.raises = error("the fuse blew")
-    if name == "placement":
-        model.stem[1].register_module("fuse", model.fuse)
+    call = CALLS[name]
+    if name == "placement":  # of a layer that comes after the fuse
+        call = lambda n, x: placement(n, "block")  # noqa: E731
         model.stem.insert(1, model.fuse)
+    if error is ZeroDivisionError and name in {"window", "reaches", "placement"}:
+        # Boxes go by coordinates, on which a sound model may fail: their reach is not known.
+        with untouched(model), pytest.raises(UnknownGeometry, match="the fuse blew"):
+            reaches(network)
+        with untouched(model):
+            assert feature_window(network, "logits:1").slices == (slice(0, 11), slice(0, 17))
+            assert name != "placement" or call(network, images()) is None
+        return
     with untouched(model), pytest.raises(error, match="the fuse blew"):
-        CALLS[name](network, images())
+        call(network, images())
 
 
 def test_what_does_not_fit_leaves_the_model_as_it_was() -> None:

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
 from opponent import Network, Run, load, scan, why
+from opponent.gallery import scaled
 from opponent.pages.answer import write_answer
 from opponent.pages.html import picture, render
-from opponent.gallery import scaled
 from opponent.pages.report import write_report
 from opponent.synthesis.inversion import Settings
 from opponent.synthesis.transforms import Transforms
 from opponent.window import Window
-from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
 
 CHROMIUM = os.environ.get("OPPONENT_CHROMIUM") or shutil.which("chromium")
 HOSTILE = "<img src=x onerror=alert(1)>.png"
@@ -159,7 +160,7 @@ def test_an_answer_to_nowhere(run: Run, tmp_path: Path) -> None:
     network: Network = load()
     image = run.images.find("05.png").path
     answer = why(network, image, "mixed3b:168", "mixed3a")
-    with pytest.raises(ValueError, match="ends in none of .html"):
+    with pytest.raises(ValueError, match=r"ends in none of \.html"):
         write_answer(answer, tmp_path / "answer.docx")
     without = why(network, image, "logits:3", "avgpool0")
     with pytest.raises(ValueError, match="no rows and columns"):

@@ -652,6 +652,25 @@ def test_a_full_disk_breaks_nothing_and_the_scan_goes_on(
     assert files(out) == whole[1]
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to read-only folders")
+def test_a_read_only_folder_is_left_as_it_is(
+    small: Network, pictures: Path, tmp_path: Path, whole: tuple[Run, dict[str, bytes]]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole[0].folder, folder)
+    (folder / "scan" / "000001.parquet").unlink()
+    before = files(folder)
+    for path in (folder, folder / "scan"):
+        path.chmod(0o500)
+    try:
+        with pytest.raises(PermissionError, match="Permission denied"):
+            begin(small, pictures, folder)
+        assert files(folder) == before
+    finally:
+        for path in (folder, folder / "scan"):
+            path.chmod(0o700)
+
+
 def test_a_failing_network_leaves_whole_shards(
     small: Network, pictures: Path, tmp_path: Path, whole: tuple[Run, dict[str, bytes]]
 ) -> None:

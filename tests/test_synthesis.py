@@ -49,6 +49,7 @@ from opponent.synthesis.spectrum import Spectrum, measure
 from opponent.synthesis.spectrum import photographs as shipped
 from opponent.synthesis.transforms import Transforms, resize
 from opponent.tension import Columns, tense
+from opponent.window import Excerpt, Window, excerpt, feature_window
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -675,6 +676,41 @@ def test_where_nothing_acts_nothing_is_opaque() -> None:
     assert made.image.isfinite().all()
 
 
+def everything(network: Network, feature: Feature, through: str | None = None) -> Excerpt:
+    """The whole input, where an excerpt would do."""
+    height, width = network.preprocessing.size
+    return Excerpt(
+        box=Window(top=0, left=0, height=height, width=width),
+        feature=feature,
+        through=None if through is None else feature_window(network, feature, through),
+    )
+
+
+@pytest.mark.parametrize("name", ["end:1", "end:1@0,15", "end:3@19,0", "end:2@4,9"])
+def test_excerpts_change_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, images = toy(), paint(tmp_path, 2)
+
+    def all_three() -> list[Synthesis]:
+        quick = replace(QUICK, steps=4)
+        return [
+            visualise(network, name, settings=quick),
+            invert(network, images, name, "relu", sign=1, settings=quick),
+            accentuate(network, images, name, "relu", sign=-1, settings=quick),
+        ]
+
+    assert excerpt(network, network.resolve(name), "relu").box.height < 20
+    found = all_three()
+    monkeypatch.setattr(inversion, "excerpt", everything)
+    for one, other in zip(found, all_three(), strict=True):
+        assert one.feature == other.feature
+        for part in ("image", "objective", "activation", "final", "opacity"):
+            torch.testing.assert_close(
+                getattr(one, part), getattr(other, part), atol=0.02, rtol=0.02
+            )
+
+
 def test_ascent_takes_any_objective() -> None:
     """The very loop, on a goal of which the answer is known: brightness."""
     network, generator = toy(), seeded()
@@ -685,6 +721,7 @@ def test_ascent_takes_any_objective() -> None:
         Feature(layer="end", unit=0),
         sign=1,
         through="pixels",
+        part=everything(network, Feature(layer="end", unit=0)),
         transforms=Transforms(draws=3),
         steps=10,
         rate=0.5,
@@ -746,7 +783,11 @@ def test_the_target_is_one_side_of_s_within_its_window(sign: int) -> None:
     images = torch.rand(3, 3, *SIZE, generator=seeded())
     targets = inversion._targets(network, images, "end:3@4,5", "relu", sign)
     [result] = attribute_each(network, images, [Feature.parse("end:3@4,5")], "relu")
-    assert (targets.rows, targets.columns) == (slice(3, 6), slice(4, 7))
+    # In the excerpt's own rows and columns, which are those of the layer but for the start.
+    box, window = targets.excerpt.box, targets.excerpt.through
+    assert window is not None
+    assert (box.top + window.top, box.left + window.left) == (3, 4)
+    assert (window.height, window.width) == (3, 3)
     expected = (sign * result.attribution[:, :, 3:6, 4:7]).clamp(min=0)
     torch.testing.assert_close(targets.part, expected)
     assert targets.feature == Feature.parse("end:3@4,5")

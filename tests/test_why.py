@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import nn
+
 from opponent import Network, Preprocessing, Run, RunError, load, scan, why
 from opponent.attribution import attribute, network_input
 from opponent.why import _place
-from PIL import Image
-from torch import nn
 
 
 @pytest.fixture

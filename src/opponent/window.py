@@ -194,8 +194,10 @@ def excerpt(network: Network, feature: Feature, through: str | None) -> Excerpt:
         return whole
     boxes = [feature_window(network, feature)]
     if through is not None and window is not None:
-        box = _box(reach(network, through)[:, :, *window.slices].flatten(2).amax(2))
-        boxes += [] if box is None else [box]
+        box = window
+        if through != PIXELS:
+            box = _box(reach(network, through)[:, :, *window.slices].flatten(2).amax(2)) or window
+        boxes.append(box)
     steps = [(place[2], place[3]) for place in places if place is not None]
     (top, height), (left, width) = (
         _aligned([(b.top, b.height) if axis == 0 else (b.left, b.width) for b in boxes], step, end)

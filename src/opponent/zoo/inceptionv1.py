@@ -55,7 +55,8 @@ MINI = Variant(width=0.5, classes=200, first_kernel=5, first_stride=1, normalise
 class InceptionV1(nn.Module):
     """InceptionV1 with the literature's layer names: 'mixed3b' is the ReLU that ends the block.
 
-    Convolutions and pools of stride 2 pad as TensorFlow's SAME does, more at the bottom and right;
+    Convolutions and pools of stride 2 pad as TensorFlow's SAME does for even sizes, more at the
+    bottom and right;
     the state dict has the names of the public checkpoint `inception5h.pth`.
     """
 
@@ -137,7 +138,7 @@ class MaxPoolSame(nn.Module):
     """A 3 x 3 maximum of stride 2 that pads below and to the right."""
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c y x"]:
-        """The pooled map, (h + 1) // 2 by (w + 1) // 2."""
+        """The pooled map, h // 2 by w // 2."""
         return F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-torch.inf), 3, 2)
 
 

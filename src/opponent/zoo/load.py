@@ -173,16 +173,19 @@ def _imagenet_names(timm: object, module: nn.Module) -> list[str] | None:
 
 def _module(path: str, weights: str | Path | None) -> Network:
     package, _, factory = path.rpartition(":")
-    if not package:
+    if not package or package.startswith("."):
         raise ValueError(f"'module:{path}' must read module:PACKAGE.MODULE:FACTORY")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        made = getattr(importlib.import_module(package), factory)()
+        make = getattr(importlib.import_module(package), factory)
     except ModuleNotFoundError as error:
         raise ValueError(f"'module:{path}': {error}; run where Python can import it") from error
     except AttributeError as error:
         raise ValueError(f"'module:{path}': {error}") from error
+    if not callable(make):
+        raise ValueError(f"'module:{path}': {factory!r} is no function")
+    made = make()
     if not isinstance(made, nn.Module | Network):
         raise ValueError(f"'module:{path}' returned {type(made).__name__}, not an nn.Module")
     network = made if isinstance(made, Network) else Network(made, name=f"module:{path}")
