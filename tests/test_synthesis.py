@@ -34,7 +34,7 @@ from opponent import (
 )
 from opponent.attribution import attribute_each, network_input
 from opponent.images import ImageEntry, ImageSet, load
-from opponent.synthesis import inversion, store
+from opponent.synthesis import inversion, optimise, store
 from opponent.synthesis.objectives import LEAST_COSINE, dot_cosine
 from opponent.synthesis.optimise import ascend
 from opponent.synthesis.parameters import (
@@ -656,6 +656,31 @@ def test_opacity_is_high_where_the_gradient_acted() -> None:
         opacity = visualise(toy(), feature, settings=quick).opacity[0]
         assert opacity[inside].mean() > 0.3
         assert opacity[outside].max() < 0.02
+
+
+def slow_opacity(acted: np.ndarray) -> np.ndarray:
+    """Clipped at its 99th percentile, blurred (edges go on), scaled to its largest value."""
+    clipped = np.minimum(acted, np.percentile(acted, 99))
+    for axis, length in enumerate(acted.shape):
+        sd, lines = 0.012 * length, np.moveaxis(clipped, axis, 0)
+        blurred = np.zeros_like(lines)
+        for here in range(length):
+            weights = [math.exp(-(step**2) / (2 * sd**2)) for step in range(-20, 21)]
+            for step, weight in zip(range(-20, 21), weights, strict=True):
+                there = min(max(here + step, 0), length - 1)
+                blurred[here] += weight / sum(weights) * lines[there]
+        clipped = np.moveaxis(blurred, 0, axis)
+    return clipped / clipped.max()
+
+
+def test_opacity_equals_its_slow_twin() -> None:
+    acted = torch.rand(2, 50, 90, generator=seeded()).double() ** 8
+    acted[1, 10, 70] = 1e6  # one pixel alone does not make all others transparent
+    found = optimise._opacity(acted)
+    for number in range(2):
+        expected = slow_opacity(acted[number].numpy())
+        np.testing.assert_allclose(found[number], expected, atol=2e-3)
+    assert found[1].mean() > 0.05
 
 
 class Flat(nn.Module):
