@@ -1,6 +1,8 @@
 # Everything a person needs: `make demo`, `make test`, `make check`, `make bench`.
 PYTHON ?= python3
 VENV := .venv
+# Threads that wait do not spin: on a shared machine spinning costs several times what it saves.
+export OMP_WAIT_POLICY ?= passive
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
