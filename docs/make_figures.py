@@ -3,14 +3,17 @@
 make figures
 """
 
-import shutil
 from pathlib import Path
+
+from PIL import Image
 
 from opponent.demo import run_demo
 from opponent.gallery import write_figures
 from opponent.run import Run
 
 HERE = Path(__file__).parent
+# Pixels: as wide as pages show it, sharp on dense screens, and small enough to keep in a repository.
+WIDTH = 1200
 
 
 def main() -> None:
@@ -23,7 +26,9 @@ def main() -> None:
     )
     names = {path.name.split("-mixed")[0]: path for path in made}
     for name in ("figure4a", "figure4b-g", "figure5"):
-        shutil.copyfile(names[name], HERE / f"{name}.png")
+        with Image.open(names[name]) as figure:
+            figure.thumbnail((WIDTH, 2 * WIDTH), Image.Resampling.LANCZOS)
+            figure.convert("RGB").save(HERE / f"{name}.png", optimize=True)
         print(HERE / f"{name}.png")
 
 

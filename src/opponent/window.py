@@ -499,6 +499,10 @@ def _constant(x: Tensor, *_: Any) -> Tensor:
     return x.fill_(-torch.inf)
 
 
+def _constant(x: Tensor, *_: Any) -> Tensor:
+    return x.fill_(-torch.inf)
+
+
 def _copy(x: Tensor, *_: Any, device: Any = None, dtype: Any = None, **__: Any) -> Tensor:
     kept = dtype if dtype and dtype.is_floating_point else x.dtype  # others do not hold coordinates
     if not _exact(x, kept):
@@ -543,6 +547,9 @@ _RULES: dict[Any, Callable[..., Any]] = {
     aten._to_copy: _copy,
     aten.amax: _reduce,
     aten.amin: _reduce,
+    aten.fill_: _constant,
+    aten.zero_: _constant,
+    aten.copy_: _constant,  # of a tensor that holds no coordinates into one that does
     aten.fill_: _constant,
     aten.zero_: _constant,
     aten.copy_: _constant,  # of a tensor that holds no coordinates into one that does

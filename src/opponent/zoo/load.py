@@ -68,16 +68,18 @@ def load(name: str | Network | nn.Module = EMBEDDED, weights: str | Path | None 
 
 def _made(name: str, weights: str | Path | None) -> Network:
     library, _, rest = name.partition(":")
-    if name == "inceptionv1-mini":
-        return _mini(weights)
-    if name == "inceptionv1":
-        return _inceptionv1(weights)
-    if rest and library == "torchvision":
-        return _torchvision(rest, weights)
-    if rest and library == "timm":
-        return _timm(rest, weights)
-    if rest and library == "module":
-        return _module(rest, weights)
+    # Modules draw random weights when they are made, before they get those of the file.
+    with torch.random.fork_rng(devices=[]):
+        if name == "inceptionv1-mini":
+            return _mini(weights)
+        if name == "inceptionv1":
+            return _inceptionv1(weights)
+        if rest and library == "torchvision":
+            return _torchvision(rest, weights)
+        if rest and library == "timm":
+            return _timm(rest, weights)
+        if rest and library == "module":
+            return _module(rest, weights)
     near = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.4)
     raise ValueError(
         f"no model is called {name!r}"
