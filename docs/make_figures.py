@@ -12,7 +12,7 @@ from opponent.gallery import write_figures
 from opponent.run import Run
 
 HERE = Path(__file__).parent
-# Pixels: as wide as pages show it, sharp on dense screens, and small enough to keep in a repository.
+# Pixels: sharp where pages show it, and small enough to keep in a repository.
 WIDTH = 1200
 
 
