@@ -499,10 +499,6 @@ def _constant(x: Tensor, *_: Any) -> Tensor:
     return x.fill_(-torch.inf)
 
 
-def _constant(x: Tensor, *_: Any) -> Tensor:
-    return x.fill_(-torch.inf)
-
-
 def _copy(x: Tensor, *_: Any, device: Any = None, dtype: Any = None, **__: Any) -> Tensor:
     kept = dtype if dtype and dtype.is_floating_point else x.dtype  # others do not hold coordinates
     if not _exact(x, kept):
