@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 from opponent import Network, Run, load, scan, why
 from opponent.gallery import scaled
@@ -70,10 +70,14 @@ class Visit:
         self.complaints: list[str] = []
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("console", self._heard)
         self.page.on("dialog", lambda dialog: self.complaints.append(dialog.message))
         self.page.goto(path.absolute().as_uri())
         self.page.wait_for_timeout(1500)
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
 
     def outside(self) -> list[str]:
         return [x for x in self.requests if not x.startswith(("file:", "data:", "blob:"))]

@@ -4,6 +4,7 @@ import base64
 import io
 from typing import Any
 
+import matplotlib
 import numpy as np
 from jaxtyping import UInt8
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -47,6 +48,8 @@ def picture(
 def drawing(figure: Figure) -> Markup:
     """A figure as SVG inside the page."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    # Elements are named by their content, not at random: the same page twice has the same bytes.
+    with matplotlib.rc_context({"svg.hashsalt": "opponent"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     return Markup(text[text.index("<svg") :])
