@@ -546,9 +546,6 @@ _RULES: dict[Any, Callable[..., Any]] = {
     aten.fill_: _constant,
     aten.zero_: _constant,
     aten.copy_: _constant,  # of a tensor that holds no coordinates into one that does
-    aten.fill_: _constant,
-    aten.zero_: _constant,
-    aten.copy_: _constant,  # of a tensor that holds no coordinates into one that does
     aten.native_layer_norm: _layer_norm,
 }
 _PADDED: dict[Any, Callable[..., Any]] = {
