@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import opponent
-from opponent import Attribution, Feature, Network, Preprocessing, attribute
+from opponent import Attribution, Feature, Network, Preprocessing, Unreadable, attribute
 from opponent.attribution import attribute_each, energies, energy_maps
 from opponent.window import feature_window
 from opponent.zoo.inceptionv1 import InceptionV1
@@ -613,3 +613,10 @@ def test_the_attribution_of_another_implementation(
         biases = last(on)[:, 379 - 128 - 192, 14, 14]
     total = result.excitation - result.inhibition
     torch.testing.assert_close(total + biases, result.activation, **EXACT)
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    with pytest.raises(Unreadable, match=r"broken\.jpg cannot be read: "):
+        attribute("inceptionv1-mini", broken, "mixed3b:9", "mixed3a")

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from opponent.features import Feature
-from opponent.images import ImageSet, load, open_images
+from opponent.images import ImageSet, Unreadable, load, open_images
 from opponent.network import Network
 from opponent.zoo import load as load_network
 
@@ -190,5 +190,10 @@ def network_input(
         return images.to(device=network.device, dtype=network.dtype)
     prepared = network.preprocessing
     chosen = open_images(images, size=prepared.size)
-    pixels = [load(entry, size=prepared.size, resize=prepared.resize) for entry in chosen]
+    pixels = []
+    for entry in chosen:
+        try:
+            pixels.append(load(entry, size=prepared.size, resize=prepared.resize))
+        except Unreadable as error:
+            raise Unreadable(f"{entry.path} cannot be read: {error.reason}") from error
     return network.inputs(np.stack(pixels))

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from opponent.network import Network
     from opponent.run import Run
 
-# Modules that bring torch along are imported where they are used, so that --help is quick.
-
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",

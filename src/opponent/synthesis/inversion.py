@@ -166,7 +166,7 @@ def visualise(
         part=part,
         transforms=settings.transforms,
         steps=settings.steps,
-        rate=settings.rate or RATES["inversion"],
+        rate=RATES["inversion"] if settings.rate is None else settings.rate,
         generator=generator,
         progress=progress,
     )
@@ -246,7 +246,7 @@ def _in_batches(
                 part=targets.excerpt,
                 transforms=settings.transforms,
                 steps=settings.steps,
-                rate=settings.rate or rate,
+                rate=rate if settings.rate is None else settings.rate,
                 generator=generator,
                 progress=report,
             )

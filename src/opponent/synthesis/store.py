@@ -74,6 +74,7 @@ def make(
         progress: called with the steps done and the steps in all.
     Raises:
         ValueError: nothing excites, or inhibits, the feature in that image.
+        RunError: another network than the one that was scanned.
     """
     asked = {
         "kind": kind,
@@ -91,6 +92,7 @@ def make(
     path = run.folder / "synthesis" / f"{_name(asked)}.json"
     if path.is_file() and path.with_suffix(".png").is_file():
         return _read(path)
+    run.check_network(network)
     if kind == "visualisation":
         result = visualise(network, feature, sign=sign, settings=settings, progress=progress)
     else:
