@@ -67,7 +67,7 @@ def by_terms(attribution: Tensor) -> dict[str, Any]:
     channels, height, width = attribution.shape
     found: dict[str, Any] = {"excitation": 0.0, "inhibition": 0.0, "l1": 0.0, "l2": 0.0}
     found |= {name: np.zeros((height, width)) for name in ("excitation_map", "inhibition_map")}
-    found["channels"] = np.zeros(channels)
+    found["channels"], found["inhibition_channels"] = np.zeros(channels), np.zeros(channels)
     for k in range(channels):
         for row in range(height):
             for column in range(width):
@@ -76,6 +76,7 @@ def by_terms(attribution: Tensor) -> dict[str, Any]:
                 found[name] += abs(s)
                 found[f"{name}_map"][row, column] += abs(s)
                 found["channels"][k] += s
+                found["inhibition_channels"][k] += max(-s, 0)
                 found["l1"] += abs(s)
                 found["l2"] += s**2
     found["l2"] **= 0.5
@@ -105,7 +106,11 @@ def test_energies_norms_and_maps_term_by_term(shape: tuple[int, ...], whole: boo
     s = randn(*shape, seed=sum(shape))
     s = s.round() if whole else s  # so that some terms are 0
     result = Attribution(
-        feature=Feature.parse("a:0"), through="b", activation=s.new_zeros(len(s)), attribution=s
+        feature=Feature.parse("a:0"),
+        through="b",
+        activation=s.new_zeros(len(s)),
+        attribution=s,
+        hidden=s.abs(),
     )
     slow = [by_terms(each) for each in s]
     for name in slow[0] if slow else ():

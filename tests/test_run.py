@@ -74,7 +74,10 @@ def batches_for(count: int, generator: np.random.Generator) -> Batches:
                 name: generator.normal(size=(1, *window["through"][2:])).astype(np.float32)
                 for name in ("excitation_map", "inhibition_map")
             }
-            | {"channels": generator.normal(size=(1, 4)).astype(np.float32)}
+            | {
+                name: generator.normal(size=(1, 4)).astype(np.float32)
+                for name in ("channels", "inhibition_channels")
+            }
             for _ in range(count)
         ]
         for window in WINDOWS
@@ -116,7 +119,8 @@ def test_columns_come_back_to_the_bit(
         parts: Batches = [[], []]
         for size in shard:
             for which, window in enumerate(WINDOWS):
-                shapes = dict.fromkeys(SCALARS, (size,)) | {"channels": (size, 4)}
+                shapes = dict.fromkeys(SCALARS, (size,))
+                shapes |= dict.fromkeys(("channels", "inhibition_channels"), (size, 4))
                 box = (size, *window["through"][2:])
                 shapes |= {"excitation_map": box, "inhibition_map": box}
                 batch = {
@@ -180,7 +184,7 @@ def test_relative_paths_are_written_out(tmp_path: Path) -> None:
 def test_the_manifest_comes_back(run: Run) -> None:
     manifest = manifest_for(5)
     assert Run(run.folder).manifest == manifest
-    assert json.loads(manifest.to_json())["format"] == 1
+    assert json.loads(manifest.to_json())["format"] == 2
     assert run.features == FEATURES
     assert run.preprocessing == Preprocessing(size=(8, 9), mean=(0.5,) * 3, std=(1.0,) * 3)
     assert run.through_window(FEATURES[0]) == Window(top=0, left=1, height=2, width=3)
@@ -276,7 +280,7 @@ def test_a_truncated_manifest_is_told(
 
 
 @pytest.mark.parametrize(
-    "content", [b"[]", b"null", b"{}", b'{"format": 1}', b'{"format": 1, "new": 2}', b"\xff\xfe"]
+    "content", [b"[]", b"null", b"{}", b'{"format": 2}', b'{"format": 2, "new": 2}', b"\xff\xfe"]
 )
 def test_a_manifest_of_another_form_is_told(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "manifest.json").write_bytes(content)
@@ -286,8 +290,8 @@ def test_a_manifest_of_another_form_is_told(tmp_path: Path, content: bytes) -> N
 
 def test_a_manifest_of_another_version_is_told(run: Run) -> None:
     path = run.folder / "manifest.json"
-    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
-    with pytest.raises(RunError, match=r"has format 2, this version .* reads format 1; scan again"):
+    path.write_text(path.read_text().replace('"format": 2', '"format": 9'))
+    with pytest.raises(RunError, match=r"has format 9, this version .* reads format 2; scan again"):
         Run(run.folder)
 
 
@@ -328,7 +332,7 @@ def test_no_flipped_bit_gives_other_numbers(tmp_path: Path) -> None:
             content = bytearray(good)
             content[at] ^= 1 << 3
             path.write_bytes(bytes(content))
-            read = Run.channels if name == "channels" else Run.columns
+            read = Run.channel_sides if "channels" in name else Run.columns
             if name == "feature":  # which the order of rows says as well
                 continue
             with pytest.raises(RunError, match=r"000000\.parquet is damaged .*CRC.*; delete it"):

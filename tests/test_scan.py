@@ -172,6 +172,48 @@ def test_the_law_holds_in_every_row(scanned: tuple[Run, ImageSet]) -> None:
         assert (columns.l2 <= columns.l1 * (1 + 1e-5)).all()
         assert columns.excitation.any()
         assert columns.inhibition.any()
+        plus, minus = run.channel_sides(feature)
+        assert (plus >= 0).all()
+        assert (minus >= 0).all()
+        np.testing.assert_allclose(plus.sum(1), columns.excitation, **close)
+        np.testing.assert_allclose(minus.sum(1), columns.inhibition, **close)
+        np.testing.assert_allclose(plus - minus, channels, **close)
+
+
+def test_exemplars_are_the_places_where_channels_are_most_active(
+    mini: Network, scanned: tuple[Run, ImageSet]
+) -> None:
+    """Against all maps of all images at once."""
+    run, images = scanned
+    readable = [entry for entry in images if entry.id not in run.unreadable()]
+    pixels = [load(entry, size=mini.preprocessing.size) for entry in readable]
+    hidden = mini.run(mini.inputs(np.stack(pixels)), "mixed4a", "mixed3b").through
+    assert hidden is not None
+    for channel in (0, 7, 100, 239):
+        largest = hidden[:, channel].flatten(1).amax(1)
+        best = largest.argsort(descending=True, stable=True)[:9]
+        found = run.exemplars(channel)
+        assert [each.image for each in found] == [readable[i].id for i in best if largest[i] > 0]
+        for each, i in zip(found, best.tolist(), strict=False):
+            np.testing.assert_allclose(each.activation, largest[i], rtol=1e-4)
+            at = hidden[i, channel, each.row, each.column]
+            np.testing.assert_allclose(each.activation, at, rtol=1e-4)
+        assert run.exemplars(channel, 2) == found[:2]
+
+
+def test_a_tie_between_exemplars_goes_to_the_first(tmp_path: Path) -> None:
+    """Equal images, over several batches and shards."""
+    for number in range(12):
+        Image.new("RGB", (64, 64), (200, 10, 10)).save(tmp_path / f"{number:02d}.png")
+    run = scan(
+        "inceptionv1-mini", "mixed3b:1", through="mixed3a", images=tmp_path,
+        out=tmp_path / "run", batch_size=1, shard_size=5,
+    )  # fmt: skip
+    channels = [run.exemplars(channel) for channel in range(run.manifest.through_shape[0])]
+    assert any(channels)
+    for found in channels:
+        images = [each.image for each in found]
+        assert images == [f"{n:02d}.png" for n in range(9 if found else 0)]
 
 
 def test_features_keep_their_own_windows(scanned: tuple[Run, ImageSet]) -> None:
@@ -460,7 +502,9 @@ def begin(network: Network, images: Path, folder: Path, **other: object) -> Run:
 
 
 def test_a_run_folder_holds_nothing_else(whole: tuple[Run, dict[str, bytes]]) -> None:
-    shards = {f"scan/{number:06d}.parquet" for number in range(5)}
+    shards = {
+        f"{kind}/{number:06d}.parquet" for kind in ("scan", "channels") for number in range(5)
+    }
     assert set(whole[1]) == {"manifest.json", "images.parquet", "unreadable.csv", *shards}
 
 
@@ -846,8 +890,8 @@ def test_an_interrupted_scan_ends_and_goes_on(stopped: tuple[Path, list[str]]) -
 def test_a_scan_killed_at_any_step_of_any_file_goes_on(stopped: tuple[Path, list[str]]) -> None:
     out, lines = stopped
     steps = [line.split()[1:] for line in lines if line.startswith("step")]
-    # Two files first, two shards, one file last; each file flushed, renamed, its folder flushed.
-    assert len(steps) == 3 * (2 + 2 + 1) + 1
+    # Two files first, two shards of two, one last; each is flushed, renamed, its folder flushed.
+    assert len(steps) == 3 * (2 + 2 * 2 + 1) + 1
     assert {code for _, code in steps[:-1]} == {"-9"}
     for number, _ in steps:
         assert files(out / f"step{number}") == files(out / "few"), f"killed at step {number}"

@@ -27,12 +27,14 @@ class Attribution:
         activation: f_v, before the ReLU.
         attribution: S, the gradient of the activation times the through layer's output; like all
             that follows, in units of the activation.
+        hidden: h, the through layer's output.
     """
 
     feature: Feature
     through: str
     activation: Float[Tensor, " n"]
     attribution: Float[Tensor, "n k h w"]
+    hidden: Float[Tensor, "n k h w"]
 
     @property
     def excitation(self) -> Float[Tensor, " n"]:
@@ -68,6 +70,11 @@ class Attribution:
     def channels(self) -> Float[Tensor, "n k"]:
         """S summed over space: what each upstream channel adds to the feature."""
         return self.attribution.sum((2, 3))
+
+    @property
+    def inhibition_channels(self) -> Float[Tensor, "n k"]:
+        """The negative part of S summed over space, as numbers >= 0."""
+        return (-self.attribution).clamp(min=0).sum((2, 3))
 
 
 def energies(
@@ -122,7 +129,7 @@ def attribute_each(
     [layer] = layers
     reading = network.run(inputs, layer, through, differentiate="target")
     assert reading.through is not None
-    results = []
+    results, hidden = [], reading.through.detach()
     with torch.inference_mode(False), torch.enable_grad():
         for number, feature in enumerate(features, 1):
             activation, gradient = feature.read(reading.target), None
@@ -143,7 +150,8 @@ def attribute_each(
                     through=through,
                     # A copy, since a view would keep the whole layer's map.
                     activation=activation.detach().clone(),
-                    attribution=gradient * reading.through.detach(),
+                    attribution=gradient * hidden,
+                    hidden=hidden,
                 )
             )
     return results

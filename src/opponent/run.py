@@ -3,6 +3,7 @@
     RUN/manifest.json       everything that determines the numbers
     RUN/images.parquet      image, path and, for crops, top, left, height, width
     RUN/scan/000000.parquet one row an image and feature; its metadata: what could not be read
+    RUN/channels/000000.parquet  for each channel of the through layer, where it is most active
     RUN/unreadable.csv      all images that could not be read, with their reasons
 
 A shard holds a fixed slice of the image list and is written whole, so that a scan goes on from the
@@ -27,7 +28,7 @@ import PIL
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from opponent.features import Feature
 from opponent.files import whole, write_text
@@ -37,14 +38,26 @@ from opponent.tension import Columns
 from opponent.window import Window
 from opponent.zoo import load
 
-FORMAT = 1
+FORMAT = 2
 SCALARS = ("activation", "excitation", "inhibition", "l1", "l2")
-LISTS = ("excitation_map", "inhibition_map", "channels")
+LISTS = ("excitation_map", "inhibition_map", "channels", "inhibition_channels")
+# Exemplars of each channel that a shard keeps: three rows of three.
+EXEMPLARS = 9
 _UNREADABLE = b"unreadable"
 
 
 class RunError(RuntimeError):
     """A run folder that is missing, unfinished, damaged or another scan's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exemplar:
+    """Where in the images a channel is most active: an image's id, row and column of the map."""
+
+    image: str
+    row: int
+    column: int
+    activation: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,6 +318,33 @@ class Run:
         )
         _write_table(self.shard(number), table)
 
+    def write_exemplars(
+        self,
+        number: int,
+        images: Sequence[str],
+        found: tuple[Float[np.ndarray, "m k"], Int[np.ndarray, "m k"], Int[np.ndarray, "m k"]],
+    ) -> None:
+        """Write one shard's exemplars: for each channel values, images' numbers and places.
+
+        A place counts along the map's rows. To be written before the shard itself.
+        """
+        values, numbers, places = (x.T.ravel() for x in found)
+        channel = np.repeat(np.arange(found[0].shape[1]), found[0].shape[0])
+        width = self.manifest.through_shape[2]
+        table = pa.table(
+            {
+                "channel": pa.array(channel, pa.int32()),
+                "image": pa.array([images[i] for i in numbers], pa.string()),
+                "row": pa.array(places // width, pa.int32()),
+                "column": pa.array(places % width, pa.int32()),
+                "activation": pa.array(values, pa.float32()),
+            }
+        )
+        _write_table(self._exemplars(number), table)
+
+    def _exemplars(self, number: int) -> Path:
+        return self.folder / "channels" / f"{number:06d}.parquet"
+
     def finish(self) -> None:
         """Write the list of unreadable images, for people."""
         text = io.StringIO()
@@ -354,6 +394,40 @@ class Run:
     def channels(self, feature: Feature | str | None = None) -> Float[np.ndarray, "n k"]:
         """S summed over space, for each image: what each upstream channel adds."""
         return _matrix(self._rows(self.feature(feature), ["channels"])["channels"])
+
+    def channel_sides(
+        self, feature: Feature | str | None = None
+    ) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
+        """What each upstream channel adds to excitation, and what to inhibition, in each image.
+
+        Both are >= 0; over channels they sum to excitation and inhibition.
+        """
+        table = self._rows(self.feature(feature), ["channels", "inhibition_channels"])
+        total, minus = (_matrix(table[name]) for name in ("channels", "inhibition_channels"))
+        return (total + minus).clip(0), minus
+
+    def exemplars(self, channel: int, count: int = EXEMPLARS) -> list[Exemplar]:
+        """Where in the images a channel of the through layer is most active, one place an image.
+
+        Args:
+            channel: of the through layer.
+            count: how many; at most 9. Places where the channel is not active are left out.
+        Raises:
+            RunError: the scan is not finished or damaged.
+        """
+        self._shards()
+        found = []
+        for number in range(self.shard_count):
+            with _damage_told(self._exemplars(number)):
+                table = pq.read_table(
+                    self._exemplars(number),
+                    filters=[("channel", "==", channel), ("activation", ">", 0)],
+                    columns=["image", "row", "column", "activation"],
+                    page_checksum_verification=True,
+                )
+            found += [Exemplar(**row) for row in table.to_pylist()]
+        # Stable: of equals, the image that comes first.
+        return sorted(found, key=lambda x: -x.activation)[:count]
 
     def _rows(self, feature: Feature, names: list[str]) -> pa.Table:
         number, count = self.features.index(feature), len(self.features)

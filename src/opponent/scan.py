@@ -4,16 +4,17 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from opponent.attribution import attribute_each
 from opponent.features import Feature
 from opponent.images import ImageSet, Unreadable, open_images, stream
 from opponent.network import Network
-from opponent.run import SCALARS, Manifest, Run, versions
+from opponent.run import EXEMPLARS, SCALARS, Manifest, Run, versions
 from opponent.window import Window, feature_window, placement
 from opponent.zoo import load
 
@@ -159,6 +160,10 @@ class _Shard:
         self.images: list[str] = []
         self.unreadable: dict[str, str] = {}
         self.parts: list[list[dict[str, np.ndarray]]] = [[] for _ in run.features]
+        channels = run.manifest.through_shape[0]
+        self.exemplars = _Exemplars(
+            np.empty((0, channels), np.float32), *np.empty((2, 0, channels), np.int64)
+        )
 
     def add(self, image: str, decoded: UInt8[np.ndarray, "h w 3"] | Unreadable) -> None:
         if isinstance(decoded, Unreadable):
@@ -172,20 +177,42 @@ class _Shard:
     def write(self, number: int) -> None:
         if self.waiting:
             self._compute()
+        self.run.write_exemplars(number, self.images, self.exemplars)
         self.run.write_shard(number, self.images, self.parts, self.unreadable)
 
     def _compute(self) -> None:
         inputs = self.network.inputs(np.stack(self.waiting))
         self.waiting.clear()
         results = attribute_each(self.network, inputs, self.run.features, self.run.manifest.through)
+        first = len(self.images) - len(inputs)
+        self.exemplars = _most_active(self.exemplars, results[0].hidden, first)
         for parts, result in zip(self.parts, results, strict=True):
             window = self.run.through_window(result.feature)
             values = {name: getattr(result, name) for name in SCALARS} | {
                 "excitation_map": _within(window, result.excitation_map),
                 "inhibition_map": _within(window, result.inhibition_map),
                 "channels": result.channels,
+                "inhibition_channels": result.inhibition_channels,
             }
             parts.append({k: v.float().cpu().numpy() for k, v in values.items()})
+
+
+class _Exemplars(NamedTuple):
+    """For each channel its largest values, the images that they lie in, and where in the map."""
+
+    values: Float[np.ndarray, "m k"]
+    numbers: Int[np.ndarray, "m k"]
+    places: Int[np.ndarray, "m k"]
+
+
+def _most_active(found: _Exemplars, hidden: Float[Tensor, "n k h w"], first: int) -> _Exemplars:
+    """The largest of what was found and of more images, counted from `first`, one an image."""
+    values, places = (x.cpu().numpy() for x in hidden.flatten(2).max(2))
+    numbers = np.broadcast_to(first + np.arange(len(values))[:, None], values.shape)
+    more = _Exemplars(values.astype(np.float32), numbers, places)
+    joined = [np.concatenate(pair) for pair in zip(found, more, strict=True)]
+    order = np.argsort(-joined[0], axis=0, kind="stable")[:EXEMPLARS]
+    return _Exemplars(*(np.take_along_axis(x, order, 0) for x in joined))
 
 
 def _within(window: Window, maps: Float[Tensor, "n h w"]) -> Float[Tensor, "n y x"]:

@@ -197,15 +197,13 @@ def _targets(
             "to invert"
         )
     # Where the layer is negative (GELU, before a ReLU), growing drive means a more negative layer.
-    hidden = network.run(inputs, feature.layer, through).through
-    assert hidden is not None
     rows, columns = feature_window(network, feature, through).slices
     return _Targets(
         feature=feature,
         through=through,
         sign=sign,
         excerpt=excerpt(network, feature, through),
-        part=(hidden.sign() * part)[:, :, rows, columns],
+        part=(result.hidden.sign() * part)[:, :, rows, columns],
     )
 
 
