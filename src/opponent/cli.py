@@ -44,6 +44,15 @@ Through = Annotated[str, typer.Option(help="The earlier layer to explain the fea
 Features = Annotated[
     list[str] | None, typer.Option("--feature", help="One of the run's features; repeatable.")
 ]
+DirectionsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--directions", help="A file of directions: LAYER:NAME then names one, LAYER:* all."
+    ),
+]
+Power = Annotated[
+    int, typer.Option(help="A direction's activation is dot * cos^POWER; the paper takes 0 or 2.")
+]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.")]
 Steps = Annotated[int, typer.Option(min=1, help="Steps of optimisation.")]
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
@@ -118,6 +127,8 @@ def scan(
     images: Annotated[str, typer.Option(help="A folder, a file, a .txt list, or 'photos'.")],
     folder: Annotated[Path, typer.Option("--out", help="The run folder, new or to go on with.")],
     weights: Weights = None,
+    directions: DirectionsFile = None,
+    power: Power = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a pass.")] = 32,
     shard_size: Annotated[int, typer.Option(min=1, help="Images a file of results.")] = 256,
     seed: Seed = 0,
@@ -130,10 +141,11 @@ def scan(
     from opponent.scan import scan as run_scan
 
     network = _network(model, weights, device)
+    asked = _features(features, directions, power)
     with _progress() as report:
         run = run_scan(
             network,
-            features,
+            asked,
             through=through,
             images=images,
             out=folder,
@@ -151,6 +163,56 @@ def scan(
         for image, reason in list(unreadable.items())[:10]:
             out.print(f"  {image}: {reason}", markup=False)
     out.print(f"next: opponent select {folder}; opponent report {folder}", style="dim")
+
+
+@app.command(
+    epilog="Example: [bold]opponent directions inceptionv1-mini mixed4a --images photos --k 200 "
+    "--spread 20 --out kmeans.safetensors[/]; then [bold]opponent scan inceptionv1-mini "
+    "mixed4a:kmeans17 --directions kmeans.safetensors --through mixed3b --images photos "
+    "--out run[/]"
+)
+def directions(
+    model: Model,
+    layer: Annotated[str, typer.Argument(help="The layer whose hidden vectors are clustered.")],
+    images: Annotated[str, typer.Option(help="A folder, a file, a .txt list, or 'photos'.")],
+    file: Annotated[Path, typer.Option("--out", help="The file to write (.safetensors).")],
+    k: Annotated[int, typer.Option("--k", "-k", min=1, help="How many directions.")] = 1000,
+    spread: Annotated[
+        int | None,
+        typer.Option(min=1, help="Write so many well-separated ones to FILE-spread too."),
+    ] = None,
+    weights: Weights = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Find a layer's feature directions: spherical k-means of hidden vectors, one an image.
+
+    Interrupted, it goes on where it stopped when the same command is given again.
+    """
+    from opponent.directions import find_directions
+
+    network = _network(model, weights, device)
+    if spread is not None and spread > k:
+        raise ValueError(
+            f"--spread {spread} is more than the --k {k} directions that there will be"
+        )
+    with _progress() as report:
+        found = find_directions(
+            network,
+            layer,
+            images,
+            count=k,
+            seed=seed,
+            keep=file.with_name(f".{file.stem}.vectors.safetensors"),
+            progress=report,
+        )
+    found.save(file)
+    out.print(f"{file}: {len(found)} directions of {layer}", markup=False)
+    if spread is not None:
+        chosen = found.spread(spread, seed=seed)
+        apart = file.with_name(f"{file.stem}-spread{file.suffix}")
+        chosen.save(apart)
+        out.print(f"{apart}: {', '.join(chosen.labels)}", markup=False)
 
 
 @app.command(epilog="Example: [bold]opponent select run -k 5 --csv chosen.csv[/]")
@@ -233,6 +295,8 @@ def why(
         Path | None, typer.Option("--out", help="A page (.html) or picture (.png, .pdf, .svg).")
     ] = None,
     weights: Weights = None,
+    directions: DirectionsFile = None,
+    power: Power = 0,
     channels: Annotated[int, typer.Option(min=1, help="Upstream channels to name a side.")] = 8,
     device: Device = "cpu",
 ) -> None:
@@ -241,9 +305,8 @@ def why(
     from opponent.why import why as ask
 
     network = _network(model, weights, device)
-    answer = ask(
-        network, image, feature, through, run=_run(run) if run else None, channels=channels
-    )
+    [asked] = _features([feature], directions, power)
+    answer = ask(network, image, asked, through, run=_run(run) if run else None, channels=channels)
     written = write_answer(answer, page) if page is not None else None
     out.print(answer.verdict, markup=False)
     table = Table(show_header=False, box=None)
@@ -324,6 +387,8 @@ def visualise(
     sign: Annotated[str, typer.Option(help="excitation, inhibition or both.")] = "both",
     parameterisation: Annotated[str, typer.Option(help="phases, fourier or pixels.")] = "phases",
     weights: Weights = None,
+    directions: DirectionsFile = None,
+    power: Power = 0,
     steps: Steps = 100,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -338,13 +403,14 @@ def visualise(
     network = _network(model, weights, device)
     settings = Settings(steps=steps, seed=seed, parameterisation=parameterisation)  # type: ignore[arg-type]
     signs = _signs(sign)
+    [asked] = _features([feature], directions, power)
     with _progress() as report:
         for number, direction in enumerate(signs):
 
             def step(i: int, n: int, number: int = number) -> None:
                 report("optimising", number * n + i, len(signs) * n)
 
-            made = make(network, feature, sign=direction, settings=settings, progress=step)
+            made = make(network, asked, sign=direction, settings=settings, progress=step)
             side = "excitation" if direction > 0 else "inhibition"
             plain = made.feature.label.replace(":", "-").replace("@", "-").replace(",", "_")
             with whole(folder / f"{plain}-{side}.png") as part:
@@ -418,6 +484,16 @@ def _run(folder: Path) -> "Run":
 
 def _chosen(run: "Run", features: list[str] | None) -> "list[Feature]":
     return [run.feature(each) for each in features] if features else list(run.features)
+
+
+def _features(texts: list[str], file: Path | None, power: int) -> "list[Feature]":
+    """Features by name, among them directions of a file."""
+    from opponent.directions import Directions
+    from opponent.features import Feature
+
+    if file is None:
+        return [Feature.parse(text) for text in texts]
+    return Directions.load(file).features(texts, power=power)
 
 
 def _signs(sign: str) -> list[int]:

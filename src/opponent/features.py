@@ -23,10 +23,12 @@ class Feature:
         vector: one weight a channel, for any other direction.
         name: what to call the direction in tables and figures.
         position: (row, column) in the layer's map; None is the centre, (H // 2, W // 2).
+        power: p of dot * cos^p, the activation; an even number, so that the sign stays. 0 is the
+            dot product; the paper takes 2 for k-means directions.
     Raises:
         ValueError: neither or both of unit and vector; a negative unit or position; a vector that
-            is empty, not finite or zero.
-    Source: paper, section 1, notation.
+            is empty, not finite or zero; a power that is odd or negative.
+    Source: paper, section 1, notation, and appendix B for the power.
 
     >>> Feature.parse("mixed3b:379@7,3")
     Feature('mixed3b:379@7,3')
@@ -37,6 +39,7 @@ class Feature:
     vector: tuple[float, ...] | None = None
     name: str | None = None
     position: tuple[int, int] | None = None
+    power: int = 0
 
     def __post_init__(self) -> None:
         if (self.unit is None) == (self.vector is None):
@@ -47,6 +50,8 @@ class Feature:
             raise ValueError(f"unit {self.unit} of {self.layer!r} is negative; units count from 0")
         if self.position is not None and min(self.position) < 0:
             raise ValueError(f"position {self.position} is negative; rows and columns count from 0")
+        if self.power < 0 or self.power % 2:
+            raise ValueError(f"the cosine's power is 0, 2 or another even number, not {self.power}")
         if self.vector is not None:
             values = torch.tensor(self.vector, dtype=torch.float64)
             if not len(values) or not values.isfinite().all() or not values.any():
@@ -67,7 +72,7 @@ class Feature:
         if not match["unit"].isdecimal():
             raise ValueError(
                 f"{match['unit']!r} in {text!r} is not a unit's number; {_HOW}; "
-                "for a direction of your own give Feature(layer=..., vector=..., name=...)"
+                "a direction's name needs its file (--directions, Directions.load)"
             )
         position = (int(match["row"]), int(match["column"])) if match["row"] else None
         return cls(layer=match["layer"], unit=int(match["unit"]), position=position)
@@ -85,12 +90,14 @@ class Feature:
         *,
         name: str = "direction",
         position: tuple[int, int] | None = None,
+        power: int = 0,
     ) -> "Feature":
         """A feature from a vector with one weight a channel."""
         values = torch.as_tensor(vector, dtype=torch.float64).detach().cpu()
         if values.ndim != 1:
             raise ValueError(f"a direction has one axis, channels; got shape {tuple(values.shape)}")
-        return cls(layer=layer, vector=tuple(values.tolist()), name=name, position=position)
+        weights = tuple(values.tolist())
+        return cls(layer=layer, vector=weights, name=name, position=position, power=power)
 
     @property
     def label(self) -> str:
@@ -138,18 +145,26 @@ class Feature:
     def read(self, layer: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
         """The feature's activation in each map of its layer, f_v = h . v at the position.
 
-        Source: paper, section 1, notation.
+        With a power p, h . v * cos(h, v)^p. Source: paper, section 1, notation, and appendix B.
         """
         row, column = self.resolve(*layer.shape[1:])
+        hidden, length = layer[:, :, row, column], 1.0
         if self.unit is not None:
-            return layer[:, self.unit, row, column]
-        return layer[:, :, row, column] @ torch.tensor(
-            self.vector, dtype=layer.dtype, device=layer.device
-        )
+            dot = hidden[:, self.unit]
+        else:
+            vector = torch.tensor(self.vector, dtype=layer.dtype, device=layer.device)
+            dot, length = hidden @ vector, float(vector.norm())
+        if not self.power:
+            return dot
+        # A position where all is zero has no direction; its dot product is zero as well.
+        norms = (hidden.norm(dim=1) * length).clamp(min=torch.finfo(layer.dtype).tiny)
+        weighted: Tensor = dot * (dot / norms) ** self.power
+        return weighted
 
     def describe(self) -> dict[str, Any]:
         """What determines the feature, ready for JSON; `Feature(**...)` gives it back."""
         given = {name: getattr(self, name) for name in ("layer", "unit", "name")}
+        given["power"] = self.power or None
         given["vector"] = None if self.vector is None else list(self.vector)
         given["position"] = None if self.position is None else list(self.position)
         return {name: value for name, value in given.items() if value is not None}

@@ -302,6 +302,7 @@ class Network:
         target: str,
         through: str | None = None,
         *,
+        after: bool = False,
         differentiate: Literal["target", "images"] | None = None,
         substitute: Callable[[Tensor], Tensor] | None = None,
     ) -> Reading:
@@ -311,6 +312,7 @@ class Network:
             images: the network's own input, preprocessed.
             target: the layer to stop at; a ReLU is read at its input.
             through: an earlier layer to read on the way; a ReLU is read at its output.
+            after: read the target at its output, even if it is a ReLU.
             differentiate: 'target' makes the through layer a leaf that the target depends on, and
                 runs all before it without gradients; 'images' keeps the graph from the images to
                 the through layer, and runs all after it without; None keeps no graph.
@@ -321,7 +323,7 @@ class Network:
         Raises:
             ValueError: a layer is unknown, or `through` does not lie before `target`.
         """
-        stop = self.target_point(target)
+        stop = self._point(target, target=not after)
         start = None if through is None else self.through_point(through)
         if start is not None:
             self.check(target, start.name)

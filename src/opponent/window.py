@@ -103,7 +103,9 @@ def feature_window(network: Network, feature: Feature | str, source: str = PIXEL
     except UnknownGeometry:
         size = network.map_shape(source)[1:]
         return Window(top=0, left=0, height=size[0], width=size[1])
-    if feature.unit is not None:
+    if feature.power:
+        pass  # its cosine takes all channels
+    elif feature.unit is not None:
         extremes = extremes[:, [feature.unit]]
     else:
         weights = torch.tensor(feature.vector, dtype=torch.float64, device=extremes.device)
