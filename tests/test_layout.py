@@ -13,6 +13,7 @@ ORDER = [
     {"window", "attribution", "tension"},
     {"run", "scan", "figures"},
     {"synthesis", "tiles"},
+    {"directions", "atlas"},
     {"why", "gallery"},
     {"pages"},
     {"demo"},

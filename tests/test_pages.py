@@ -13,13 +13,12 @@ from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 from opponent import Network, Run, load, scan, why
-from opponent.gallery import scaled
 from opponent.pages.answer import write_answer
 from opponent.pages.html import picture, render
 from opponent.pages.report import write_report
 from opponent.synthesis.inversion import Settings
 from opponent.synthesis.transforms import Transforms
-from opponent.window import Window
+from opponent.window import Window, scaled
 
 CHROMIUM = os.environ.get("OPPONENT_CHROMIUM") or shutil.which("chromium")
 HOSTILE = "<img src=x onerror=alert(1)>.png"

@@ -742,7 +742,7 @@ def test_ascent_takes_any_objective() -> None:
     made = ascend(
         network,
         Pixels(1, (18, 20), generator=generator),
-        lambda reading: reading.through.mean((1, 2, 3)),
+        lambda hidden: hidden.mean((1, 2, 3)),
         Feature(layer="end", unit=0),
         sign=1,
         through="pixels",

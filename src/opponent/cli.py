@@ -189,9 +189,11 @@ def directions(
 
     Interrupted, it goes on where it stopped when the same command is given again.
     """
-    from opponent.directions import find_directions
+    from opponent.directions import check_suffix, find_directions
 
+    check_suffix(file)
     network = _network(model, weights, device)
+    keep = file.with_name(f".{file.stem}.vectors.safetensors")
     if spread is not None and spread > k:
         raise ValueError(
             f"--spread {spread} is more than the --k {k} directions that there will be"
@@ -203,10 +205,11 @@ def directions(
             images,
             count=k,
             seed=seed,
-            keep=file.with_name(f".{file.stem}.vectors.safetensors"),
+            keep=keep,
             progress=report,
         )
     found.save(file)
+    keep.unlink(missing_ok=True)
     out.print(f"{file}: {len(found)} directions of {layer}", markup=False)
     if spread is not None:
         chosen = found.spread(spread, seed=seed)
@@ -279,6 +282,62 @@ def figures(
         )
     for path in paths:
         out.print(str(path), markup=False)
+
+
+@app.command(
+    epilog="Examples: [bold]opponent atlas run[/]; [bold]opponent atlas run --feature mixed4a:5 "
+    "--top 2000 --grid 12 --signed[/]"
+)
+def atlas(
+    run: RunFolder,
+    feature: Features = None,
+    top: Annotated[int, typer.Option(min=1, help="Images with the largest L2 norm of S.")] = 10_000,
+    grid: Annotated[int, typer.Option(min=1, help="Cells a side.")] = 20,
+    min_images: Annotated[int, typer.Option(min=1, help="Cells with fewer stay empty.")] = 6,
+    space: Annotated[
+        bool, typer.Option("--space", help="Lay out S with its rows and columns.")
+    ] = False,
+    signed: Annotated[
+        bool, typer.Option("--signed", help="Icons of either side too, side by side.")
+    ] = False,
+    format: Annotated[str, typer.Option(help="png, pdf or svg.")] = "png",
+    steps: Steps = 100,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Draw the feature attribution atlas: all the ways in which images drive a feature.
+
+    Interrupted, it goes on where it stopped when the same command is given again.
+    """
+    from opponent.atlas import AtlasSettings, make_atlas
+    from opponent.gallery import write_atlas
+
+    opened = _run(run)
+    network = opened.load_network()
+    network.module.to(device)
+    settings = AtlasSettings(
+        top=top, grid=grid, min_images=min_images, space=space, steps=steps, seed=seed
+    )
+    with _progress() as report:
+        for each in _chosen(opened, feature):
+            made = make_atlas(
+                opened, each, network=network, settings=settings, signed=signed, progress=report
+            )
+            paths = write_atlas(made, suffix=format)
+            about, rho = made.about, made.about["icons_against_images"]
+            out.print(
+                f"{each.label}: {about['images']:,} images, {about['cells']} cells, "
+                f"trustworthiness {about['trustworthiness']:.3f}"
+                + (
+                    ""
+                    if rho["spearman"] is None
+                    else f"; icons' activation against their images': Spearman "
+                    f"{rho['spearman']:+.3f}, p = {rho['p']:.2g}"
+                ),
+                markup=False,
+            )
+            for path in paths:
+                out.print(str(path), markup=False)
 
 
 @app.command(
@@ -492,6 +551,8 @@ def _features(texts: list[str], file: Path | None, power: int) -> "list[Feature]
     from opponent.features import Feature
 
     if file is None:
+        if power:
+            raise ValueError(f"--power {power} is for directions: give their file (--directions)")
         return [Feature.parse(text) for text in texts]
     return Directions.load(file).features(texts, power=power)
 

@@ -23,6 +23,7 @@ from opponent.run import versions
 from opponent.zoo.load import load, read_weights
 
 _BATCH = 32
+_EXPECTED = "expected are numbers with a point, one row a direction and one column a channel"
 Progress = Callable[[str, int, int], None]
 
 
@@ -51,10 +52,15 @@ class Directions:
         if len(self.labels) != len(self.vectors) or len(set(self.labels)) != len(self.labels):
             raise ValueError(f"{len(self.vectors)} directions need as many labels, all different")
         for label in self.labels:
-            if not label or label.isdecimal() or set(label) & set(":@*, "):
+            if (
+                not label
+                or label.isdecimal()
+                or set(":@*,") & set(label)
+                or label.split() != [label]
+            ):
                 raise ValueError(
                     f"{label!r} cannot name a direction: a number names a unit, and ':', '@', '*', "
-                    "',' and space have other meanings"
+                    "',' and spaces have other meanings"
                 )
         for fault, bad in (
             ("holds NaN or infinity", ~np.isfinite(self.vectors).all(1)),
@@ -78,14 +84,14 @@ class Directions:
         Raises:
             ValueError: no such direction, or another layer.
         """
-        rest, _, at = name.strip().partition("@")
+        rest, sign, at = name.strip().partition("@")
         layer, _, label = rest.rpartition(":")
         if self.layer and layer and layer != self.layer:
             raise ValueError(f"{name!r}: these directions belong to layer {self.layer!r}")
         layer = layer or self.layer or ""
         if not layer:
             raise ValueError(
-                f"{name!r} names no layer, nor do these directions: write LAYER:{name}"
+                f"{name!r} names no layer, nor do these directions: write LAYER:{label}"
             )
         if label not in self.labels:
             near = difflib.get_close_matches(label, self.labels, n=5) or self.labels[:5]
@@ -93,7 +99,7 @@ class Directions:
                 f"there is no direction {label!r} among these {len(self)}; the nearest names: "
                 f"{', '.join(near)}"
             )
-        position = Feature.parse(f"{layer}:0@{at}").position if at else None
+        position = Feature.parse(f"{layer}:0@{at}").position if sign else None
         return Feature.direction(
             layer,
             torch.from_numpy(self.vectors[self.labels.index(label)]),
@@ -107,27 +113,24 @@ class Directions:
         found = []
         for name in names:
             layer, _, what = name.strip().rpartition(":")
-            unit, _, at = what.partition("@")
+            unit, sign, at = what.partition("@")
             if unit.isdecimal():
                 found.append(Feature.parse(name))
                 continue
             chosen = self.labels if unit == "*" else (unit,)
-            found += [
-                self.feature(f"{layer}:{one}@{at}" if at else f"{layer}:{one}", power=power)
-                for one in chosen
-            ]
+            found += [self.feature(f"{layer}:{one}{sign}{at}", power=power) for one in chosen]
         return found
 
     def spread(self, count: int, *, seed: int = 0) -> "Directions":
         """Directions that point far apart: k-means among them, one at random of each cluster.
 
         Raises:
-            ValueError: more than there are.
+            ValueError: more than there are, or than point different ways.
         Source: paper, appendix H.
         """
         if not 1 <= count <= len(self):
             raise ValueError(f"{count} of {len(self)} directions cannot be spread: give 1 to all")
-        groups = _clusters(self.vectors, count, seed)[1]
+        groups = _clusters(_unit(self.vectors), count, seed)[1]
         generator = np.random.default_rng(seed)
         rows = sorted(int(generator.choice(np.flatnonzero(groups == g))) for g in range(count))
         return Directions(
@@ -138,7 +141,12 @@ class Directions:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, whole, with labels and provenance in its metadata."""
+        """Write a safetensors file, whole, with labels and provenance in its metadata.
+
+        Raises:
+            ValueError: another suffix than .safetensors.
+        """
+        check_suffix(path)
         about = {"labels": self.labels, "layer": self.layer, "provenance": dict(self.provenance)}
         tensors = {"directions": torch.from_numpy(np.ascontiguousarray(self.vectors))}
         with whole(Path(path)) as part:
@@ -159,10 +167,7 @@ class Directions:
         if path.suffix == ".npy":
             if not path.is_file():
                 raise FileNotFoundError(f"there is no file of directions at {path}")
-            try:
-                values = np.load(path, allow_pickle=False)
-            except (ValueError, EOFError) as error:
-                raise OSError(f"{path} is no array that can be read: {error}") from error
+            values = _read_npy(path)
         else:
             tensors = read_weights(path)
             if "directions" not in tensors and len(tensors) != 1:
@@ -171,18 +176,21 @@ class Directions:
                     "array with one row a direction"
                 )
             values = tensors.get("directions", next(iter(tensors.values()), torch.empty(0)))
-            values = values.detach().to(torch.float32).numpy()
+            if values.layout != torch.strided or not values.is_floating_point():
+                raise ValueError(f"{path} holds numbers of type {values.dtype}; {_EXPECTED}")
+            values = values.detach().to(torch.float64).numpy()
             about = _metadata(path)
         if values.ndim != 2 or not np.issubdtype(values.dtype, np.floating):
             raise ValueError(
-                f"{path} holds an array of shape {values.shape} and type {values.dtype}; expected "
-                "are numbers with a point, one row a direction and one column a channel"
+                f"{path} holds an array of shape {values.shape} of {values.dtype}; {_EXPECTED}"
             )
-        stem = "".join("_" if x in ":@*, " else x for x in path.stem)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is told
+            values = values.astype(np.float32)
+        stem = "".join("_" if x in ":@*," or x.isspace() else x for x in path.stem)
         labels = about.get("labels") or [f"{stem}-{i}" for i in range(len(values))]
         try:
             return cls(
-                vectors=values.astype(np.float32),
+                vectors=values,
                 labels=tuple(labels),
                 layer=about.get("layer"),
                 provenance=about.get("provenance") or {"file": path.name},
@@ -200,7 +208,32 @@ def _metadata(path: Path) -> dict[str, Any]:
             about = json.loads((file.metadata() or {}).get("opponent", "{}"))
     except (SafetensorError, ValueError):
         return {}
-    return about if isinstance(about, dict) else {}
+    kinds = {"labels": list, "layer": str | None, "provenance": dict}
+    ours = isinstance(about, dict) and all(isinstance(about.get(k), t) for k, t in kinds.items())
+    return about if ours and all(isinstance(label, str) for label in about["labels"]) else {}
+
+
+def check_suffix(path: str | Path) -> None:
+    """Check that directions can be written to a file of that name.
+
+    Raises:
+        ValueError: its suffix is another than .safetensors.
+    """
+    if Path(path).suffix != ".safetensors":
+        raise ValueError(f"{path}: directions are written to a file whose name ends .safetensors")
+
+
+def _read_npy(path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file of directions at {path}")
+    try:
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # damaged headers fail in as many ways as there are bytes
+        reason = str(error).partition("\n")[0]
+        raise OSError(f"{path} is no array that can be read safely: {reason}") from error
 
 
 def find_directions(
@@ -223,7 +256,8 @@ def find_directions(
         count: k, the number of directions.
         weights: a file of weights, for a network given by name.
         seed: of the positions and of the clustering.
-        keep: a file for the vectors of a pass that was interrupted; the next call goes on with it.
+        keep: a file for the vectors of a pass that was interrupted; the next call goes on with it,
+            and the caller deletes it when the directions are saved.
         progress: called with what is being done, the steps done and the steps in all.
     Returns:
         Directions of unit length, 'kmeans0' and so on.
@@ -233,6 +267,8 @@ def find_directions(
     """
     network = load(network, weights)
     shape = network.map_shape(layer)
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"the seed of a clustering lies between 0 and 2^32 - 1, got {seed}")
     found = open_images(images, size=network.preprocessing.size)
     if not 1 <= count <= len(found):
         raise ValueError(
@@ -251,22 +287,20 @@ def find_directions(
         "versions": {**versions(), "scikit-learn": _version("scikit-learn")},
     }
     vectors = _hidden_vectors(network, layer, shape, found, provenance, keep, progress)
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors = (vectors / np.where(length > 0, length, 1))[length[:, 0] > 0]
-    if len(vectors) < count:
+    vectors = _unit(vectors[vectors.any(1) & np.isfinite(vectors).all(1)])
+    different = len(np.unique(vectors, axis=0))
+    if different < count:
         raise ValueError(
-            f"only {len(vectors)} of {len(found)} images gave a vector of {layer!r} that is not "
-            f"zero, too few for k = {count}; give more images or a smaller k"
+            f"only {different} of {len(found)} images gave a vector of {layer!r} of its own, "
+            f"finite and not zero, too few for k = {count}; give more images or a smaller k"
         )
     if progress is not None:
         progress("clustering", 0, 1)
     centres = _clusters(vectors, count, seed)[0]
     if progress is not None:
         progress("clustering", 1, 1)
-    if keep is not None:
-        Path(keep).unlink(missing_ok=True)
     return Directions(
-        vectors=(centres / np.linalg.norm(centres, axis=1, keepdims=True)).astype(np.float32),
+        vectors=_unit(centres).astype(np.float32),
         labels=tuple(f"kmeans{i}" for i in range(count)),
         layer=layer,
         provenance={**provenance, "vectors": len(vectors)},
@@ -304,13 +338,19 @@ def _hidden_vectors(
                 done = batch[-1][0] + 1
                 if progress is not None:
                     progress("hidden vectors", done, len(images))
-    except BaseException:
+    finally:
         if keep is not None:
             with whole(Path(keep)) as part:
                 tensors = {"vectors": torch.from_numpy(vectors[:done].copy())}
                 part.write_bytes(save(tensors, {"opponent": asked}))
-        raise
     return vectors
+
+
+def _unit(vectors: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
+    """Vectors that are not zero, scaled to unit length."""
+    scaled = vectors / np.abs(vectors).max(1, keepdims=True)
+    unit: Float[np.ndarray, "n c"] = scaled / np.linalg.norm(scaled, axis=1, keepdims=True)
+    return unit
 
 
 def _resume(vectors: Float[np.ndarray, "n c"], keep: str | Path | None, asked: str) -> int:
@@ -335,6 +375,8 @@ def _clusters(
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
+    if len(np.unique(vectors, axis=0)) < count:
+        raise ValueError(f"there are fewer than {count} directions that differ: ask for fewer")
     with threadpool_limits(1):
         found = KMeans(n_clusters=count, n_init=1, random_state=seed).fit(vectors)
     return found.cluster_centers_, found.labels_

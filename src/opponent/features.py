@@ -148,17 +148,21 @@ class Feature:
         With a power p, h . v * cos(h, v)^p. Source: paper, section 1, notation, and appendix B.
         """
         row, column = self.resolve(*layer.shape[1:])
-        hidden, length = layer[:, :, row, column], 1.0
+        hidden = layer[:, :, row, column]
         if self.unit is not None:
-            dot = hidden[:, self.unit]
+            dot, along = hidden[:, self.unit], torch.eye(hidden.shape[1])[self.unit]
         else:
             vector = torch.tensor(self.vector, dtype=layer.dtype, device=layer.device)
-            dot, length = hidden @ vector, float(vector.norm())
+            dot, along = hidden @ vector, torch.tensor(self.vector, dtype=torch.float64)
         if not self.power:
             return dot
-        # A position where all is zero has no direction; its dot product is zero as well.
-        norms = (hidden.norm(dim=1) * length).clamp(min=torch.finfo(layer.dtype).tiny)
-        weighted: Tensor = dot * (dot / norms) ** self.power
+        along = (along / along.abs().max()).to(layer)
+        # Scaled, since squares of very small or large values leave the type's range. Where all is
+        # zero there is no direction; the dot product is zero as well.
+        largest = hidden.detach().abs().amax(1, keepdim=True)
+        scaled = hidden / torch.where(largest > 0, largest, 1)
+        norms = scaled.norm(dim=1).clamp(min=0.5) * along.norm()
+        weighted: Tensor = dot * (scaled @ along / norms) ** self.power
         return weighted
 
     def describe(self) -> dict[str, Any]:

@@ -1,18 +1,25 @@
-"""A run's figures: the paper's 2, 4a, 4b to g and 5."""
+"""A run's figures: the paper's 2, 4a, 4b to g, 5 and 6."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
+
+from opponent.atlas import Atlas
 from opponent.features import Feature
 from opponent.figures import (
     ExemplarRow,
     InversionRow,
     Synthetic,
+    atlas_figure,
     energy_figure,
     exemplars_figure,
     groups_figure,
     inversions_figure,
+    map_figure,
     save,
+    selection_figure,
 )
 from opponent.network import Network
 from opponent.run import Run
@@ -20,7 +27,7 @@ from opponent.synthesis.inversion import EmptyTarget, Settings
 from opponent.synthesis.store import Kind, Made, make
 from opponent.tension import exciting, inhibiting, select, tense
 from opponent.tiles import run_tiles
-from opponent.window import Window
+from opponent.window import scaled
 
 SUFFIXES = ("png", "pdf", "svg")
 # Tense images that are inverted and accentuated. Source: paper, figure 5.
@@ -103,6 +110,58 @@ def write_figures(
     return [folder / f"figure2.{suffix}", *paths]
 
 
+def write_atlas(atlas: Atlas, *, suffix: str = "png") -> list[Path]:
+    """Draw an atlas: figure 6a to c, the colouring by tension, and both sides where they were made.
+
+    Returns:
+        The files' paths, all in the atlas' folder.
+    Source: paper, figure 6.
+    """
+    if suffix not in SUFFIXES:
+        raise ValueError(f"figures are {', '.join(SUFFIXES)}, not {suffix!r}")
+    columns = atlas.run.columns(atlas.feature, maps=False)
+    on_map, label = set(atlas.map["image"].to_pylist()), atlas.feature.label
+    deviation = float(columns.activation.std())
+    figures = {
+        "figure6a": selection_figure(
+            columns.excitation,
+            columns.inhibition,
+            np.array([image in on_map for image in columns.images]),
+            label=label,
+        ),
+        "figure6b": map_figure(
+            np.stack([atlas.map["x"].to_numpy(), atlas.map["y"].to_numpy()], 1),
+            atlas.map["activation"].to_numpy(),
+            deviation=deviation,
+            grid=atlas.settings.grid,
+            label=label,
+        ),
+    }
+    cells = {(cell.row, cell.column): cell for cell in atlas.cells}
+    energies = {at: (c.mean_excitation, c.mean_inhibition) for at, c in cells.items()}
+    views: list[tuple[str, Literal["activation", "tension"], list[str]]] = [
+        ("atlas", "activation", ["both"]),
+        ("atlas-tension", "tension", ["both"]),
+    ]
+    if atlas.signed:
+        views.append(("atlas-signed", "activation", ["excitation", "inhibition"]))
+    for name, colour_by, signs in views:
+        figures[name] = atlas_figure(
+            {at: [cell.pixels(sign) for sign in signs] for at, cell in cells.items()},
+            grid=atlas.settings.grid,
+            label=label,
+            through=atlas.run.manifest.through,
+            colour_by=colour_by,
+            activation={at: [cell.activations[s] for s in signs] for at, cell in cells.items()},
+            energies=energies,
+            deviation=deviation,
+        )
+    paths = [atlas.folder / f"{name}.{suffix}" for name in figures]
+    for path, figure in zip(paths, figures.values(), strict=True):
+        save(figure, path)
+    return paths
+
+
 def tense_rows(
     run: Run,
     network: Network,
@@ -180,10 +239,3 @@ def _shown(run: Run, feature: Feature, made: Made) -> Synthetic:
     box = scaled(run.receptive_field(feature), run.preprocessing.size, pixels.shape[:2])
     deviation = float(run.columns(feature).activation.std()) or 1.0
     return Synthetic(image=pixels[box.slices], caption=f"{made.final / deviation:+.1f} sd")
-
-
-def scaled(box: Window, source: tuple[int, int], size: tuple[int, ...]) -> Window:
-    """A box of a picture in the same picture at another size, both (height, width)."""
-    top, bottom = (round(x * size[0] / source[0]) for x in (box.top, box.top + box.height))
-    left, right = (round(x * size[1] / source[1]) for x in (box.left, box.left + box.width))
-    return Window(top=top, left=left, height=bottom - top, width=right - left)

@@ -34,7 +34,7 @@ from opponent.features import Feature
 from opponent.files import whole, write_text
 from opponent.images import ImageEntry, ImageSet
 from opponent.network import Network, Preprocessing
-from opponent.tension import Columns
+from opponent.tension import Columns, Indices
 from opponent.window import Window
 from opponent.zoo import load
 
@@ -372,37 +372,49 @@ class Run:
 
     # Reading back
 
-    def columns(self, feature: Feature | str | None = None) -> Columns:
+    def columns(self, feature: Feature | str | None = None, *, maps: bool = True) -> Columns:
         """One feature over all images that could be read.
 
+        Args:
+            feature: one of the run's features; default: the first.
+            maps: read the maps too; without, they have no rows and columns.
         Raises:
             RunError: the scan is not finished or damaged, or no image could be read.
             ValueError: the run does not hold that feature.
         """
         feature = self.feature(feature)
-        names = ["image", *SCALARS, "excitation_map", "inhibition_map"]
-        table = self._rows(feature, names)
+        names = ("excitation_map", "inhibition_map")
+        table = self._rows(feature, ["image", *SCALARS, *(names if maps else ())])
         window = self.through_window(feature)
         shape = (-1, window.height, window.width)
+        none = np.empty((len(table), 0, 0), np.float32)
+        plus, minus = (_matrix(table[x]).reshape(shape) if maps else none for x in names)
         return Columns(
             images=tuple(table["image"].to_pylist()),
             **{name: table[name].to_numpy() for name in SCALARS},
-            excitation_map=_matrix(table["excitation_map"]).reshape(shape),
-            inhibition_map=_matrix(table["inhibition_map"]).reshape(shape),
+            excitation_map=plus,
+            inhibition_map=minus,
         )
 
-    def channels(self, feature: Feature | str | None = None) -> Float[np.ndarray, "n k"]:
-        """S summed over space, for each image: what each upstream channel adds."""
-        return _matrix(self._rows(self.feature(feature), ["channels"])["channels"])
+    def channels(
+        self, feature: Feature | str | None = None, *, rows: Indices | None = None
+    ) -> Float[np.ndarray, "n k"]:
+        """S summed over space, for each image: what each upstream channel adds.
+
+        Args:
+            feature: one of the run's features; default: the first.
+            rows: only these rows of the columns, in this order.
+        """
+        return _matrix(self._rows(self.feature(feature), ["channels"], rows)["channels"])
 
     def channel_sides(
-        self, feature: Feature | str | None = None
+        self, feature: Feature | str | None = None, *, rows: Indices | None = None
     ) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
         """What each upstream channel adds to excitation, and what to inhibition, in each image.
 
-        Both are >= 0; over channels they sum to excitation and inhibition.
+        Both are >= 0; over channels they sum to excitation and inhibition. Args as `channels`.
         """
-        table = self._rows(self.feature(feature), ["channels", "inhibition_channels"])
+        table = self._rows(self.feature(feature), ["channels", "inhibition_channels"], rows)
         total, minus = (_matrix(table[name]) for name in ("channels", "inhibition_channels"))
         return (total + minus).clip(0), minus
 
@@ -429,15 +441,26 @@ class Run:
         # Stable: of equals, the image that comes first.
         return sorted(found, key=lambda x: -x.activation)[:count]
 
-    def _rows(self, feature: Feature, names: list[str]) -> pa.Table:
+    def _rows(self, feature: Feature, names: list[str], which: Indices | None = None) -> pa.Table:
         number, count = self.features.index(feature), len(self.features)
-        parts = []
+        wanted = None if which is None else np.sort(which)
+        parts, first = [], 0
         for shard in self._shards():
             table = self._read(shard, names)
             # Features follow each other in the manifest's order, each with the same images.
             rows = len(table) // count
-            parts.append(table.slice(number * rows, rows))
+            part = table.slice(number * rows, rows)
+            if wanted is not None:
+                here = wanted[
+                    np.searchsorted(wanted, first) : np.searchsorted(wanted, first + rows)
+                ]
+                part = part.take(here - first)
+            parts.append(part)
+            first += rows
         table = pa.concat_tables(parts)
+        if which is not None:
+            # From the order of the shards to the order that was asked for.
+            return table.take(np.argsort(np.argsort(which, kind="stable"), kind="stable"))
         if not len(table):
             raise RunError(f"no image of {self.folder} could be read; see unreadable.csv in it")
         return table

@@ -42,6 +42,13 @@ class Window:
         return rows, slice(self.left, self.left + self.width)
 
 
+def scaled(box: Window, source: tuple[int, int], size: tuple[int, ...]) -> Window:
+    """A box of a picture in the same picture at another size, both (height, width)."""
+    top, bottom = (round(x * size[0] / source[0]) for x in (box.top, box.top + box.height))
+    left, right = (round(x * size[1] / source[1]) for x in (box.left, box.left + box.width))
+    return Window(top=top, left=left, height=bottom - top, width=right - left)
+
+
 class UnknownGeometry(RuntimeError):
     """The network does something whose reach cannot be told."""
 

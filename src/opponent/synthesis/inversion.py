@@ -12,7 +12,7 @@ from opponent.attribution import Images, attribute_each, network_input
 from opponent.features import Feature
 from opponent.images import ImageEntry, open_images
 from opponent.images import load as load_image
-from opponent.network import Network, Reading
+from opponent.network import Network
 from opponent.synthesis.objectives import dot_cosine
 from opponent.synthesis.optimise import Synthesis, ascend
 from opponent.synthesis.parameters import PARAMETERISATIONS, Parameterisation, Photographs
@@ -98,14 +98,64 @@ def invert(
     """
     network, settings = load(network), settings or Settings()
     targets = _targets(network, network_input(network, images), feature, through, sign)
-    count = len(targets.part)
-    make = PARAMETERISATIONS[settings.parameterisation]
+    return _in_batches(
+        network, targets, _noise(network, targets, settings), RATES["inversion"], settings, progress
+    )
 
-    def start(which: slice, generator: torch.Generator) -> Parameterisation:
-        size, number = settings.canvas_for(network), len(range(count)[which])
-        return make(number, size, generator=generator, device=network.device)
 
-    return _in_batches(network, targets, start, RATES["inversion"], settings, progress)
+@torch.inference_mode(False)
+def invert_attribution(
+    network: Network,
+    attribution: Float[Tensor, "n k y x"],
+    feature: Feature | str,
+    through: str,
+    *,
+    sign: int,
+    hidden: Float[Tensor, "n k y x"] | None = None,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> Synthesis:
+    """From noise, make images whose through layer looks as one side of given attributions does.
+
+    Unlike `invert`, which computes S itself, this takes any S, such as the mean of many images'.
+    The feature's activation is not watched on the way, so that a pass ends at the through layer.
+
+    Args:
+        network: the network.
+        attribution: S within the window of the through layer where it is not zero.
+        feature: the feature.
+        through: the layer that S belongs to.
+        sign: +1 for the excitatory part of S, -1 for the inhibitory part, 0 for |S|.
+        hidden: h within the window, where it can be negative; by default it is >= 0.
+        settings: how.
+        progress: called with the steps done and the steps in all.
+    Raises:
+        EmptyTarget: that part of an S is empty.
+        ValueError: names, units, positions or shapes that do not fit.
+    Source: paper, section 5 and eq. 5.
+    """
+    settings = settings or Settings()
+    feature = network.resolve(feature)
+    part = (_signed(sign) * attribution).clamp(min=0) if sign else attribution.abs()
+    window = feature_window(network, feature, through)
+    expected = (network.map_shape(through)[0], window.height, window.width)
+    if tuple(part.shape[1:]) != expected:
+        raise ValueError(
+            f"the attribution has shape {tuple(part.shape)}; {feature.label} through {through!r} "
+            f"takes (n, {', '.join(map(str, expected))})"
+        )
+    _check_not_empty(part, feature, through, sign)
+    if hidden is not None:
+        part = hidden.sign() * part
+    targets = _Targets(
+        feature=feature,
+        through=through,
+        sign=sign,
+        excerpt=excerpt(network, feature, through),
+        part=part.to(network.device, network.dtype),
+    )
+    start = _noise(network, targets, settings)
+    return _in_batches(network, targets, start, RATES["inversion"], settings, progress, watch=False)
 
 
 @torch.inference_mode(False)
@@ -159,7 +209,7 @@ def visualise(
         PARAMETERISATIONS[settings.parameterisation](
             1, settings.canvas_for(network), generator=generator, device=network.device
         ),
-        lambda reading: _signed(sign) * part.feature.read(reading.target),
+        lambda hidden: _signed(sign) * part.feature.read(hidden),
         feature,
         sign=sign,
         through=None,
@@ -188,14 +238,7 @@ def _targets(
     feature = network.resolve(feature)
     [result] = attribute_each(network, inputs, [feature], through)
     part = (_signed(sign) * result.attribution).clamp(min=0)
-    empty = (~part.flatten(1).any(1)).nonzero().flatten().tolist()
-    if empty:
-        side = "excites" if sign > 0 else "inhibits"
-        raise EmptyTarget(
-            f"nothing {side} {feature.label} through {through!r} in image "
-            f"{', '.join(map(str, empty))} of {len(part)} (counted from 0): there is no direction "
-            "to invert"
-        )
+    _check_not_empty(part, feature, through, sign)
     # Where the layer is negative (GELU, before a ReLU), growing drive means a more negative layer.
     rows, columns = feature_window(network, feature, through).slices
     return _Targets(
@@ -207,6 +250,29 @@ def _targets(
     )
 
 
+def _noise(
+    network: Network, targets: _Targets, settings: Settings
+) -> Callable[[slice, torch.Generator], Parameterisation]:
+    make, count = PARAMETERISATIONS[settings.parameterisation], len(targets.part)
+
+    def start(which: slice, generator: torch.Generator) -> Parameterisation:
+        size, number = settings.canvas_for(network), len(range(count)[which])
+        return make(number, size, generator=generator, device=network.device)
+
+    return start
+
+
+def _check_not_empty(part: Tensor, feature: Feature, through: str, sign: int) -> None:
+    empty = (~part.flatten(1).any(1)).nonzero().flatten().tolist()
+    if empty:
+        side = {1: "excites", -1: "inhibits", 0: "drives"}[sign]
+        raise EmptyTarget(
+            f"nothing {side} {feature.label} through {through!r} in image "
+            f"{', '.join(map(str, empty))} of {len(part)} (counted from 0): there is no direction "
+            "to invert"
+        )
+
+
 def _in_batches(
     network: Network,
     targets: _Targets,
@@ -214,6 +280,8 @@ def _in_batches(
     rate: float,
     settings: Settings,
     progress: Progress | None,
+    *,
+    watch: bool = True,
 ) -> Synthesis:
     count = len(targets.part)
     batches = [slice(i, min(i + settings.batch, count)) for i in range(0, count, settings.batch)]
@@ -222,12 +290,10 @@ def _in_batches(
         generator = torch.Generator().manual_seed(settings.seed)
         wanted = targets.part[which].repeat(settings.transforms.draws, 1, 1, 1)
 
-        def objective(reading: Reading, wanted: Tensor = wanted) -> Tensor:
-            assert reading.through is not None
+        def objective(hidden: Tensor, wanted: Tensor = wanted) -> Tensor:
             assert targets.excerpt.through is not None
             rows, columns = targets.excerpt.through.slices
-            hidden = reading.through[:, :, rows, columns]
-            return dot_cosine(hidden, wanted, settings.power)
+            return dot_cosine(hidden[:, :, rows, columns], wanted, settings.power)
 
         def report(done: int, steps: int, number: int = number) -> None:
             if progress is not None:
@@ -246,6 +312,7 @@ def _in_batches(
                 steps=settings.steps,
                 rate=rate if settings.rate is None else settings.rate,
                 generator=generator,
+                watch=watch,
                 progress=report,
             )
         )

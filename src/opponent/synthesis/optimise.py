@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from opponent.features import Feature
-from opponent.network import Network, Reading
+from opponent.network import PIXELS, Network
 from opponent.synthesis.parameters import Parameterisation
 from opponent.synthesis.transforms import Transforms, resize
 from opponent.window import Excerpt
@@ -27,11 +27,12 @@ class Synthesis:
 
     Args:
         feature: with its position written out.
-        sign: +1 where the feature was to be excited, -1 where inhibited.
+        sign: +1 where the feature was to be excited, -1 where inhibited, 0 where both at once.
         image: in [0, 1].
         opacity: in [0, 1], how much the pixels' gradient acted on each place, over all steps.
         objective: at each step, the mean over its views.
-        activation: the feature's, before the ReLU, at each step, the mean over its views.
+        activation: the feature's, before the ReLU, at each step, the mean over its views; no steps
+            where it was not watched.
         final: the feature's activation in the finished image itself.
     """
 
@@ -40,7 +41,7 @@ class Synthesis:
     image: Float[Tensor, "n 3 h w"]
     opacity: Float[Tensor, "n h w"]
     objective: Float[Tensor, "steps n"]
-    activation: Float[Tensor, "steps n"]
+    activation: Float[Tensor, "watched n"]
     final: Float[Tensor, " n"]
 
     def rgba(self) -> UInt8[np.ndarray, "n h w 4"]:
@@ -52,7 +53,7 @@ class Synthesis:
 def ascend(
     network: Network,
     start: Parameterisation,
-    objective: Callable[[Reading], Float[Tensor, " m"]],
+    objective: Callable[[Float[Tensor, "m k h w"]], Float[Tensor, " m"]],
     feature: Feature,
     *,
     sign: int,
@@ -62,6 +63,7 @@ def ascend(
     steps: int,
     rate: float,
     generator: torch.Generator,
+    watch: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Synthesis:
     """Optimise images by Adam.
@@ -69,8 +71,9 @@ def ascend(
     Args:
         network: the network.
         start: what is optimised.
-        objective: from what a pass over all views read, one value a view.
-        feature: whose activation is watched; a pass ends at its layer.
+        objective: from the through layer's map (without one, the feature's own layer's) of all
+            views, one value a view.
+        feature: whose activation is watched.
         sign: what the result is to say of its purpose.
         through: the layer that the objective reads, and that gradients start from; None is the
             feature's own layer.
@@ -78,6 +81,7 @@ def ascend(
         transforms: the views.
         steps, rate: how many steps, of which learning rate.
         generator: for the views.
+        watch: take down the activation at each step. Without, a pass ends at the through layer.
         progress: called with the steps done and the steps in all.
     """
     # Gradients by phase are tiny; Adam's usual 1e-8 would damp them.
@@ -90,8 +94,12 @@ def ascend(
             images = start.images()
             views = transforms(images, size, generator)
             inputs = network.preprocessing.normalise(views).to(network.dtype)
-            reading = network.run(part.cut(inputs), feature.layer, through, differentiate="images")
-            values = objective(reading)
+            cut = part.cut(inputs)
+            if through in (None, PIXELS) or watch:
+                reading = network.run(cut, feature.layer, through, differentiate="images")
+            else:
+                reading = network.run(cut, through, after=True, differentiate="images")
+            values = objective(reading.target if reading.through is None else reading.through)
             [to_images] = torch.autograd.grad(values.sum() / transforms.draws, images)
             gradients = torch.autograd.grad(images, start.parameters, to_images)
             for parameter, gradient in zip(start.parameters, gradients, strict=True):
@@ -100,7 +108,8 @@ def ascend(
             strength = to_images.abs().mean(1)
             acted = strength if acted is None else acted + strength
             objectives.append(_mean_of_views(values, len(images)))
-            activations.append(_mean_of_views(part.feature.read(reading.target), len(images)))
+            if watch:
+                activations.append(_mean_of_views(part.feature.read(reading.target), len(images)))
             if progress is not None:
                 progress(step + 1, steps)
     assert acted is not None
@@ -114,7 +123,7 @@ def ascend(
         image=images,
         opacity=_opacity(acted),
         objective=torch.stack(objectives),
-        activation=torch.stack(activations),
+        activation=torch.stack(activations) if watch else objectives[0].new_empty(0, len(images)),
         final=final,
     )
 

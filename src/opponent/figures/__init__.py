@@ -1,0 +1,49 @@
+"""Every static figure, for print: each function returns a `Figure`, shows nothing, changes nothing.
+
+Sizes are inches from the top left corner, so that a panel comes out as large as it is meant to be
+in one or two columns of a journal. matplotlib's global settings are left alone.
+"""
+
+from opponent.figures.atlas import atlas_figure, map_figure, selection_figure
+from opponent.figures.page import (
+    COLUMN,
+    PAGE,
+    ExemplarRow,
+    InversionRow,
+    Synthetic,
+    Tile,
+    group_colours,
+    overlay_scale,
+    save,
+)
+from opponent.figures.panels import (
+    activation_trace_figure,
+    energy_figure,
+    exemplars_figure,
+    groups_figure,
+    inversions_figure,
+    square_figure,
+    why_figure,
+)
+
+__all__ = [
+    "COLUMN",
+    "PAGE",
+    "ExemplarRow",
+    "InversionRow",
+    "Synthetic",
+    "Tile",
+    "activation_trace_figure",
+    "atlas_figure",
+    "energy_figure",
+    "exemplars_figure",
+    "group_colours",
+    "groups_figure",
+    "inversions_figure",
+    "map_figure",
+    "overlay_scale",
+    "save",
+    "selection_figure",
+    "square_figure",
+    "why_figure",
+]
