@@ -693,7 +693,7 @@ def test_arrays_that_are_no_directions_are_refused(
 @pytest.mark.parametrize("kind", [np.int64, np.uint8, bool, np.complex64, "S4"])
 def test_arrays_of_other_types_are_refused(kind: Any, tmp_path: Path) -> None:
     np.save(tmp_path / "file.npy", np.ones((2, 3)).astype(kind), allow_pickle=False)
-    with pytest.raises(ValueError, match=r"file\.npy holds .* type .* numbers with a point"):
+    with pytest.raises(ValueError, match=r"file\.npy holds .* numbers with a point"):
         Directions.load(tmp_path / "file.npy")
 
 
