@@ -385,6 +385,86 @@ def why(
 
 
 @app.command(
+    epilog="Examples: [bold]opponent who run --out who.html[/]; "
+    "[bold]opponent who run --group inhibiting --silence[/]; [bold]opponent who run --cell 3,7[/]"
+)
+def who(
+    run: RunFolder,
+    feature: Annotated[str | None, typer.Option(help="One of the run's features.")] = None,
+    group: Annotated[str | None, typer.Option(help="Such as tense, exciting, inhibiting.")] = None,
+    image: Annotated[list[str] | None, typer.Option(help="An image's id; repeatable.")] = None,
+    cell: Annotated[str | None, typer.Option(help="ROW,COLUMN of the feature's atlas.")] = None,
+    channels: Annotated[int, typer.Option(min=1, help="Upstream channels a side.")] = 8,
+    visualise: Annotated[
+        bool, typer.Option("--visualise", help="Synthesise what excites each channel too.")
+    ] = False,
+    silence: Annotated[
+        bool, typer.Option("--silence", help="Set top channels to zero, and others at random.")
+    ] = False,
+    page: Annotated[
+        Path | None, typer.Option("--out", help="A page (.html) or picture (.png, .pdf, .svg).")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Say which upstream channels excite a feature, and which hold it back.
+
+    By default in its tensest images. Channels are shown by what excites them most.
+    """
+    from opponent.pages.answer import silence_facts, write_who
+    from opponent.synthesis.inversion import Settings
+    from opponent.who import silence_check
+    from opponent.who import who as ask
+
+    opened = _run(run)
+    network = opened.load_network() if page or silence else None
+    if network is not None:
+        network.module.to(device)
+    with _progress() as report:
+        found = ask(
+            opened,
+            feature,
+            group=group,
+            images=image or None,
+            cell=None if cell is None else _cell(cell),
+            channels=channels,
+            crops=4 if page else 0,
+            network=network,
+            visualise=Settings(seed=seed) if visualise and page else None,
+            progress=report,
+        )
+    checked = None
+    if silence and network is not None:
+        checked = silence_check(opened, network, found, seed=seed)
+    written = write_who(found, page, checked) if page is not None else None
+    about = f"{found.feature.label} in {found.about}, by channels of {found.through}"
+    out.print(about, markup=False)
+    table = _table("excites", "mean", "sd", "inhibits", "mean", "sd")
+    for i in range(max(len(found.exciting), len(found.inhibiting))):
+        cells = []
+        for side, colour in ((found.exciting, "red"), (found.inhibiting, "blue")):
+            one = side[i] if i < len(side) else None
+            cells += (
+                [f"[{colour}]{one.name}[/]", f"{one.mean:+.4g}", f"{one.spread:.4g}"]
+                if one
+                else ["", "", ""]
+            )
+        table.add_row(*cells)
+    out.print(table)
+    for name, value in silence_facts(found, checked):
+        out.print(f"{name}: {value}", markup=False)
+    if written is not None:
+        out.print(str(written), markup=False)
+
+
+def _cell(text: str) -> tuple[int, int]:
+    parts = text.split(",")
+    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+        raise ValueError(f"a cell is ROW,COLUMN, such as 3,7; got {text!r}")
+    return int(parts[0]), int(parts[1])
+
+
+@app.command(
     epilog="Example: [bold]opponent invert run --image coffee.jpg --sign both[/]; "
     "then look into run/synthesis"
 )

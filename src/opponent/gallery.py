@@ -27,7 +27,7 @@ from opponent.synthesis.inversion import EmptyTarget, Settings
 from opponent.synthesis.store import Kind, Made, make
 from opponent.tension import exciting, inhibiting, select, tense
 from opponent.tiles import run_tiles
-from opponent.window import scaled
+from opponent.window import feature_window, scaled
 
 SUFFIXES = ("png", "pdf", "svg")
 # Tense images that are inverted and accentuated. Source: paper, figure 5.
@@ -221,6 +221,24 @@ def visualisations(
         for done, sign in enumerate((1, -1))
     )
     return up, down
+
+
+def visualisation(
+    run: Run,
+    network: Network,
+    name: str,
+    settings: Settings,
+    progress: Progress | None = None,
+    done: int = 0,
+    total: int = 1,
+) -> Synthetic:
+    """The feature visualisation of any unit of a run's network, such as an upstream channel."""
+    feature = network.resolve(name)
+    tell = _steps(progress, "visualisations of channels", done, total)
+    made = make(run, network, feature, None, "visualisation", 1, settings, tell)
+    pixels = made.pixels()
+    box = scaled(feature_window(network, feature), run.preprocessing.size, pixels.shape[:2])
+    return Synthetic(image=pixels[box.slices], caption="")
 
 
 def _steps(

@@ -34,13 +34,18 @@ def photograph(
     Raises:
         Unreadable: the file cannot be read any more.
     """
-    [image] = _photographs([entry], prepared, zoom)
+    [image] = photographs([entry], prepared, zoom)
     return image
 
 
-def _photographs(
+def photographs(
     entries: Sequence[ImageEntry], prepared: Preprocessing, zoom: int
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """What the network sees of photographs, `zoom` times as large.
+
+    Raises:
+        Unreadable: a file cannot be read any more.
+    """
     height, width = prepared.size
     short = None if prepared.resize is None else prepared.resize * zoom
     images = stream(entries, size=(height * zoom, width * zoom), resize=short)
@@ -131,7 +136,7 @@ def run_tiles(
     deviation = float(columns.activation.std()) or 1.0
     entries = [run.images.find(columns.images[i]) for i in indices]
     tiles = []
-    for i, image in zip(indices, _photographs(entries, prepared, zoom), strict=True):
+    for i, image in zip(indices, photographs(entries, prepared, zoom), strict=True):
         tiles.append(
             tile(
                 image,

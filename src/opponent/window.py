@@ -117,7 +117,7 @@ def feature_window(network: Network, feature: Feature | str, source: str = PIXEL
     else:
         weights = torch.tensor(feature.vector, dtype=torch.float64, device=extremes.device)
         extremes = extremes[:, weights != 0]
-    box = _box(extremes)
+    box = window_of(extremes)
     if box is None:
         raise ValueError(f"{feature.label} does not depend on {source!r}: they lie on two branches")
     return box
@@ -130,7 +130,7 @@ def receptive_field(reach: Reach) -> tuple[Window, tuple[float, float]]:
     """
     height, width = reach.shape[2:]
     row, column = height // 2, width // 2
-    box = _box(reach[:, :, row, column])
+    box = window_of(reach[:, :, row, column])
     assert box is not None
     _, bottoms, _, rights = reach.amax(1)
     rows = bottoms[row, column] - bottoms[row - 1, column] if height > 1 else torch.zeros(())
@@ -205,7 +205,10 @@ def excerpt(network: Network, feature: Feature, through: str | None) -> Excerpt:
     if through is not None and window is not None:
         box = window
         if through != PIXELS:
-            box = _box(reach(network, through)[:, :, *window.slices].flatten(2).amax(2)) or window
+            box = (
+                window_of(reach(network, through)[:, :, *window.slices].flatten(2).amax(2))
+                or window
+            )
         boxes.append(box)
     steps = [(place[2], place[3]) for place in places if place is not None]
     (top, height), (left, width) = (
@@ -269,7 +272,8 @@ def _telling(what: str) -> Iterator[None]:
         raise UnknownGeometry(f"cannot tell the reach of {what}: {error}") from error
 
 
-def _box(extremes: Float[Tensor, "4 c"]) -> Window | None:
+def window_of(extremes: Float[Tensor, "4 c"]) -> Window | None:
+    """The box of some elements of a `reach` together; None where they depend on nothing."""
     values = extremes.amax(1)
     if values.isinf().any():
         return None

@@ -5,6 +5,7 @@ in one or two columns of a journal. matplotlib's global settings are left alone.
 """
 
 from opponent.figures.atlas import atlas_figure, map_figure, selection_figure
+from opponent.figures.drivers import DriverRow, drivers_figure
 from opponent.figures.page import (
     COLUMN,
     PAGE,
@@ -29,12 +30,14 @@ from opponent.figures.panels import (
 __all__ = [
     "COLUMN",
     "PAGE",
+    "DriverRow",
     "ExemplarRow",
     "InversionRow",
     "Synthetic",
     "Tile",
     "activation_trace_figure",
     "atlas_figure",
+    "drivers_figure",
     "energy_figure",
     "exemplars_figure",
     "group_colours",

@@ -8,18 +8,20 @@ import numpy as np
 from bokeh.resources import Resources
 from markupsafe import Markup
 
-from opponent.colour import on_white, overlay, tension_colours
+from opponent.colour import on_white, overlay
 from opponent.features import Feature
 from opponent.figures import Synthetic, Tile, group_colours, overlay_scale, square_figure
 from opponent.files import write_text
 from opponent.gallery import tense_rows, visualisations
 from opponent.network import LOGITS, Network
+from opponent.pages.answer import who_figure
 from opponent.pages.html import drawing, picture, render
 from opponent.pages.plot import energy_plot
 from opponent.run import Run
 from opponent.synthesis.inversion import Settings
-from opponent.tension import select, tense
+from opponent.tension import select
 from opponent.tiles import run_tiles
+from opponent.who import who
 
 # Dots beyond this number are a seeded sample, so that the file stays small enough to open at once.
 DOTS = 2000
@@ -121,7 +123,7 @@ class _Section:
         if self.feature.layer == LOGITS and self.feature.unit is not None:
             meaning = self.network.class_name(self.feature.unit)
         made, nothing = self._made()
-        rows, images = self._telling()
+        drivers = who(self.run, self.feature, channels=6, network=self.network)
         return {
             "label": self.feature.label,
             "meaning": meaning,
@@ -138,8 +140,8 @@ class _Section:
             "made": made,
             "nothing_made": nothing,
             "visualisations": self._visualisations(),
-            "sides": self._sides(rows),
-            "side_images": images,
+            "drivers": drawing(who_figure(drivers)),
+            "driven": drivers.about,
         }
 
     def _numbers(self) -> list[tuple[str, str]]:
@@ -228,37 +230,6 @@ class _Section:
     def _visualisations(self) -> list[dict[str, Any]]:
         both = visualisations(self.run, self.network, self.feature, self.settings, self.progress)
         return [_cell(one, name) for one, name in zip(both, ("upward", "downward"), strict=True)]
-
-    def _telling(self) -> tuple[list[int], str]:
-        rows = tense(self.columns, 20).tolist()
-        if rows:
-            return rows, f"the {len(rows)} tensest images"
-        return list(range(len(self.columns.images))), "all images"
-
-    def _sides(self, rows: list[int]) -> list[dict[str, Any]]:
-        mean = self.run.channels(self.feature)[rows].mean(0)
-        sides = []
-        for title, sums, corner in (
-            ("Excite it most", mean, (1.0, 0.0)),
-            ("Inhibit it most", -mean, (0.0, 1.0)),
-        ):
-            order = [k for k in np.argsort(-sums, kind="stable")[:8] if sums[k] > 0]
-            colour = tension_colours(np.array(corner[0]), np.array(corner[1]))[:3] * 255
-            sides.append(
-                {
-                    "title": title,
-                    "colour": "rgb({:.0f},{:.0f},{:.0f})".format(*colour),
-                    "channels": [
-                        {
-                            "name": f"{self.run.manifest.through}:{k}",
-                            "value": f"{sums[k]:.3g}",
-                            "width": round(8 * float(sums[k] / np.abs(mean).max()), 2),
-                        }
-                        for k in order
-                    ],
-                }
-            )
-        return sides
 
 
 def _cell(shown: Tile | Synthetic | None, alt: str) -> dict[str, Any]:
