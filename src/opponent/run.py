@@ -398,7 +398,7 @@ class Run:
 
     def channels(
         self, feature: Feature | str | None = None, *, rows: Indices | None = None
-    ) -> Float[np.ndarray, "n k"]:
+    ) -> Float[np.ndarray, "n channels"]:
         """S summed over space, for each image: what each upstream channel adds.
 
         Args:
@@ -409,7 +409,7 @@ class Run:
 
     def channel_sides(
         self, feature: Feature | str | None = None, *, rows: Indices | None = None
-    ) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
+    ) -> tuple[Float[np.ndarray, "n channels"], Float[np.ndarray, "n channels"]]:
         """What each upstream channel adds to excitation, and what to inhibition, in each image.
 
         Both are >= 0; over channels they sum to excitation and inhibition. Args as `channels`.
