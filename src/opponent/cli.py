@@ -340,6 +340,25 @@ def atlas(
                 out.print(str(path), markup=False)
 
 
+@app.command(epilog="Example: [bold]opponent explore run --out explorer.html[/]")
+def explore(
+    run: RunFolder,
+    page: Annotated[
+        Path | None, typer.Option("--out", help="The page; default: explorer.html in the run.")
+    ] = None,
+    feature: Annotated[
+        str | None, typer.Option(help="One of the run's features; default: the newest atlas'.")
+    ] = None,
+) -> None:
+    """Write the page in which to walk around in an atlas; it works offline."""
+    from opponent.pages.explore import write_explorer
+
+    opened = _run(run)
+    with _progress() as report:
+        path = write_explorer(opened, page, feature=feature, progress=report)
+    out.print(str(path), markup=False)
+
+
 @app.command(
     epilog="Example: [bold]opponent why torchvision:squeezenet1_1 banana.jpg logits:954 "
     "--through features.9 --out why.html[/]"
