@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -62,6 +63,18 @@ def reach(network: Network, target: str, source: str = PIXELS, *, border: bool =
         UnknownGeometry: an operation mixes images or fails, so that no box can be told.
     """
     network.check(target, source)
+    # Weights do not matter, and who asks for one box asks for it often.
+    found = _FOUND.setdefault(network, {})
+    key = (target, source, border, network.preprocessing.size, network.device, network.dtype)
+    if key not in found:
+        found[key] = _reach(network, target, source, border)
+    return found[key].clone()
+
+
+_FOUND: "WeakKeyDictionary[Network, dict[object, Tensor]]" = WeakKeyDictionary()
+
+
+def _reach(network: Network, target: str, source: str, border: bool) -> Reach:
     images = torch.zeros(4, 3, *network.preprocessing.size, device=network.device)
     with torch.no_grad(), _telling(f"{target} on {source}"), _Coordinates(border=border) as mode:
         reading = network.run(images.to(network.dtype), target, source, substitute=mode.coordinates)

@@ -1,0 +1,90 @@
+"""How much faster atlas icons are made than by the plain procedure, with both results compared.
+
+    python -m benchmarks.icons [--network inceptionv1-mini] [--icons 8] [--steps 20] [--canvas 0]
+
+The plain procedure optimises one icon after the other; each step runs the whole network forward,
+keeps the through layer's output by a hook, and calls `loss.backward()`. Equal targets, steps, size
+and views.
+"""
+
+import argparse
+import resource
+import time
+
+import torch
+from torch import Tensor
+
+from opponent.features import Feature
+from opponent.network import Network
+from opponent.synthesis.inversion import Settings, invert_attribution
+from opponent.synthesis.objectives import dot_cosine
+from opponent.synthesis.parameters import Phases
+from opponent.window import feature_window
+from opponent.zoo import load
+from opponent.zoo.inceptionv1 import InceptionV1
+from opponent.zoo.load import INCEPTIONV1_INPUT
+
+FEATURE, THROUGH = "mixed3b:9", "mixed3a"
+
+
+def plain(network: Network, target: Tensor, feature: Feature, settings: Settings) -> Tensor:
+    """One icon as a plain script makes it."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    start = Phases(1, settings.canvas_for(network), generator=generator)
+    assert settings.rate is not None
+    adam = torch.optim.Adam(start.parameters, lr=settings.rate, eps=1e-16)
+    rows, columns = feature_window(network, feature, THROUGH).slices
+    kept: dict[str, Tensor] = {}
+    layer = dict(network.module.named_modules())[THROUGH]
+    hook = layer.register_forward_hook(lambda _m, _i, output: kept.update(output=output))
+    for _ in range(settings.steps):
+        adam.zero_grad()
+        views = settings.transforms(start.images(), network.preprocessing.size, generator)
+        network.module(network.preprocessing.normalise(views))
+        hidden = kept["output"][:, :, rows, columns]
+        wanted = target.expand_as(hidden)
+        loss = -dot_cosine(hidden, wanted, settings.power).sum() / settings.transforms.draws
+        loss.backward()
+        adam.step()
+    hook.remove()
+    return start.images().detach()
+
+
+def main() -> None:
+    """Measure once, one procedure after the other."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--network", default="inceptionv1-mini")
+    parser.add_argument("--icons", type=int, default=8)
+    parser.add_argument("--plain-icons", type=int, default=2, help="how many of them plainly too")
+    parser.add_argument("--steps", type=int, default=20)
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    if arguments.network == "inceptionv1":  # random weights: time does not depend on them
+        network = Network(InceptionV1().eval(), preprocessing=INCEPTIONV1_INPUT)
+    else:
+        network = load(arguments.network)
+    feature = network.resolve(FEATURE)
+    window = feature_window(network, feature, THROUGH)
+    shape = (network.map_shape(THROUGH)[0], window.height, window.width)
+    targets = torch.rand(arguments.icons, *shape, generator=torch.Generator().manual_seed(1))
+    settings = Settings(steps=arguments.steps, rate=0.06, power=2.0, batch=8)
+    plain(network, targets[0], feature, Settings(steps=1, rate=0.06, power=2.0))  # warm up
+    begun = time.perf_counter()
+    ours = invert_attribution(network, targets, feature, THROUGH, sign=0, settings=settings)
+    ours_time = (time.perf_counter() - begun) / arguments.icons
+    begun = time.perf_counter()
+    theirs = torch.cat(
+        [plain(network, targets[i], feature, settings) for i in range(arguments.plain_icons)]
+    )
+    plain_time = (time.perf_counter() - begun) / arguments.plain_icons
+    apart = float((ours.image[: len(theirs)] - theirs).abs().mean())
+    print(
+        f"{network.name}, {arguments.steps} steps of {settings.canvas_for(network)} pixels: "
+        f"plain {plain_time:.2f} s an icon, here {ours_time:.2f} s, ratio "
+        f"{plain_time / ours_time:.2f}; mean difference of pixels {apart:.2e}; "
+        f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2:.2f} GiB"
+    )
+
+
+if __name__ == "__main__":
+    main()
