@@ -33,7 +33,9 @@ check: $(VENV)/.dev
 	$(BIN)/python -m pytest --quiet
 
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python -m benchmarks.bench
+	$(BIN)/python -m benchmarks.icons
+	$(BIN)/python -m benchmarks.atlas_scale
 
 # The README's picture and the documentation's.
 figures: $(VENV)/.dev

@@ -1,6 +1,6 @@
 """How much faster than the plain procedure, in one run, with the equality of results beside it.
 
-    python benchmarks/bench.py [--images 40] [--repeats 3]
+    python -m benchmarks.bench [--images 40] [--repeats 3]
 
 The plain procedure is what a script without this library does: the whole forward pass, hooks that
 keep activation and gradient, and `loss.backward()` with gradients for all parameters.

@@ -1,20 +1,32 @@
 """What keeps a feature of a vision network silent."""
 
+from opponent.atlas import Atlas, AtlasSettings, atlases, make_atlas
 from opponent.attribution import Attribution, attribute
+from opponent.directions import Directions, find_directions
 from opponent.features import Feature
 from opponent.images import ImageSet, Unreadable, open_images
 from opponent.network import Network, Preprocessing
 from opponent.run import Run, RunError
 from opponent.scan import scan
-from opponent.synthesis.inversion import Settings, accentuate, invert, visualise
+from opponent.synthesis.inversion import (
+    Settings,
+    accentuate,
+    invert,
+    invert_attribution,
+    visualise,
+)
 from opponent.synthesis.optimise import Synthesis
 from opponent.tension import Columns, select
+from opponent.who import Who, who
 from opponent.why import Why, why
 from opponent.zoo import load
 
 __all__ = [
+    "Atlas",
+    "AtlasSettings",
     "Attribution",
     "Columns",
+    "Directions",
     "Feature",
     "ImageSet",
     "Network",
@@ -24,14 +36,20 @@ __all__ = [
     "Settings",
     "Synthesis",
     "Unreadable",
+    "Who",
     "Why",
     "accentuate",
+    "atlases",
     "attribute",
+    "find_directions",
     "invert",
+    "invert_attribution",
     "load",
+    "make_atlas",
     "open_images",
     "scan",
     "select",
     "visualise",
+    "who",
     "why",
 ]
