@@ -47,6 +47,7 @@ INLINE = 24 * 1024**2
 _CHUNK = ACROSS * DOWN
 _ICON = 112
 _GREY = "#808085"  # readable on white and on black
+_MARK = "#e8a317"  # as the page frames what has the focus
 # Images of a group that the page can mark by name.
 _MARKED = 50
 
@@ -359,7 +360,11 @@ def _plot(
         fill_color="colour",
         line_color=None,
         fill_alpha=0.9,
+        # A ring, since a dot near zero is as pale as those that are not marked.
+        selection_line_color=_MARK,
+        selection_line_width=1.2,
         nonselection_fill_alpha=0.08,
+        nonselection_line_color=None,
     )
     point = CustomJS(code="window.explorer?.pointed(cb_data)")
     plot.add_tools(HoverTool(renderers=[dots], tooltips=None, callback=point))
