@@ -362,7 +362,6 @@ def _plot(
         fill_alpha=0.9,
         # A ring, since a dot near zero is as pale as those that are not marked.
         selection_line_color=_MARK,
-        selection_line_width=1.2,
         nonselection_fill_alpha=0.08,
         nonselection_line_color=None,
     )
