@@ -86,6 +86,8 @@ class AtlasSettings:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.neighbours < 2:
             raise ValueError(f"neighbours must be at least 2, got {self.neighbours}")
+        if not 0 <= self.min_dist <= 1:
+            raise ValueError(f"min_dist lies between 0 and 1, got {self.min_dist}")
 
     @property
     def synthesis(self) -> Settings:
@@ -206,7 +208,7 @@ class Cell:
         path = self.icon.with_name(_icon_name(self.row, self.column, sign))
         if not path.is_file():
             return None
-        with Image.open(path) as image:
+        with _damage_told(path), Image.open(path) as image:
             return np.asarray(image.convert("RGBA"))
 
 
@@ -238,20 +240,24 @@ class Atlas:
     def cells(self) -> tuple[Cell, ...]:
         """The cells that hold enough images, row by row."""
         names = ("row", "column", "mean_activation", "mean_excitation", "mean_inhibition")
-        return tuple(
-            Cell(
-                **{name: row[name] for name in names},
-                images=tuple(row["images"]),
-                activations={s: row.get(_activation_of(s)) for s in SIGNS},
-                icon=self.folder / row["icon"],
+        path = self.folder / "atlas.parquet"
+        with _damage_told(path):
+            return tuple(
+                Cell(
+                    **{name: row[name] for name in names},
+                    images=tuple(row["images"]),
+                    activations={s: row.get(_activation_of(s)) for s in SIGNS},
+                    icon=self.folder / row["icon"],
+                )
+                for row in _read_table(path).to_pylist()
             )
-            for row in _read_table(self.folder / "atlas.parquet").to_pylist()
-        )
 
     @property
     def signed(self) -> bool:
         """Whether there are icons of either side."""
-        return any((self.folder / "icons").glob("*-excitation.png"))
+        path = self.folder / "atlas.parquet"
+        with _damage_told(path):
+            return _activation_of("excitation") in pq.read_schema(path).names
 
 
 def atlases(run: Run, feature: Feature | str | None = None) -> list[Atlas]:
@@ -320,10 +326,14 @@ def make_atlas(
         "images": len(table),
         "cells": len(members),
         "deviation": float(columns.activation.std()),
-        "trustworthiness": float(table.schema.metadata[_TRUST]),
+        "trustworthiness": float(_metadata(making.folder / "map.parquet")[_TRUST]),
         "icons_against_images": {"spearman": rho, "p": p},
     }
-    write_text(folder / "atlas.json", json.dumps(about, indent=1) + "\n")
+    text = json.dumps(about, indent=1) + "\n"
+    record = folder / "atlas.json"
+    # Not again: the newest atlas is the one that was made last.
+    if not record.is_file() or record.read_bytes() != text.encode():
+        write_text(record, text)
     return Atlas(run, folder)
 
 
@@ -426,7 +436,8 @@ class _Making:
         """Each cell's mean S and mean h."""
         path, partial = (self.folder / x for x in ("cells.safetensors", "cells.part.safetensors"))
         if path.is_file():
-            return _read_means(path)[:2]
+            partial.unlink(missing_ok=True)  # a call that was killed may have left it
+            return _read_means(path, len(members))[:2]
         cell_of = {row: cell for cell, rows in enumerate(members.values()) for row in rows}
         rows = sorted(cell_of)
         ids = table["image"].to_pylist()
@@ -435,7 +446,7 @@ class _Making:
         sums, done = torch.zeros(2, *shape, dtype=torch.float64), 0
         if partial.is_file():
             with suppress(RunError):  # a damaged part is made again
-                *parts, done = _read_means(partial)
+                *parts, done = _read_means(partial, len(members))
                 sums = torch.stack(parts)
         saved = done
         for pair in self._attributions([ids[row] for row in rows], "mean attributions", done):
@@ -450,7 +461,7 @@ class _Making:
         counts = torch.tensor([len(rows) for rows in members.values()]).view(-1, 1, 1, 1)
         _write_means(path, (sums / counts).float(), done)
         partial.unlink(missing_ok=True)
-        return _read_means(path)[:2]
+        return _read_means(path, len(members))[:2]
 
     def icons(
         self,
@@ -464,15 +475,25 @@ class _Making:
         starts = range(0, len(cells), size)
         activations: list[float | None] = []
         for number, first in enumerate(starts):
-            record = folder / f"{sign}-{number:03d}.json"
-            if not record.is_file():
-                part = slice(first, first + size)
+            record, part = folder / f"{sign}-{number:03d}.json", slice(first, first + size)
+            if not record.is_file() or self._lost(
+                _record(record, len(cells[part])), cells[part], sign
+            ):
                 made = self._icons(
                     cells[part], attribution[part], hidden[part], sign, number, len(starts)
                 )
                 write_text(record, json.dumps(made) + "\n")
-            activations += _read_json(record)
+            activations += _record(record, len(cells[part]))
         return activations
+
+    def _lost(
+        self, activations: Sequence[float | None], cells: Sequence[tuple[int, int]], sign: str
+    ) -> bool:
+        """Whether an icon that was made is not there any more."""
+        return any(
+            value is not None and not (self.folder / "icons" / _icon_name(*cell, sign)).is_file()
+            for value, cell in zip(activations, cells, strict=True)
+        )
 
     def _icons(
         self,
@@ -540,12 +561,16 @@ class _Making:
             }
             for i, ((row, column), inside) in enumerate(members.items())
         ]
-        made = pa.Table.from_pylist(rows)
-        _write_table(self.folder / "atlas.parquet", made)
+        made, path = pa.Table.from_pylist(rows), self.folder / "atlas.parquet"
+        with suppress(RunError):  # a damaged one is written again
+            if path.is_file() and _read_table(path).equals(made):
+                return made
+        _write_table(path, made)
         return made
 
 
 def _members(table: pa.Table, settings: AtlasSettings) -> Members:
+    """For each cell with enough images its rows of the map."""
     cells = np.stack([table["row"].to_numpy(), table["column"].to_numpy()], 1)
     return {
         (row, column): np.flatnonzero((cells == (row, column)).all(1)).tolist()
@@ -582,18 +607,32 @@ def _write_means(path: Path, values: Float[Tensor, "2 m k y x"], done: int) -> N
         )
 
 
-def _read_means(path: Path) -> tuple[Tensor, Tensor, int]:
+def _read_means(path: Path, cells: int) -> tuple[Tensor, Tensor, int]:
     with _damage_told(path), safe_open(path, framework="pt") as file:
-        return (
-            file.get_tensor("attribution"),
-            file.get_tensor("hidden"),
-            int(file.metadata()["done"]),
-        )
+        found = file.get_tensor("attribution"), file.get_tensor("hidden")
+        if found[0].shape != found[1].shape or len(found[0]) != cells:
+            raise ValueError(f"it holds {len(found[0])} of {cells} cells")
+        return *found, int(file.metadata()["done"])
 
 
-def _read_json(path: Path) -> Any:
+def _record(path: Path, cells: int) -> list[float | None]:
+    """The activations of one batch of icons."""
     with _damage_told(path):
-        return json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if (
+            not isinstance(values, list)
+            or len(values) != cells
+            or not all(value is None or isinstance(value, float) for value in values)
+        ):
+            raise ValueError(f"it does not hold {cells} numbers")
+        return values
+
+
+def _metadata(path: Path) -> Any:
+    with _damage_told(path):
+        metadata = pq.read_schema(path).metadata
+        float(metadata[_TRUST])
+        return metadata
 
 
 def _read_table(path: Path) -> pa.Table:

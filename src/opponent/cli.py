@@ -310,8 +310,9 @@ def atlas(
     Interrupted, it goes on where it stopped when the same command is given again.
     """
     from opponent.atlas import AtlasSettings, make_atlas
-    from opponent.gallery import write_atlas
+    from opponent.gallery import check_suffix, write_atlas
 
+    check_suffix(format)
     opened = _run(run)
     network = opened.load_network()
     network.module.to(device)
@@ -379,9 +380,11 @@ def why(
     device: Device = "cpu",
 ) -> None:
     """Say what drove a feature in one photograph, and what held it back."""
-    from opponent.pages.answer import write_answer
+    from opponent.pages.answer import check_page, write_answer
     from opponent.why import why as ask
 
+    if page is not None:
+        check_page(page)
     network = _network(model, weights, device)
     [asked] = _features([feature], directions, power)
     answer = ask(network, image, asked, through, run=_run(run) if run else None, channels=channels)
@@ -430,11 +433,15 @@ def who(
 
     By default in its tensest images. Channels are shown by what excites them most.
     """
-    from opponent.pages.answer import silence_facts, write_who
+    from opponent.pages.answer import check_page, silence_facts, write_who
     from opponent.synthesis.inversion import Settings
     from opponent.who import silence_check
     from opponent.who import who as ask
 
+    if page is not None:
+        check_page(page)
+    elif visualise:
+        raise ValueError("--visualise needs a page or picture to show them in: give --out")
     opened = _run(run)
     network = opened.load_network() if page or silence else None
     if network is not None:

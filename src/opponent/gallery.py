@@ -64,8 +64,7 @@ def write_figures(
         ValueError: another suffix.
     Source: paper, figures 2, 4 and 5.
     """
-    if suffix not in SUFFIXES:
-        raise ValueError(f"figures are {', '.join(SUFFIXES)}, not {suffix!r}")
+    check_suffix(suffix)
     folder, paths, rows = Path(folder), [], []
     for number, feature in enumerate(features):
         columns = run.columns(feature)
@@ -110,6 +109,16 @@ def write_figures(
     return [folder / f"figure2.{suffix}", *paths]
 
 
+def check_suffix(suffix: str) -> None:
+    """Check that figures can be written in that format.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    if suffix not in SUFFIXES:
+        raise ValueError(f"figures are {', '.join(SUFFIXES)}, not {suffix!r}")
+
+
 def write_atlas(atlas: Atlas, *, suffix: str = "png") -> list[Path]:
     """Draw an atlas: figure 6a to c, the colouring by tension, and both sides where they were made.
 
@@ -117,8 +126,7 @@ def write_atlas(atlas: Atlas, *, suffix: str = "png") -> list[Path]:
         The files' paths, all in the atlas' folder.
     Source: paper, figure 6.
     """
-    if suffix not in SUFFIXES:
-        raise ValueError(f"figures are {', '.join(SUFFIXES)}, not {suffix!r}")
+    check_suffix(suffix)
     columns = atlas.run.columns(atlas.feature, maps=False)
     on_map, label = set(atlas.map["image"].to_pylist()), atlas.feature.label
     deviation = float(columns.activation.std())

@@ -405,7 +405,8 @@ class Run:
             feature: one of the run's features; default: the first.
             rows: only these rows of the columns, in this order.
         """
-        return _matrix(self._rows(self.feature(feature), ["channels"], rows)["channels"])
+        found = self._rows(self.feature(feature), ["channels"], rows)["channels"]
+        return _matrix(found, self.manifest.through_shape[0])
 
     def channel_sides(
         self, feature: Feature | str | None = None, *, rows: Indices | None = None
@@ -415,7 +416,8 @@ class Run:
         Both are >= 0; over channels they sum to excitation and inhibition. Args as `channels`.
         """
         table = self._rows(self.feature(feature), ["channels", "inhibition_channels"], rows)
-        total, minus = (_matrix(table[name]) for name in ("channels", "inhibition_channels"))
+        names, width = ("channels", "inhibition_channels"), self.manifest.through_shape[0]
+        total, minus = (_matrix(table[name], width) for name in names)
         return (total + minus).clip(0), minus
 
     def exemplars(self, channel: int, count: int = EXEMPLARS) -> list[Exemplar]:
@@ -458,6 +460,8 @@ class Run:
             parts.append(part)
             first += rows
         table = pa.concat_tables(parts)
+        if wanted is not None and wanted.size and not 0 <= wanted[0] <= wanted[-1] < first:
+            raise IndexError(f"rows {wanted[0]} to {wanted[-1]} of {first} images")
         if which is not None:
             # From the order of the shards to the order that was asked for.
             return table.take(np.argsort(np.argsort(which, kind="stable"), kind="stable"))
@@ -513,9 +517,10 @@ def _lists(batches: Sequence[Float[np.ndarray, "_ ..."]]) -> pa.Array:
     return pa.ListArray.from_arrays(offsets, _floats([batch.ravel() for batch in batches]))
 
 
-def _matrix(column: pa.ChunkedArray) -> Float[np.ndarray, "n m"]:
+def _matrix(column: pa.ChunkedArray, width: int = 0) -> Float[np.ndarray, "n m"]:
+    """One row a list; `width` is a row's length where there is none."""
     values = np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks])
-    return values.reshape(len(column), -1)
+    return values.reshape(len(column), -1) if len(column) else values.reshape(0, width)
 
 
 def _difference(key: str, there: Any, here: Any) -> str:

@@ -126,6 +126,8 @@ def who(
     if crops or visualise:
         if network is None:
             network = run.load_network()
+        else:
+            run.check_network(network)
         told = [driver for side in sides for driver in side]
         shown = exemplar_tiles(run, network, [driver.channel for driver in told], crops)
         made: list[Synthetic | None] = [None] * len(told)
@@ -168,7 +170,9 @@ def _choose(
     if images is None and cell is None:
         rows = select(columns, IMAGES)[group or "tense"]
         if len(rows):
-            return f"the {len(rows)} most {(group or 'tense').replace('_', ' ')} images", rows
+            what = (group or "tense").replace("_", " ")
+            several = f"the {len(rows)} most {what} images"
+            return several if len(rows) > 1 else f"the most {what} image", rows
         if group is not None:
             raise ValueError(f"no image of {run.folder} is {group.replace('_', ' ')}")
         return f"all {len(columns.images):,} images", np.arange(len(columns.images))
@@ -304,8 +308,10 @@ def silence_check(
     """Silence the top channels of either side, and as many drawn at random beside them.
 
     Raises:
+        RunError: another network than the one that was scanned.
         Unreadable: an image that was scanned cannot be read any more.
     """
+    run.check_network(network)
     prepared, size = run.preprocessing, run.manifest.batch_size
     tops = [side[0].channel for side in (found.exciting, found.inhibiting) if side]
     others = [k for k in range(run.manifest.through_shape[0]) if k not in tops]

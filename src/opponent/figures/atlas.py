@@ -32,6 +32,7 @@ from opponent.figures.page import (
 # Contours of the density hold these shares of the selected images.
 _SHARES = (0.9, 0.7, 0.5, 0.3, 0.1)
 _BINS = 60
+TALL = 8.5  # inches: a page's height without its caption
 
 
 @_styled
@@ -90,7 +91,9 @@ def _density(
     counts, edges, _ = np.histogram2d(across, up, bins=_BINS, range=[[0, end], [0, end]])
     smooth = gaussian_filter(counts, 2.0)
     falling = np.sort(smooth.ravel())[::-1]
-    held = np.cumsum(falling) / falling.sum()
+    held = np.cumsum(falling) / (falling.sum() or 1)
+    if not falling[0]:
+        return
     levels = sorted({float(falling[np.searchsorted(held, share)]) for share in _SHARES})
     levels = [level for level in levels if 0 < level < falling[0]]
     if levels:
@@ -197,7 +200,7 @@ def atlas_figure(
     down, across = int(rows.max()) - top_row + 1, int(columns.max()) - left_column + 1
     each = len(next(iter(icons.values())))
     right, top = 0.75 if colour_by == "activation" else 1.35, _MARGIN + 2.6 * _LINE
-    side = min((PAGE - _MARGIN - right) / (across * each), 1.1)
+    side = min((PAGE - 2 * _MARGIN - right) / (across * each), 1.1, TALL / down)
     wide = side * each
     width = 2 * _MARGIN + right + across * wide
     height = top + max(down * side, 1.5) + _MARGIN
@@ -222,6 +225,7 @@ def atlas_figure(
             value = activation[row, column][k]
             if icon is None or value is None:
                 continue
+            inner = 1 - 2 * edge
             box = (x + edge, x + 1 - edge, y + 1 - edge, y + edge)
             colour = activation_colours(np.array(value), limit)
             below: tuple[float, ...] = (1, 1, 1)
@@ -229,16 +233,20 @@ def atlas_figure(
                 plus, minus = (np.array(v / largest) for v in energies[row, column])
                 below = tuple(on_white(tension_colours(plus, minus)) / 255)
                 colour = np.array([*below, 1])
-            frame = Rectangle(
-                (box[0], box[3]), 1 - 2 * edge, 1 - 2 * edge, fc=below, ec=tuple(colour), lw=1.6
-            )
+            frame = Rectangle((box[0], box[3]), inner, inner, fc=below, ec=tuple(colour), lw=1.6)
             axes.add_patch(frame)
-            axes.imshow(icon, extent=box, aspect="auto", interpolation="hanning", zorder=2)
+            # The icon's own shape, in the middle of the square.
+            high, wide_icon = (inner / 2 * n / max(icon.shape[:2]) for n in icon.shape[:2])
+            middle = (x + 0.5, y + 0.5)
+            extent = (
+                middle[0] - wide_icon, middle[0] + wide_icon, middle[1] + high, middle[1] - high
+            )  # fmt: skip
+            axes.imshow(icon, extent=extent, aspect="auto", interpolation="hanning", zorder=2)
     axes.set(xlim=(0, across * each), ylim=(down, 0))
     bar_left = _MARGIN + across * wide + 0.12
     if colour_by == "activation":
         shown = ScalarMappable(Normalize(-limit, limit), ACTIVATION)
-        _activation_bar(figure, shown, _Box(bar_left, top, 0.08, min(down * side, 2.5)))
+        _activation_bar(figure, shown, _Box(bar_left, top, 0.08, min(max(down * side, 1.4), 2.5)))
     else:
         _square(figure, bar_left + 0.3, top, 0.9, largest)
     return figure

@@ -85,10 +85,11 @@ def drivers_figure(
 
 def _driver(figure: Figure, row: DriverRow, box: _Box, longest: float, colour: str) -> None:
     numbers = f"{_number(row.mean)} ± {_number(row.spread)}"
-    _text(figure, box.left, box.top, row.name, width=0.34 * box.width, weight="bold")
+    _text(figure, box.left, box.top, row.name, width=0.32 * box.width, weight="bold")
     right = box.left + box.width
-    _text(figure, right, box.top, numbers, size=_SMALL, ha="right", color=_FAINT)
-    zero, width = box.left + 0.36 * box.width, 0.34 * box.width
+    room = 0.35 * box.width
+    _text(figure, right, box.top, numbers, width=room, size=_SMALL, ha="right", color=_FAINT)
+    zero, width = box.left + 0.34 * box.width, 0.3 * box.width
     axes = _axes(figure, _Box(zero, box.top + 0.02, width, 0.8 * _LINE))
     axes.barh([0], [abs(row.mean)], height=0.7, color=colour)
     ends = [[min(row.spread, abs(row.mean))], [row.spread]]

@@ -19,7 +19,7 @@ def write_answer(why: Why, out: str | Path) -> Path:
     Raises:
         ValueError: another suffix; a through layer that has no places to draw.
     """
-    path = _page(out)
+    path = check_page(out)
     if why.tile.excitation is None:
         raise ValueError(
             f"{why.through} has no rows and columns, so there are no maps to draw; choose a "
@@ -53,7 +53,7 @@ def write_who(who: Who, out: str | Path, silenced: Silenced | None = None) -> Pa
     Raises:
         ValueError: another suffix.
     """
-    path = _page(out)
+    path = check_page(out)
     figure = who_figure(who)
     if path.suffix == ".html":
         facts = [
@@ -106,7 +106,12 @@ def silence_facts(who: Who, silenced: Silenced | None) -> list[tuple[str, str]]:
     return facts
 
 
-def _page(out: str | Path) -> Path:
+def check_page(out: str | Path) -> Path:
+    """Check that an answer can be written to a file of that name.
+
+    Raises:
+        ValueError: its suffix is none that we write.
+    """
     path = Path(out)
     if path.suffix not in _KINDS:
         raise ValueError(f"{path} ends in none of {', '.join(_KINDS)}")

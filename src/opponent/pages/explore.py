@@ -83,7 +83,7 @@ def write_explorer(
     Returns:
         The file's path.
     Raises:
-        RunError: there is no atlas of the feature.
+        RunError: there is no atlas of the feature, or an icon of it is missing.
         Unreadable: an image that was scanned cannot be read any more.
     Source: paper, figure 6; the page is ours.
     """
@@ -380,7 +380,9 @@ def _cells(atlas: Atlas) -> list[dict[str, Any]]:
     for cell, (plus, minus) in zip(atlas.cells, energies, strict=True):
         pixels, value = cell.pixels(), cell.activations["both"]
         if pixels is None or value is None:
-            continue
+            raise RunError(
+                f"{cell.icon} is missing; give the same `opponent atlas` again, and it is made"
+            )
         edge = activation_colours(np.array([value / deviation]), 4.0)
         tint = on_white(tension_colours(np.array([plus / end]), np.array([minus / end])))
         cells.append(

@@ -139,7 +139,7 @@ def invert_attribution(
     part = (_signed(sign) * attribution).clamp(min=0) if sign else attribution.abs()
     window = feature_window(network, feature, through)
     expected = (network.map_shape(through)[0], window.height, window.width)
-    if tuple(part.shape[1:]) != expected:
+    if tuple(part.shape[1:]) != expected or (hidden is not None and hidden.shape != part.shape):
         raise ValueError(
             f"the attribution has shape {tuple(part.shape)}; {feature.label} through {through!r} "
             f"takes (n, {', '.join(map(str, expected))})"

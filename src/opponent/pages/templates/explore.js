@@ -55,7 +55,11 @@ window.explorer = (() => {
   const hide = () => { card.hidden = true; };
   let mouse = [0, 0];
   addEventListener("pointermove", (event) => { mouse = [event.clientX, event.clientY]; }, true);
-  addEventListener("scroll", hide, true);
+  // What was scrolled to by its focus keeps its card.
+  addEventListener("scroll", () => {
+    if (document.activeElement?.classList.contains("thumb")) document.activeElement.tell();
+    else hide();
+  }, true);
 
   function pointed(found) {
     const [image] = found.index.indices;
@@ -71,6 +75,7 @@ window.explorer = (() => {
     thumb.setAttribute("aria-label", `${data.images[image]}, ${facts(image).map((x) => x.join(" ")).join(", ")}`);
     place(thumb, image);
     const over = () => { const box = thumb.getBoundingClientRect(); tell(image, box.right, box.top); };
+    thumb.tell = over;
     thumb.addEventListener("focus", over);
     thumb.addEventListener("pointerenter", over);
     thumb.addEventListener("blur", hide);
@@ -107,26 +112,23 @@ window.explorer = (() => {
     more();
   }
 
-  let pressed = new Set(), pressing = false;
-  function press(numbers, add) {
-    pressed = add ? new Set([...pressed, ...numbers]) : new Set(numbers);
-    show();
-    pressing = true;
-    source.selected.indices = [...pressed].flatMap((number) => inside[number]);
-    pressing = false;
-    redraw();
-  }
-  const show = () => cells.forEach((cell, k) => cell.setAttribute("aria-pressed", pressed.has(k)));
-
+  // Bokeh tells of a change some time later: a cell is pressed when all that it holds is marked.
   function onMarked() {
-    if (pressing) return;
-    pressed = new Set();
-    show();
+    const now = new Set(source.selected.indices);
+    cells.forEach((cell, k) => cell.setAttribute("aria-pressed", inside[k].every((image) => now.has(image))));
+    const group = data.groups[$("group").value];
+    if (group && (group.length !== now.size || !group.every((image) => now.has(image)))) $("group").value = "";
     redraw();
   }
 
   function mark(images) {
     source.selected.indices = images;
+  }
+
+  // Added to whatever is marked, by a lasso too.
+  function press(numbers, add) {
+    const images = numbers.flatMap((number) => inside[number]);
+    mark(add ? [...new Set([...source.selected.indices, ...images])] : images);
   }
 
   // The mosaic: a click, a band drawn with the pointer, the keyboard
@@ -139,8 +141,11 @@ window.explorer = (() => {
   };
   mosaic.addEventListener("pointerdown", (event) => {
     if (event.button === 0) start = at(event);
+    const cell = event.target.closest(".cell");
+    if (cell) reach(cell);
   });
   mosaic.addEventListener("pointermove", (event) => {
+    if (!event.buttons) { start = null; band.hidden = true; }
     if (!start || event.pointerType === "touch") return;
     const end = at(event);
     if (band.hidden && Math.hypot(end[0] - start[0], end[1] - start[1]) < 6) return;
@@ -186,10 +191,13 @@ window.explorer = (() => {
       return [along > 0 ? along + 3 * aside : Infinity, cell];
     }).sort((a, b) => a[0] - b[0]);
     if (ahead[0][0] === Infinity) return;
-    here.tabIndex = -1;
-    ahead[0][1].tabIndex = 0;
+    reach(ahead[0][1]);
     ahead[0][1].focus();
   });
+  // One stop for the Tab key: the cell that was used last.
+  function reach(cell) {
+    for (const other of cells) other.tabIndex = other === cell ? 0 : -1;
+  }
 
   // Controls
 
