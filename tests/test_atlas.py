@@ -57,9 +57,6 @@ from opponent.run import SCALARS
 from opponent.synthesis.inversion import EmptyTarget, invert_attribution
 from opponent.synthesis.transforms import resize
 
-# umap says so on its first import.
-pytestmark = pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportWarning")
-
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:

@@ -460,15 +460,15 @@ def thumbs(made: Made) -> list[np.ndarray]:
 def cut(desk: Visit, thumb: Locator) -> np.ndarray:
     """The part of its sheet that an element's background shows."""
     style = {
-        name: thumb.evaluate(f"x => x.style.{name}")
+        name: thumb.evaluate(f"x => getComputedStyle(x).{name}")
         for name in ("backgroundImage", "backgroundPosition", "backgroundSize")
     }
     address = style["backgroundImage"].removeprefix('url("').removesuffix('")')
     if address.startswith("data:image/jpeg;base64,"):
         sheet = Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
     else:
-        folder = Path(unquote(desk.page.url.removeprefix("file://"))).parent
-        sheet = Image.open(folder / unquote(address))
+        assert address.startswith(desk.page.url.rpartition("/")[0])
+        sheet = Image.open(unquote(address.removeprefix("file://")))
     box = thumb.evaluate("x => [x.clientWidth, x.clientHeight]")
     # A background of s % in a box of b pixels is moved by p % of what is left of the box.
     size = [float(x.rstrip("%")) / 100 for x in style["backgroundSize"].split()]

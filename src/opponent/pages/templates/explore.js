@@ -13,11 +13,17 @@ window.explorer = (() => {
 
   const signed = (x) => (x < 0 ? "\u2212" : "+") + Math.abs(x).toPrecision(3);
 
+  // One rule a sheet: a style of its own for each thumbnail would parse all of it every time.
+  const rules = document.createElement("style");
+  rules.textContent = data.sheets.map((sheet, k) => `.sheet${k} { background-image: url("${sheet}"); }`).join("\n");
+  document.head.append(rules);
+
   function place(element, image) {
     const sheet = Math.floor(image / (data.across * data.down));
     const at = image % (data.across * data.down);
     const column = at % data.across, row = Math.floor(at / data.across);
-    element.style.backgroundImage = `url("${data.sheets[sheet]}")`;
+    for (const name of [...element.classList]) if (name.startsWith("sheet")) element.classList.remove(name);
+    element.classList.add(`sheet${sheet}`);
     element.style.backgroundSize = `${data.across * 100}% ${data.down * 100}%`;
     element.style.backgroundPosition =
       `${(column * 100) / (data.across - 1)}% ${(row * 100) / (data.down - 1)}%`;
