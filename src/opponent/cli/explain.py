@@ -1,72 +1,33 @@
-"""The command `opponent`: parse, call, print."""
+"""Commands on one feature: from images to what drives it."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from opponent.features import Feature
-    from opponent.network import Network
-    from opponent.run import Run
-
-app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    help="What keeps a feature of a vision network silent?",
-    epilog="Try [bold]opponent demo[/], or [bold]opponent COMMAND --help[/] for examples.",
+from opponent.cli.common import (
+    Device,
+    DirectionsFile,
+    Features,
+    Model,
+    Power,
+    RunFolder,
+    Seed,
+    Steps,
+    Through,
+    Weights,
+    app,
+    chosen,
+    new_table,
+    open_network,
+    open_run,
+    out,
+    parse_features,
+    parse_signs,
+    plain,
+    progress_bars,
 )
-# A pipe has no width of its own: tables keep their lines whole there.
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
-err = Console(stderr=True, highlight=False)
-
-Model = Annotated[str, typer.Argument(help="A model's name; `opponent models` lists them.")]
-Weights = Annotated[
-    Path | None, typer.Option(help="A file of weights: safetensors, or a saved state dict.")
-]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder made by `scan`.")]
-Through = Annotated[str, typer.Option(help="The earlier layer to explain the feature through.")]
-Features = Annotated[
-    list[str] | None, typer.Option("--feature", help="One of the run's features; repeatable.")
-]
-DirectionsFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--directions", help="A file of directions: LAYER:NAME then names one, LAYER:* all."
-    ),
-]
-Power = Annotated[
-    int, typer.Option(help="A direction's activation is dot * cos^POWER; the paper takes 0 or 2.")
-]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.")]
-Steps = Annotated[int, typer.Option(min=1, help="Steps of optimisation.")]
-Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
-
-
-@app.callback(invoke_without_command=True)
-def _main(
-    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
-) -> None:
-    if version:
-        from importlib.metadata import version as installed
-
-        out.print(installed("opponent"))
-        raise typer.Exit
 
 
 @app.command()
@@ -74,7 +35,7 @@ def models() -> None:
     """List the models that can be named."""
     from opponent.zoo import MODELS
 
-    table = _table("name", "what it is")
+    table = new_table("name", "what it is")
     for name, what in MODELS.items():
         table.add_row(name, what)
     out.print(table)
@@ -88,12 +49,12 @@ def layers(model: Model, weights: Weights = None) -> None:
     """
     from opponent.window import UnknownGeometry, reaches, receptive_field
 
-    network = _network(model, weights)
+    network = open_network(model, weights)
     try:
         fields = reaches(network)
     except UnknownGeometry:
         fields = {}
-    table = _table("name", "kind", "channels", "output", "stride", "receptive field")
+    table = new_table("name", "kind", "channels", "output", "stride", "receptive field")
     height, width = network.preprocessing.size
     for layer in network.layers.values():
         channels, rows, columns = layer.shape
@@ -140,9 +101,9 @@ def scan(
     """
     from opponent.scan import scan as run_scan
 
-    network = _network(model, weights, device)
-    asked = _features(features, directions, power)
-    with _progress() as report:
+    network = open_network(model, weights, device)
+    asked = parse_features(features, directions, power)
+    with progress_bars() as report:
         run = run_scan(
             network,
             asked,
@@ -192,13 +153,13 @@ def directions(
     from opponent.directions import check_suffix, find_directions
 
     check_suffix(file)
-    network = _network(model, weights, device)
+    network = open_network(model, weights, device)
     keep = file.with_name(f".{file.stem}.vectors.safetensors")
     if spread is not None and spread > k:
         raise ValueError(
             f"--spread {spread} is more than the --k {k} directions that there will be"
         )
-    with _progress() as report:
+    with progress_bars() as report:
         found = find_directions(
             network,
             layer,
@@ -232,16 +193,16 @@ def select(
     from opponent.files import write_text
     from opponent.tension import select as choose
 
-    opened, names = _run(run), ("activation", "excitation", "inhibition", "l1", "l2")
+    opened, names = open_run(run), ("activation", "excitation", "inhibition", "l1", "l2")
     rows: list[tuple[str, ...]] = []
-    for each in _chosen(opened, feature):
+    for each in chosen(opened, feature):
         columns = opened.columns(each)
-        table = _table("group", "image", *names)
+        table = new_table("group", "image", *names)
         out.print(each.label, style="bold", markup=False)
         for group, indices in choose(columns, k).items():
             for i in indices:
                 values = [f"{getattr(columns, name)[i]:.6g}" for name in names]
-                table.add_row(group, _plain(columns.images[i]), *values)
+                table.add_row(group, plain(columns.images[i]), *values)
                 rows.append((each.label, group, columns.images[i], *values))
             if not len(indices):
                 table.add_row(group, "[dim]none among these images[/]")
@@ -269,12 +230,12 @@ def figures(
     """Draw figures like the paper's: 2 for all features, 4a, 4b to g and 5 for each."""
     from opponent.gallery import write_figures
 
-    opened = _run(run)
-    with _progress() as report:
+    opened = open_run(run)
+    with progress_bars() as report:
         paths = write_figures(
             opened,
             folder or run / "figures",
-            features=_chosen(opened, feature),
+            features=chosen(opened, feature),
             k=k,
             suffix=format,
             network=opened.load_network() if synthesise else None,
@@ -313,14 +274,14 @@ def atlas(
     from opponent.gallery import check_suffix, write_atlas
 
     check_suffix(format)
-    opened = _run(run)
+    opened = open_run(run)
     network = opened.load_network()
     network.module.to(device)
     settings = AtlasSettings(
         top=top, grid=grid, min_images=min_images, space=space, steps=steps, seed=seed
     )
-    with _progress() as report:
-        for each in _chosen(opened, feature):
+    with progress_bars() as report:
+        for each in chosen(opened, feature):
             made = make_atlas(
                 opened, each, network=network, settings=settings, signed=signed, progress=report
             )
@@ -354,8 +315,8 @@ def explore(
     """Write the page in which to walk around in an atlas; it works offline."""
     from opponent.pages.explore import write_explorer
 
-    opened = _run(run)
-    with _progress() as report:
+    opened = open_run(run)
+    with progress_bars() as report:
         path = write_explorer(opened, page, feature=feature, progress=report)
     out.print(str(path), markup=False)
 
@@ -385,16 +346,18 @@ def why(
 
     if page is not None:
         check_page(page)
-    network = _network(model, weights, device)
-    [asked] = _features([feature], directions, power)
-    answer = ask(network, image, asked, through, run=_run(run) if run else None, channels=channels)
+    network = open_network(model, weights, device)
+    [asked] = parse_features([feature], directions, power)
+    answer = ask(
+        network, image, asked, through, run=open_run(run) if run else None, channels=channels
+    )
     written = write_answer(answer, page) if page is not None else None
     out.print(answer.verdict, markup=False)
     table = Table(show_header=False, box=None)
     for name, value in answer.facts():
-        table.add_row(f"[dim]{name}[/]", _plain(value))
+        table.add_row(f"[dim]{name}[/]", plain(value))
     out.print(table)
-    table = _table("excites", "by", "inhibits", "by")
+    table = new_table("excites", "by", "inhibits", "by")
     for i in range(max(len(answer.excitatory), len(answer.inhibitory))):
         cells = []
         for side, colour in ((answer.excitatory, "red"), (answer.inhibitory, "blue")):
@@ -442,11 +405,11 @@ def who(
         check_page(page)
     elif visualise:
         raise ValueError("--visualise needs a page or picture to show them in: give --out")
-    opened = _run(run)
+    opened = open_run(run)
     network = opened.load_network() if page or silence else None
     if network is not None:
         network.module.to(device)
-    with _progress() as report:
+    with progress_bars() as report:
         found = ask(
             opened,
             feature,
@@ -465,7 +428,7 @@ def who(
     written = write_who(found, page, checked) if page is not None else None
     about = f"{found.feature.label} in {found.about}, by channels of {found.through}"
     out.print(about, markup=False)
-    table = _table("excites", "mean", "sd", "inhibits", "mean", "sd")
+    table = new_table("excites", "mean", "sd", "inhibits", "mean", "sd")
     for i in range(max(len(found.exciting), len(found.inhibiting))):
         cells = []
         for side, colour in ((found.exciting, "red"), (found.inhibiting, "blue")):
@@ -508,14 +471,14 @@ def invert(
     from opponent.synthesis.inversion import Settings
     from opponent.synthesis.store import make
 
-    opened = _run(run)
+    opened = open_run(run)
     network = opened.load_network()
     network.module.to(device)
-    signs = _signs(sign)
+    signs = parse_signs(sign)
     kind = "accentuation" if accentuate else "inversion"
     ids = [opened.images.find(each).id for each in image]
-    with _progress() as report:
-        for each in _chosen(opened, feature):
+    with progress_bars() as report:
+        for each in chosen(opened, feature):
             activations = opened.columns(each)
             deviation = float(activations.activation.std()) or 1.0
             for number, name in enumerate(ids):
@@ -565,11 +528,11 @@ def visualise(
     from opponent.synthesis.inversion import Settings
     from opponent.synthesis.inversion import visualise as make
 
-    network = _network(model, weights, device)
+    network = open_network(model, weights, device)
     settings = Settings(steps=steps, seed=seed, parameterisation=parameterisation)  # type: ignore[arg-type]
-    signs = _signs(sign)
-    [asked] = _features([feature], directions, power)
-    with _progress() as report:
+    signs = parse_signs(sign)
+    [asked] = parse_features([feature], directions, power)
+    with progress_bars() as report:
         for number, direction in enumerate(signs):
 
             def step(i: int, n: int, number: int = number) -> None:
@@ -577,10 +540,10 @@ def visualise(
 
             made = make(network, asked, sign=direction, settings=settings, progress=step)
             side = "excitation" if direction > 0 else "inhibition"
-            plain = made.feature.label.replace(":", "-").replace("@", "-").replace(",", "_")
-            with whole(folder / f"{plain}-{side}.png") as part:
+            name = made.feature.label.replace(":", "-").replace("@", "-").replace(",", "_")
+            with whole(folder / f"{name}-{side}.png") as part:
                 Image.fromarray(made.rgba()[0]).save(part)
-            out.print(f"{folder / f'{plain}-{side}.png'}: {float(made.final):+.4g}", markup=False)
+            out.print(f"{folder / f'{name}-{side}.png'}: {float(made.final):+.4g}", markup=False)
 
 
 @app.command(epilog="Example: [bold]opponent report run --feature mixed4a:5 --out report.html[/]")
@@ -598,10 +561,10 @@ def report(
     from opponent.pages.report import write_report
     from opponent.synthesis.inversion import Settings
 
-    opened = _run(run)
+    opened = open_run(run)
     network = opened.load_network()
     network.module.to(device)
-    with _progress() as tell:
+    with progress_bars() as tell:
         path = write_report(
             opened,
             page,
@@ -621,85 +584,6 @@ def demo(
     """Scan the embedded network over photographs, and write the report of a tense feature."""
     from opponent.demo import run_demo
 
-    with _progress() as tell:
+    with progress_bars() as tell:
         path = run_demo(folder, tell)
     out.print(str(path.absolute()), markup=False)
-
-
-def _network(model: str, weights: Path | None, device: str = "cpu") -> "Network":
-    import torch
-
-    from opponent.zoo import load
-
-    network = load(model, weights)
-    try:
-        network.module.to(torch.device(device))
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device {device!r} cannot be used: {str(error).splitlines()[0]}"
-        ) from error
-    return network
-
-
-def _run(folder: Path) -> "Run":
-    from opponent.run import Run
-
-    return Run(folder)
-
-
-def _chosen(run: "Run", features: list[str] | None) -> "list[Feature]":
-    return [run.feature(each) for each in features] if features else list(run.features)
-
-
-def _features(texts: list[str], file: Path | None, power: int) -> "list[Feature]":
-    """Features by name, among them directions of a file."""
-    from opponent.directions import Directions
-    from opponent.features import Feature
-
-    if file is None:
-        if power:
-            raise ValueError(f"--power {power} is for directions: give their file (--directions)")
-        return [Feature.parse(text) for text in texts]
-    return Directions.load(file).features(texts, power=power)
-
-
-def _signs(sign: str) -> list[int]:
-    signs = {"excitation": [1], "inhibition": [-1], "both": [1, -1]}
-    if sign not in signs:
-        raise ValueError(f"--sign is excitation, inhibition or both, not {sign!r}")
-    return signs[sign]
-
-
-def _plain(text: str) -> str:
-    """Text whose brackets are not taken for markup."""
-    return text.replace("[", r"\[")
-
-
-def _table(*columns: str) -> Table:
-    """A plain table whose cells are folded, never cut."""
-    table = Table(box=None)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar with an estimate on the terminal; one task for each thing that is being done."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err) as bars:
-        tasks: dict[str, object] = {}
-
-        def report(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)  # type: ignore[arg-type]
-
-        yield report

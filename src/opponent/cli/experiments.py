@@ -1,0 +1,1 @@
+"""Commands for the paper's experiments: when the method may be believed."""
