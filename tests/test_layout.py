@@ -13,7 +13,7 @@ ORDER = [
     {"window", "attribution", "tension"},
     {"run", "scan", "figures"},
     {"synthesis", "tiles"},
-    {"directions", "atlas"},
+    {"directions", "atlas", "completeness", "superposition", "weights", "verify"},
     {"gallery"},
     {"why", "who"},
     {"pages"},

@@ -93,6 +93,14 @@ class Reading:
     through: Float[Tensor, "n k y x"] | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What one pass read at many layers, with the graph between them, as (n, c, h, w) maps."""
+
+    targets: Mapping[str, Float[Tensor, "n ..."]]
+    throughs: Mapping[str, Float[Tensor, "n ..."]]
+
+
 class _Reached(BaseException):
     """Ends a forward pass at the target. Not an Exception, so that no model swallows it."""
 
@@ -363,6 +371,64 @@ class Network:
             raise RuntimeError(f"{self.name}: the pass ended without reaching {target!r}")
         return Reading(target=found["target"], through=found.get("through"))
 
+    def record(
+        self,
+        images: Float[Tensor, "n 3 h w"],
+        *,
+        targets: Sequence[str],
+        throughs: Sequence[str],
+    ) -> Record:
+        """Read many layers in one pass, which keeps the graph from the first through layer on.
+
+        Args:
+            images: the network's own input, preprocessed.
+            targets: layers that are read as targets; a ReLU at its input.
+            throughs: layers that are read as through layers; a ReLU at its output.
+        Returns:
+            Maps that a gradient of any target can be taken for, by any through layer before it.
+        Raises:
+            ValueError: an unknown layer, or no through layer.
+        """
+        ends = {name: self.target_point(name) for name in targets}
+        starts = {name: self.through_point(name) for name in throughs}
+        if not starts:
+            raise ValueError("a record needs at least one through layer")
+        first = min(starts, key=lambda name: starts[name].order)
+        found: dict[str, dict[str, Tensor]] = {"targets": {}, "throughs": {}}
+
+        def read(kind: str, name: str, tensor: Tensor) -> Tensor:
+            layer = as_map(tensor)
+            if (kind, name) == ("throughs", first):
+                # No path from a through layer to a target begins earlier.
+                layer = layer.detach().clone().requires_grad_()
+                torch.set_grad_enabled(True)
+            found[kind][name] = layer
+            if len(found["targets"]) + len(found["throughs"]) == len(ends) + len(starts):
+                raise _Reached
+            # A copy goes on, since what follows may be a ReLU in place.
+            return from_map(layer, tensor).clone()
+
+        with (
+            _as_found(self.module),
+            _hooks() as hooks,
+            torch.inference_mode(False),
+            torch.no_grad(),
+            suppress(_Reached),
+        ):
+            images = images.clone()
+            # Hooks at one point run in the order given: what is read last comes last.
+            for kind, points in (("targets", ends), ("throughs", starts)):
+                for name, point in points.items():
+                    if point.module is None:
+                        images = read(kind, name, images)
+                    else:
+                        hooks += _watch(point, partial(read, kind, name))
+            self.module(images)
+        read_all = found["targets"].keys() == ends.keys()
+        if not read_all or found["throughs"].keys() != starts.keys():
+            raise RuntimeError(f"{self.name}: the pass ended without reaching all layers")
+        return Record(**found)
+
     def visit(self, images: Float[Tensor, "n 3 h w"], do: Callable[[str, Tensor], None]) -> None:
         """Run the whole network, handing each layer's name and output map to `do`."""
 
@@ -418,9 +484,15 @@ def _watch(point: Point, do: Callable[[Tensor], Tensor | None]) -> list[Any]:
     assert point.module is not None
     calls = iter(range(1, 10**9))
 
-    def before(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        if next(calls) == point.call:
-            do(inputs[0] if inputs else named["input"])
+    def before(
+        _module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if next(calls) != point.call:
+            return None
+        given = do(inputs[0] if inputs else named["input"])
+        if given is None:
+            return None
+        return ((given, *inputs[1:]), named) if inputs else (inputs, {**named, "input": given})
 
     def after(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
         return do(output) if next(calls) == point.call else None
