@@ -1,6 +1,7 @@
 """The command, as a person gives it."""
 
 import csv
+import functools
 import os
 import signal
 import subprocess
@@ -172,7 +173,9 @@ def test_ctrl_c_says_how_to_go_on_and_loses_nothing(pictures: Path, tmp_path: Pa
     folder = tmp_path / "run"
     slow = [*SCAN, "--images", "photos", "--out", folder, "--shard-size", "16", "--batch-size", "4"]
     words = [sys.executable, "-m", "opponent", *map(str, slow)]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+    # What a shell starts in the background ignores Ctrl-C, and so does what that starts.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
         deadline = time.monotonic() + 120
         while not (folder / "scan").is_dir() or not list((folder / "scan").glob("0*.parquet")):
             assert time.monotonic() < deadline, "no shard came"

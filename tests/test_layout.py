@@ -10,7 +10,7 @@ PACKAGE = Path(opponent.__file__).parent
 ORDER = [
     {"files", "features", "network", "images", "colour"},
     {"zoo"},
-    {"window", "attribution", "tension"},
+    {"window", "graph", "attribution", "tension"},
     {"run", "scan", "figures"},
     {"synthesis", "tiles"},
     {"directions", "atlas", "completeness", "superposition", "weights", "verify"},

@@ -377,6 +377,7 @@ class Network:
         *,
         targets: Sequence[str],
         throughs: Sequence[str],
+        substitute: Callable[[str, Tensor], Tensor] | None = None,
     ) -> Record:
         """Read many layers in one pass, which keeps the graph from the first through layer on.
 
@@ -384,6 +385,7 @@ class Network:
             images: the network's own input, preprocessed.
             targets: layers that are read as targets; a ReLU at its input.
             throughs: layers that are read as through layers; a ReLU at its output.
+            substitute: from a through layer's name and map makes the one that goes on in its place.
         Returns:
             Maps that a gradient of any target can be taken for, by any through layer before it.
         Raises:
@@ -402,6 +404,8 @@ class Network:
                 # No path from a through layer to a target begins earlier.
                 layer = layer.detach().clone().requires_grad_()
                 torch.set_grad_enabled(True)
+            if kind == "throughs" and substitute is not None:
+                layer = substitute(name, layer)
             found[kind][name] = layer
             if len(found["targets"]) + len(found["throughs"]) == len(ends) + len(starts):
                 raise _Reached
@@ -465,8 +469,8 @@ def as_map(tensor: Tensor) -> Float[Tensor, "n c h w"]:
 def from_map(maps: Float[Tensor, "n c h w"], like: Tensor) -> Tensor:
     """The inverse of `as_map`, for an output with as many axes as `like`."""
     if like.ndim == 3:
-        return maps[..., 0].movedim(1, 2)
-    return maps[..., 0, 0] if like.ndim == 2 else maps
+        return maps.squeeze(3).movedim(1, 2)
+    return maps.flatten(1) if like.ndim == 2 else maps
 
 
 def _is_block(module: nn.Module) -> bool:
