@@ -11,7 +11,7 @@ ORDER = [
     {"files", "features", "network", "images", "colour"},
     {"zoo"},
     {"window", "graph", "attribution", "tension"},
-    {"run", "scan", "figures"},
+    {"run", "scan", "parts", "figures"},
     {"synthesis", "tiles"},
     {"directions", "atlas", "completeness", "superposition", "weights", "verify"},
     {"gallery"},

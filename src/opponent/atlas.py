@@ -408,10 +408,11 @@ class _Making:
     def _attributions(
         self, images: Sequence[str], what: str, start: int = 0
     ) -> Iterator[tuple[Float[Tensor, "n k y x"], Float[Tensor, "n k y x"]]]:
-        """S and h of images within the window, in batches, from the photographs again."""
+        """S and what it weighs (h) within the window, in batches, from the photographs again."""
         prepared, size = self.run.preprocessing, self.run.manifest.batch_size
         entries = [self.run.images.find(image) for image in images]
         slices = self.run.through_window(self.feature).slices
+        baseline = self.run.baseline(self.network)
         decoded = stream(entries[start:], size=prepared.size, resize=prepared.resize)
         with closing(decoded):
             for first in range(start, len(entries), size):
@@ -425,9 +426,14 @@ class _Making:
                     pixels.append(image)
                 inputs = self.network.inputs(np.stack(pixels))
                 [one] = attribute_each(
-                    self.network, inputs, [self.feature], self.run.manifest.through
+                    self.network,
+                    inputs,
+                    [self.feature],
+                    self.run.manifest.through,
+                    rule=self.run.rule,
+                    baseline=baseline,
                 )
-                yield one.attribution[:, :, *slices], one.hidden[:, :, *slices]
+                yield one.attribution[:, :, *slices], one.change[:, :, *slices]
                 self.progress(f"{self.feature.label}: {what}", first + len(pixels), len(entries))
 
     def means(

@@ -101,13 +101,12 @@ def _cuts(network: Network, target: str) -> tuple[Cut, ...]:
         if made is None or made not in graph.ancestry:
             continue  # the target does not depend on it
         module = points[name].module
-        if _is(made, _NONLINEAR) or (
-            _is(made, _JOINS) and module is not None and any(True for _ in module.children())
-        ):
-            # What wraps a layer hands on the same tensor later: the first gives the name, but
-            # for an activation function of its own.
-            if made not in kept or isinstance(module, ACTIVATIONS):
-                kept[made] = name
+        joins = _is(made, _JOINS) and module is not None and any(True for _ in module.children())
+        # What wraps a layer hands on the same tensor later: the first gives the name, but for an
+        # activation function of its own.
+        named = made in kept and not isinstance(module, ACTIVATIONS)
+        if (joins or _is(made, _NONLINEAR)) and not named:
+            kept[made] = name
     nonlinear = sum(_is(edge, _NONLINEAR) for edge in graph.ancestry) or 1
     found = [Cut(layer=PIXELS, whole=True, depth=0.0, activation=False)]
     for made, name in kept.items():

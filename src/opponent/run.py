@@ -4,6 +4,7 @@
     RUN/images.parquet      image, path and, for crops, top, left, height, width
     RUN/scan/000000.parquet one row an image and feature; its metadata: what could not be read
     RUN/channels/000000.parquet  for each channel of the through layer, where it is most active
+    RUN/baseline.safetensors     the through layer's mean, for a rule that starts there
     RUN/unreadable.csv      all images that could not be read, with their reasons
 
 A shard holds a fixed slice of the image list and is written whole, so that a scan goes on from the
@@ -29,7 +30,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
 
+from opponent.attribution import Rule
 from opponent.features import Feature
 from opponent.files import whole, write_text
 from opponent.images import ImageEntry, ImageSet
@@ -75,6 +80,7 @@ class Manifest:
         images: source, count and SHA-256 of the list.
         batch_size, shard_size: images a pass and a shard.
         device, seed, versions: where, from which seed, and with which software.
+        rule: of attribution, as `Rule.parse` takes it.
     """
 
     network: Mapping[str, Any]
@@ -89,6 +95,7 @@ class Manifest:
     device: str
     seed: int
     versions: Mapping[str, str]
+    rule: str = "gradient"
     format: int = FORMAT
 
     def determining(self) -> dict[str, Any]:
@@ -262,6 +269,41 @@ class Run:
                 f"{self.folder} was scanned with images prepared otherwise ({self.preprocessing}, "
                 f"now {network.preprocessing}); hand over the network that was scanned"
             )
+
+    # The rule
+
+    @property
+    def rule(self) -> Rule:
+        """How S was computed."""
+        return Rule.parse(self.manifest.rule)
+
+    def write_baseline(self, baseline: Float[Tensor, "k h w"]) -> None:
+        """Keep the through layer's mean, which the rule starts from."""
+        with whole(self._baseline) as part:
+            part.write_bytes(save({"mean": baseline.cpu().contiguous()}))
+
+    def has_baseline(self) -> bool:
+        """Whether the rule's baseline is there, or none is needed."""
+        return self.rule.baseline == "zero" or self._baseline.is_file()
+
+    def baseline(self, network: Network) -> Float[Tensor, "k h w"] | None:
+        """The through layer's mean, where the network computes; None for a baseline of zero.
+
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        if self.rule.baseline == "zero":
+            return None
+        try:
+            return load_file(self._baseline)["mean"].to(network.device, network.dtype)
+        except (OSError, SafetensorError, LookupError) as error:
+            raise RunError(
+                f"{self._baseline} is damaged or missing ({error}); scan again into another folder"
+            ) from error
+
+    @property
+    def _baseline(self) -> Path:
+        return self.folder / "baseline.safetensors"
 
     # Images
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from opponent.attribution import attribute_each
+from opponent.attribution import Rule, attribute_each, mean_activation
 from opponent.features import Feature
 from opponent.images import ImageSet, Unreadable, open_images, stream
 from opponent.network import Network
@@ -35,6 +35,7 @@ def scan(
     batch_size: int = BATCH,
     shard_size: int = SHARD,
     seed: int = 0,
+    rule: Rule | str = "gradient",
     progress: Callable[[int, int], None] | None = None,
 ) -> Run:
     """Attribute features of one layer in every image, into a run folder.
@@ -52,6 +53,8 @@ def scan(
         batch_size: images a pass.
         shard_size: images a file of results.
         seed: what later steps draw their random numbers from.
+        rule: how S is computed: 'gradient', 'integrated-zero' or 'integrated-mean'; the last starts
+            from the mean over the first 1,000 images.
         progress: called with the images done and the images in all.
     Returns:
         The finished run.
@@ -60,8 +63,11 @@ def scan(
         RunError: the folder holds another scan.
     """
     network = load(network, weights)
-    plan = _plan(network, features, through, images, batch_size, shard_size, seed)
+    rule = rule if isinstance(rule, Rule) else Rule.parse(rule)
+    plan = _plan(network, features, through, images, batch_size, shard_size, seed, rule)
     run = Run.begin(out, *plan)
+    if not run.has_baseline():
+        run.write_baseline(mean_activation(network, run.images, through))
     missing = run.missing()
     numbers = [n for shard in missing for n in _slice(run, shard)]
     done = len(run.images) - len(numbers)
@@ -94,6 +100,7 @@ def _plan(
     batch_size: int,
     shard_size: int,
     seed: int,
+    rule: Rule,
 ) -> tuple[Manifest, ImageSet]:
     """Check everything before the first image, and write it down."""
     given = [features] if isinstance(features, Feature | str) else list(features)
@@ -138,6 +145,7 @@ def _plan(
         device=network.device.type,
         seed=seed,
         versions=versions(),
+        rule=rule.label,
     )
     return manifest, found
 
@@ -156,6 +164,7 @@ class _Shard:
 
     def __init__(self, run: Run, network: Network) -> None:
         self.run, self.network = run, network
+        self.rule, self.baseline = run.rule, run.baseline(network)
         self.waiting: list[UInt8[np.ndarray, "h w 3"]] = []
         self.images: list[str] = []
         self.unreadable: dict[str, str] = {}
@@ -183,7 +192,14 @@ class _Shard:
     def _compute(self) -> None:
         inputs = self.network.inputs(np.stack(self.waiting))
         self.waiting.clear()
-        results = attribute_each(self.network, inputs, self.run.features, self.run.manifest.through)
+        results = attribute_each(
+            self.network,
+            inputs,
+            self.run.features,
+            self.run.manifest.through,
+            rule=self.rule,
+            baseline=self.baseline,
+        )
         first = len(self.images) - len(inputs)
         self.exemplars = _most_active(self.exemplars, results[0].hidden, first)
         for parts, result in zip(self.parts, results, strict=True):

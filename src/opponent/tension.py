@@ -15,6 +15,8 @@ GROUPS = ("exciting", "inhibiting", "silent", "tense", "tense_apart", "tense_tog
 
 # Tense images keep to -0.5 sd < f < 0. Source: paper, section 4 (whose print lost the minus sign).
 BAND = 0.5
+# Below this correlation, attribution does not add up to the activation. Source: paper, figure 3.
+COMPLETE = 0.95
 # Source: paper, section 3, figures 4e and 4f.
 LOW, HIGH = 1.0, 99.0
 
@@ -37,6 +39,19 @@ class Columns:
     l2: Float[np.ndarray, " n"]
     excitation_map: Float[np.ndarray, "n h w"]
     inhibition_map: Float[np.ndarray, "n h w"]
+
+    @property
+    def completeness(self) -> float:
+        """Pearson's correlation of excitation - inhibition with the activation; NaN if undefined.
+
+        Source: paper, section 2.
+        """
+        total, activation = (
+            x.astype(np.float64) for x in (self.excitation - self.inhibition, self.activation)
+        )
+        if len(total) < 2 or not total.std() or not activation.std():
+            return float("nan")
+        return float(np.corrcoef(total, activation)[0, 1])
 
     @property
     def tension(self) -> Float[np.ndarray, " n"]:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from opponent.attribution import Attribution, attribute_each
+from opponent.attribution import Attribution, Rule, attribute
 from opponent.features import Feature
 from opponent.figures import Tile
 from opponent.images import ImageEntry, open_images
@@ -122,6 +122,7 @@ def why(
     *,
     run: Run | None = None,
     channels: int = 8,
+    rule: Rule | str | None = None,
 ) -> Why:
     """What drove a feature in one photograph, and what held it back.
 
@@ -132,6 +133,7 @@ def why(
         through: the layer that it is explained through.
         run: a finished scan of the same network, feature and through layer, to compare with.
         channels: how many upstream channels to name on either side.
+        rule: how S is computed; default: as the run did, else the gradient times h.
     Raises:
         ValueError: a name, unit or position that does not fit; more than one image.
         RunError: the run is of another network or through layer.
@@ -145,7 +147,17 @@ def why(
     entry = image if isinstance(image, ImageEntry) else _one(image, network)
     prepared = network.preprocessing
     inputs = network.inputs(photograph(entry, prepared)[None])
-    [result] = attribute_each(network, inputs, [feature], through)
+    rule = Rule.parse(rule) if isinstance(rule, str) else rule
+    if run is not None and rule not in (None, run.rule):
+        raise ValueError(f"{run.folder} was scanned by the rule {run.rule.label}: leave out --rule")
+    result = attribute(
+        network,
+        inputs,
+        feature,
+        through,
+        rule=rule or (run.rule if run else Rule()),
+        baseline=run.baseline(network) if run else None,
+    )
     sums = result.channels[0].double().cpu().numpy()
     field = feature_window(network, feature)
     zoom = zoom_for(prepared, field)

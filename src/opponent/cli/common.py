@@ -53,6 +53,14 @@ DirectionsFile = Annotated[
 Power = Annotated[
     int, typer.Option(help="A direction's activation is dot * cos^POWER; the paper takes 0 or 2.")
 ]
+RuleName = Annotated[
+    str,
+    typer.Option(
+        "--rule",
+        help="How S is computed: gradient (times h), integrated-zero or integrated-mean (the "
+        "gradient along the way from there to h; both may end /STEPS).",
+    ),
+]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.")]
 Steps = Annotated[int, typer.Option(min=1, help="Steps of optimisation.")]
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]

@@ -12,6 +12,7 @@ from opponent.cli.common import (
     Features,
     Model,
     Power,
+    RuleName,
     RunFolder,
     Seed,
     Steps,
@@ -92,6 +93,7 @@ def scan(
     power: Power = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a pass.")] = 32,
     shard_size: Annotated[int, typer.Option(min=1, help="Images a file of results.")] = 256,
+    rule: RuleName = "gradient",
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
@@ -113,6 +115,7 @@ def scan(
             batch_size=batch_size,
             shard_size=shard_size,
             seed=seed,
+            rule=rule,
             progress=lambda done, total: report("scanning", done, total),
         )
     unreadable = run.unreadable()
@@ -123,7 +126,20 @@ def scan(
         )
         for image, reason in list(unreadable.items())[:10]:
             out.print(f"  {image}: {reason}", markup=False)
+    for feature in run.features:
+        complete = run.columns(feature, maps=False).completeness
+        out.print(f"{feature.label}: {_complete(complete, rule)}", markup=False)
     out.print(f"next: opponent select {folder}; opponent report {folder}", style="dim")
+
+
+def _complete(correlation: float, rule: str) -> str:
+    from opponent.tension import COMPLETE
+
+    said = f"excitation - inhibition follows the activation with r = {correlation:.3f}"
+    if correlation < COMPLETE:
+        said += ": the two sides do not account for it"
+        said += "; see --rule integrated-zero" if rule == "gradient" else ""
+    return said
 
 
 @app.command(
@@ -338,6 +354,9 @@ def why(
     directions: DirectionsFile = None,
     power: Power = 0,
     channels: Annotated[int, typer.Option(min=1, help="Upstream channels to name a side.")] = 8,
+    rule: Annotated[
+        str | None, typer.Option(help="How S is computed; default: as the run did, or gradient.")
+    ] = None,
     device: Device = "cpu",
 ) -> None:
     """Say what drove a feature in one photograph, and what held it back."""
@@ -348,9 +367,8 @@ def why(
         check_page(page)
     network = open_network(model, weights, device)
     [asked] = parse_features([feature], directions, power)
-    answer = ask(
-        network, image, asked, through, run=open_run(run) if run else None, channels=channels
-    )
+    scanned = open_run(run) if run else None
+    answer = ask(network, image, asked, through, run=scanned, channels=channels, rule=rule)
     written = write_answer(answer, page) if page is not None else None
     out.print(answer.verdict, markup=False)
     table = Table(show_header=False, box=None)

@@ -19,7 +19,7 @@ from opponent.pages.html import drawing, picture, render
 from opponent.pages.plot import energy_plot
 from opponent.run import Run
 from opponent.synthesis.inversion import Settings
-from opponent.tension import select
+from opponent.tension import COMPLETE, select
 from opponent.tiles import run_tiles
 from opponent.who import who
 
@@ -27,8 +27,6 @@ from opponent.who import who
 DOTS = 2000
 # The image on hover, in pixels a side; and how many are decoded between two signs of progress.
 _HOVER, _CHUNK = 96, 64
-# Below this correlation, attribution does not add up to the activation. Source: paper, figure 3.
-COMPLETE = 0.95
 
 MEANINGS = {
     "exciting": "largest activation",
@@ -151,23 +149,18 @@ class _Section:
             ("median excitation", f"{np.median(c.excitation):.3g}"),
             ("median inhibition", f"{np.median(c.inhibition):.3g}"),
             ("sd of the activation", f"{f.std():.3g}"),
-            ("correlation of E with it", f"{self._completeness():.3f}"),
+            ("correlation of E with it", f"{self.columns.completeness:.3f}"),
         ]
-
-    def _completeness(self) -> float:
-        """Pearson's correlation of excitation - inhibition with the activation (figure 3)."""
-        total = self.columns.excitation - self.columns.inhibition
-        if len(total) < 2 or not total.std() or not self.columns.activation.std():
-            return float("nan")
-        return float(np.corrcoef(total, self.columns.activation)[0, 1])
 
     def _warning(self) -> str | None:
         notes = []
-        if self._completeness() < COMPLETE:
+        if self.columns.completeness < COMPLETE:
             notes.append(
                 "Excitation minus inhibition does not follow the activation here, so the two sides "
                 "do not account for it; batch norm, biases or very early layers do this."
             )
+            if self.run.rule.kind == "gradient":
+                notes.append("A scan with --rule integrated-zero attributes all of it.")
         if (self.columns.activation >= 0).all() and (self.columns.activation == 0).any():
             notes.append(
                 "The activation is never negative: it was read after a ReLU, which hides what lies "
@@ -268,6 +261,7 @@ def _provenance(run: Run, settings: Settings) -> list[tuple[str, str]]:
         ("features", ", ".join(feature.label for feature in run.features)),
         ("through", f"{m.through}, {' x '.join(map(str, m.through_shape))}"),
         ("images", f"{m.images['count']:,} from {m.images['source']}"),
+        ("rule of attribution", run.rule.label),
         ("image list (SHA-256)", m.images["sha256"]),
         ("seed", str(m.seed)),
         (

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from opponent.attribution import Images, attribute_each, network_input
+from opponent.attribution import Images, Rule, attribute, network_input
 from opponent.features import Feature
 from opponent.images import ImageEntry, open_images
 from opponent.images import load as load_image
@@ -79,6 +79,8 @@ def invert(
     *,
     sign: int,
     settings: Settings | None = None,
+    rule: Rule | str = "gradient",
+    baseline: Float[Tensor, "k h w"] | None = None,
     progress: Progress | None = None,
 ) -> Synthesis:
     """From noise, make images that drive a feature as one side of given images does.
@@ -90,6 +92,7 @@ def invert(
         through: the layer whose attribution is the target.
         sign: +1 for the excitatory part of S, -1 for the inhibitory part.
         settings: how.
+        rule, baseline: how S is computed, as in `attribute`.
         progress: called with the steps done and the steps in all.
     Raises:
         EmptyTarget: an image in which that part of S is empty.
@@ -97,7 +100,8 @@ def invert(
     Source: paper, section 4, eqs. 4 and 5.
     """
     network, settings = load(network), settings or Settings()
-    targets = _targets(network, network_input(network, images), feature, through, sign)
+    inputs = network_input(network, images)
+    targets = _targets(network, inputs, feature, through, sign, rule, baseline)
     return _in_batches(
         network, targets, _noise(network, targets, settings), RATES["inversion"], settings, progress
     )
@@ -167,6 +171,8 @@ def accentuate(
     *,
     sign: int,
     settings: Settings | None = None,
+    rule: Rule | str = "gradient",
+    baseline: Float[Tensor, "k h w"] | None = None,
     progress: Progress | None = None,
 ) -> Synthesis:
     """Change photographs so that one side of what drives a feature in them grows.
@@ -176,7 +182,8 @@ def accentuate(
     """
     network, settings = load(network), settings or Settings()
     chosen = open_images(images, size=network.preprocessing.size)
-    targets = _targets(network, network_input(network, chosen), feature, through, sign)
+    inputs = network_input(network, chosen)
+    targets = _targets(network, inputs, feature, through, sign, rule, baseline)
     canvas = settings.canvas_for(network)
     photographs = torch.stack([_photograph(network, entry, canvas) for entry in chosen])
 
@@ -232,21 +239,28 @@ class _Targets:
 
 
 def _targets(
-    network: Network, inputs: Tensor, feature: Feature | str, through: str, sign: int
+    network: Network,
+    inputs: Tensor,
+    feature: Feature | str,
+    through: str,
+    sign: int,
+    rule: Rule | str,
+    baseline: Tensor | None,
 ) -> _Targets:
     """One side of S, as a direction of the through layer, in the window where S is not zero."""
     feature = network.resolve(feature)
-    [result] = attribute_each(network, inputs, [feature], through)
+    result = attribute(network, inputs, feature, through, rule=rule, baseline=baseline)
     part = (_signed(sign) * result.attribution).clamp(min=0)
     _check_not_empty(part, feature, through, sign)
-    # Where the layer is negative (GELU, before a ReLU), growing drive means a more negative layer.
+    # Where the layer lies under what S starts from (GELU, before a ReLU, a mean as the baseline),
+    # growing drive means a more negative layer.
     rows, columns = feature_window(network, feature, through).slices
     return _Targets(
         feature=feature,
         through=through,
         sign=sign,
         excerpt=excerpt(network, feature, through),
-        part=(result.hidden.sign() * part)[:, :, rows, columns],
+        part=(result.change.sign() * part)[:, :, rows, columns],
     )
 
 

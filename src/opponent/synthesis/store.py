@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from opponent.attribution import Rule
 from opponent.features import Feature
 from opponent.files import whole, write_text
 from opponent.images import ImageSet
@@ -88,6 +89,8 @@ def make(
         "settings": {k: v for k, v in asdict(settings).items() if k != "batch"},
         "versions": versions(),
     }
+    if image is not None and run.rule != Rule():
+        asked["rule"] = run.rule.label
     asked = json.loads(json.dumps(asked))
     path = run.folder / "synthesis" / f"{_name(asked)}.json"
     if path.is_file() and path.with_suffix(".png").is_file():
@@ -106,6 +109,8 @@ def make(
             run.manifest.through,
             sign=sign,
             settings=settings,
+            rule=run.rule,
+            baseline=run.baseline(network),
             progress=progress,
         )
     with whole(path.with_suffix(".png")) as part:
