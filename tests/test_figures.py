@@ -27,15 +27,19 @@ from opponent.figures import (
     InversionRow,
     Synthetic,
     Tile,
+    TracePanel,
+    WeightPanel,
     activation_trace_figure,
     energy_figure,
     exemplars_figure,
     group_colours,
     groups_figure,
     inversions_figure,
+    objective_figure,
     overlay_scale,
     save,
     square_figure,
+    weights_figure,
     why_figure,
 )
 
@@ -77,9 +81,35 @@ def words(figure: Figure) -> str:
     return "\n".join(text.get_text() for text in figure.texts)
 
 
-def trace(n: int, steps: int) -> Figure:
+def trace(n: int, steps: int, panels: int = 1) -> Figure:
     rows = np.random.default_rng(0).normal(0, 2, (n, steps))
-    return activation_trace_figure(np.arange(steps), 3 + rows, rows - 3, label=LONG)
+    own = np.linspace(-0.5, 0, n)
+    panel = TracePanel(label=LONG, excitatory=3 + rows, inhibitory=rows - 3, own=own, notes=[LONG])
+    return activation_trace_figure(np.arange(steps), [panel] * panels)
+
+
+def weights_panel(layers: int = 3, *, untrained: bool = False) -> WeightPanel:
+    rng = np.random.default_rng(0)
+    return WeightPanel(
+        label=LONG,
+        histogram=rng.integers(0, 9, 10),
+        share=0.503 if layers else np.nan,
+        interval=(0.47, 0.55) if layers > 1 else None,
+        layer_shares=rng.uniform(0.3, 0.8, layers),
+        layer_sizes=rng.integers(1, 10**7, layers),
+        untrained=untrained,
+    )
+
+
+def weights(networks: int, layers: int) -> Figure:
+    panels = [weights_panel(layers, untrained=number == 1) for number in range(networks)]
+    return weights_figure(panels, np.linspace(-4, 4, 9))
+
+
+def objective() -> Figure:
+    names = ("dot", "cosine", "dot × cosine", "dot × cosine²")
+    plane = np.subtract.outer(np.arange(9.0), np.arange(9.0))
+    return objective_figure(dict.fromkeys(names, plane), 2.0, clamp=0.1)
 
 
 def energy(n: int, size: float = 1.0, **kwargs: Any) -> Figure:
@@ -153,6 +183,11 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "trace": lambda: trace(5, 20),
     "trace, one of each": lambda: trace(1, 1),
     "trace, nothing": lambda: trace(0, 3),
+    "trace, five layers": lambda: trace(4, 30, 5),
+    "weights": lambda: weights(1, 58),
+    "weights, five networks": lambda: weights(5, 3),
+    "weights, only zeros": lambda: weights(2, 0),
+    "objective": objective,
     "why": lambda: why_figure(
         tile(0, 30, 40),
         excitatory=[(f"mixed3a:{k}", 1.0 / (k + 1)) for k in range(8)],
@@ -225,7 +260,9 @@ def test_pictures_lie_on_the_paper_and_not_on_each_other(make: Callable[[], Figu
         assert overlap <= 1e-9
 
 
-@pytest.mark.parametrize("name", ["exemplars", "energy", "groups", "inversions", "trace", "why"])
+@pytest.mark.parametrize(
+    "name", ["exemplars", "energy", "groups", "inversions", "trace", "weights", "why"]
+)
 def test_settings_are_neither_changed_nor_heeded(name: str, tmp_path: Path) -> None:
     before = settings()
     save(FIGURES[name](), tmp_path / "one.png")
@@ -472,8 +509,10 @@ def test_what_was_not_made_is_said() -> None:
 
 def test_trace_shows_median_and_range() -> None:
     up, down = np.random.default_rng(0).normal(0, 1, (2, 7, 5))
-    axes = activation_trace_figure(np.arange(5), up, down, label="f").axes[0]
-    _, first, second = axes.lines
+    panel = TracePanel(label="f", excitatory=up, inhibitory=down, own=np.array([-1.0, -0.5, 2.0]))
+    axes = activation_trace_figure(np.arange(5), [panel]).axes[0]
+    _, first, second, own = axes.lines
+    assert own.get_ydata() == [-0.5, -0.5]
     for line, band, rows in zip((first, second), axes.collections, (up, down), strict=True):
         np.testing.assert_allclose(np.asarray(line.get_ydata()), np.median(rows, axis=0))
         corners = band.get_paths()[0].vertices
@@ -516,8 +555,14 @@ def test_figures_refuse_what_cannot_be_drawn() -> None:
         why_figure(plain(), excitatory=[], inhibitory=[], title="f")
     with pytest.raises(ValueError, match="must be >= 0"):
         why_figure(tile(), excitatory=[], inhibitory=[("a", -1.0)], title="f")
-    with pytest.raises(ValueError, match=r"excitatory is \(2, 0\) for 0 steps"):
+    with pytest.raises(ValueError, match=r"excitatory of .* is \(2, 0\) for 0 steps"):
         trace(2, 0)
+    with pytest.raises(ValueError, match="no panel to draw"):
+        trace(2, 3, 0)
+    with pytest.raises(ValueError, match="no network to draw"):
+        weights(0, 1)
+    with pytest.raises(ValueError, match="has 10 counts for 4 edges, expected 5"):
+        weights_figure([weights_panel()], np.arange(4.0))
 
 
 def test_energy_refuses_what_cannot_be_drawn() -> None:

@@ -1,1 +1,254 @@
 """Commands for the paper's experiments: when the method may be believed."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from opponent.cli.common import (
+    Device,
+    Model,
+    Seed,
+    Steps,
+    Weights,
+    app,
+    new_table,
+    open_network,
+    out,
+    plain,
+    progress_bars,
+)
+
+
+@app.command(
+    epilog="Example: [bold]opponent weights inceptionv1-mini "
+    "torchvision:squeezenet1_1=squeezenet.safetensors --out signs[/]"
+)
+def weights(
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL[=FILE]...", help="Models, each with its file of weights."),
+    ],
+    folder: Annotated[Path, typer.Option("--out", help="A folder for table and figure.")],
+    format: Annotated[str, typer.Option(help="png, pdf or svg.")] = "png",
+    seed: Seed = 0,
+) -> None:
+    """Count the negative weights of networks, layer by layer (the paper's figure 12)."""
+    from opponent.weights import weight_signs, write_weights
+
+    found = []
+    with progress_bars() as report:
+        for number, text in enumerate(models):
+            report("networks", number, len(models))
+            name, _, file = text.partition("=")
+            found.append(weight_signs(open_network(name, Path(file) if file else None), seed=seed))
+        report("networks", len(models), len(models))
+    paths = write_weights(found, folder, seed=seed, suffix=format)
+    table = new_table(
+        "network", "weights", "negative", "95 % interval", "layers", "mostly negative"
+    )
+    for each in found:
+        table.add_row(
+            plain(each.network),
+            f"{each.count:,}",
+            "" if each.share is None else f"{each.share:.2%}",
+            "" if each.interval is None else "{:.2%} to {:.2%}".format(*each.interval),
+            str(len(each.layers)),
+            str(each.mostly_negative),
+        )
+    out.print(table)
+    for each in found:
+        if each.untrained:
+            out.print(
+                f"{each.network}: its signs cannot be told from those of random weights "
+                f"(p = {each.fair:.2g}); is it trained?",
+                markup=False,
+            )
+        if each.left_out:
+            unused = ", ".join(each.left_out)
+            out.print(f"{each.network}: no pass uses {unused}; left out", markup=False)
+    for path in paths:
+        out.print(str(path), markup=False)
+
+
+@app.command(
+    "verify-inversions",
+    epilog="Examples: [bold]opponent verify-inversions inceptionv1-mini --images photos "
+    "--out verified[/]; [bold]opponent verify-inversions torchvision:squeezenet1_1 "
+    "--images ~/photographs --pair features.7.expand3x3_activation:features.6 --units 4 "
+    "--out verified[/]",
+)
+def verify_inversions(
+    model: Model,
+    images: Annotated[str, typer.Option(help="A folder, a file, a .txt list, or 'photos'.")],
+    folder: Annotated[Path, typer.Option("--out", help="A folder, new or to go on with.")],
+    pair: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TARGET[:THROUGH]",
+            help="A layer, and the one before it to go through; repeatable. Else --layers.",
+        ),
+    ] = None,
+    layers: Annotated[int, typer.Option(min=1, help="Layers, spread over the network.")] = 5,
+    units: Annotated[int, typer.Option(min=1, help="Random units a layer.")] = 20,
+    tense: Annotated[int, typer.Option(min=1, help="Tensest images a unit.")] = 10,
+    weights: Weights = None,
+    format: Annotated[str, typer.Option(help="png, pdf or svg.")] = "png",
+    steps: Steps = 100,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Check that inversions excite and inhibit as they should (the paper's figure 14).
+
+    Draws figure 11 too, what they optimise. Interrupted, it goes on where it stopped.
+    """
+    from opponent.synthesis.inversion import Settings
+    from opponent.verify import SIDES, verify, write_verification
+
+    network = open_network(model, weights, device)
+    with progress_bars() as report:
+        found = verify(
+            network,
+            images,
+            folder,
+            pairs=pair,
+            layers=layers,
+            units=units,
+            images_each=tense,
+            # More at once cost more memory, and are hardly faster.
+            settings=Settings(steps=steps, seed=seed, batch=min(tense, 10)),
+            progress=report,
+        )
+        paths = write_verification(found, folder, suffix=format)
+    table = new_table(
+        "layer", "through", "side", "as they should", "own", "first", "final", "range"
+    )
+    for each in found.layers:
+        for side, sign in SIDES.items():
+            traces = each.sides[side].describe(sign)
+            row = [each.pair.target, each.pair.through + ("" if each.pair.whole else " (a branch)")]
+            row += [side, f"{traces['moved_as_they_should']} of {traces['inversions']}"]
+            if traces["inversions"]:
+                final = traces["final"]
+                row += [f"{x['median']:+.2f}" for x in (traces["own"], traces["steps"][0], final)]
+                row.append(f"{final['least']:+.2f} to {final['most']:+.2f}")
+            table.add_row(*map(plain, row))
+    out.print(table)
+    out.print("medians of the activation, in standard deviations over the images", style="dim")
+    for each in found.layers:
+        for unit, side, why in each.skipped:
+            what = "" if side == "both" else f", {side}"
+            out.print(f"left out: {each.pair.target}:{unit}{what}: {why}", markup=False)
+    if found.count:
+        out.print(
+            f"{found.moved} of {found.count} inversions ({found.moved / found.count:.1%}) move the "
+            "activation as they should"
+        )
+    for path in paths:
+        out.print(str(path), markup=False)
+
+
+@app.command(
+    epilog="Examples: [bold]opponent uniqueness inceptionv1-mini --images photos --out shared[/]; "
+    "[bold]opponent uniqueness torchvision:squeezenet1_1 --images ~/photographs --out shared "
+    "--layers features.7.expand3x3_activation,classifier.2:features.12 --top 20[/]"
+)
+def uniqueness(
+    model: Model,
+    images: Annotated[str, typer.Option(help="A folder, a file, a .txt list, or 'photos'.")],
+    folder: Annotated[Path, typer.Option("--out", help="A folder, new or to go on with.")],
+    features: Annotated[
+        int, typer.Option(min=1, help="Random units, and k-means directions, a layer.")
+    ] = 20,
+    top: Annotated[
+        int | None,
+        typer.Option(min=1, help="m, images a feature; default: 100, or a 50th of few images."),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TARGET[:THROUGH],...",
+            help="Layers, each with the one before it to go through; default: all whole layers.",
+        ),
+    ] = None,
+    kmeans: Annotated[
+        int, typer.Option(min=1, help="Centroids to choose from; a 4th of few images.")
+    ] = 1000,
+    power: Annotated[
+        int, typer.Option(help="A k-means direction's activation is dot * cos^POWER.")
+    ] = 2,
+    show: Annotated[
+        str | None, typer.Option(help="Figure 8b's layer; default: a deep one.")
+    ] = None,
+    weights: Weights = None,
+    format: Annotated[str, typer.Option(help="png, pdf or svg.")] = "png",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a pass.")] = 32,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Say how many images features share, layer by layer (the paper's figures 8 and 16).
+
+    Interrupted, it goes on where it stopped; with another --top, it measures nothing again.
+    """
+    from opponent.gallery import check_suffix
+    from opponent.superposition.uniqueness import (
+        SELECTIONS,
+        UniquenessSettings,
+        assess,
+        measure_features,
+        sensible_top,
+        write_uniqueness,
+    )
+
+    check_suffix(format)
+    network = open_network(model, weights, device)
+    settings = UniquenessSettings(
+        features=features, kmeans=kmeans, power=power, batch_size=batch_size, seed=seed
+    )
+    with progress_bars() as report:
+        measured = measure_features(
+            network,
+            images,
+            folder,
+            layers=layers.split(",") if layers else None,
+            settings=settings,
+            progress=report,
+        )
+        found = assess(measured, top or sensible_top(len(measured.images)))
+        paths = write_uniqueness(
+            measured, found, network, show=show, suffix=format, progress=report
+        )
+    table = new_table(
+        "layer", "through", "features", "n", "chance", "by activation", "by L1", "by L2", "shared"
+    )
+    for group in measured.groups:
+        name = group.pair.target
+        rows = {x.by: x for x in found.table if (x.layer, x.kind) == (name, group.kind)}
+        shared = sum((x.layer, x.kind) == (name, group.kind) for x in found.shared)
+        one = rows["l1"]
+        cells = [
+            f"{rows[by].value:.3f} ({rows[by].low:.2f} to {rows[by].high:.2f})" for by in SELECTIONS
+        ]
+        table.add_row(
+            *map(plain, (name, group.pair.through, group.kind, str(one.features))),
+            f"{one.chance:.3f}",
+            *cells,
+            str(shared),
+        )
+    out.print(table)
+    one = found.table[0]
+    out.print(
+        f"uniqueness U of the top m = {one.top:,} of N = {one.images:,} images, with 95 % "
+        "intervals over the choice of features; shared: images of 3 in 4 features, by L1",
+        style="dim",
+    )
+    skipped = {(x.layer, x.kind): x.skipped for x in found.table if x.skipped}
+    for (name, kind), count in skipped.items():
+        out.print(
+            f"left out: {count} {kind} of {name}, with one value in all but a few images",
+            markup=False,
+        )
+    if measured.unreadable:
+        out.print(f"{len(measured.unreadable):,} images could not be read (they are in {paths[0]})")
+    for path in paths:
+        out.print(str(path), markup=False)

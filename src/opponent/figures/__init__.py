@@ -6,6 +6,7 @@ in one or two columns of a journal. matplotlib's global settings are left alone.
 
 from opponent.figures.atlas import atlas_figure, map_figure, selection_figure
 from opponent.figures.drivers import DriverRow, drivers_figure
+from opponent.figures.objective import objective_figure
 from opponent.figures.page import (
     COLUMN,
     PAGE,
@@ -18,7 +19,6 @@ from opponent.figures.page import (
     save,
 )
 from opponent.figures.panels import (
-    activation_trace_figure,
     energy_figure,
     exemplars_figure,
     groups_figure,
@@ -26,6 +26,15 @@ from opponent.figures.panels import (
     square_figure,
     why_figure,
 )
+from opponent.figures.traces import TracePanel, activation_trace_figure
+from opponent.figures.uniqueness import (
+    TenseRow,
+    UniquenessLine,
+    shared_figure,
+    tense_rows_figure,
+    uniqueness_figure,
+)
+from opponent.figures.weights import WeightPanel, weights_figure
 
 __all__ = [
     "COLUMN",
@@ -34,7 +43,11 @@ __all__ = [
     "ExemplarRow",
     "InversionRow",
     "Synthetic",
+    "TenseRow",
     "Tile",
+    "TracePanel",
+    "UniquenessLine",
+    "WeightPanel",
     "activation_trace_figure",
     "atlas_figure",
     "drivers_figure",
@@ -44,9 +57,14 @@ __all__ = [
     "groups_figure",
     "inversions_figure",
     "map_figure",
+    "objective_figure",
     "overlay_scale",
     "save",
     "selection_figure",
+    "shared_figure",
     "square_figure",
+    "tense_rows_figure",
+    "uniqueness_figure",
+    "weights_figure",
     "why_figure",
 ]

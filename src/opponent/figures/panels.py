@@ -1,4 +1,4 @@
-"""The paper's figures 2, 4, 5 and 14, and the answer to a question about one photograph."""
+"""The paper's figures 2, 4 and 5, and the answer to a question about one photograph."""
 
 import string
 from collections import Counter
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -16,7 +16,6 @@ from opponent.colour import ACTIVATION, activation_colours
 from opponent.figures.page import (
     _BLUE,
     _FAINT,
-    _HAIR,
     _LETTER,
     _LINE,
     _MARGIN,
@@ -450,66 +449,6 @@ def square_figure(limit: float | None = None) -> Figure:
     """
     figure = Figure(figsize=(COLUMN / 2, COLUMN / 2))
     _square(figure, 0.4, _MARGIN, COLUMN / 2 - 0.4 - _MARGIN, limit)
-    return figure
-
-
-@_styled
-def activation_trace_figure(
-    steps: Num[np.ndarray, " steps"],
-    excitatory: Float[np.ndarray, "n steps"],
-    inhibitory: Float[np.ndarray, "m steps"],
-    *,
-    label: str,
-) -> Figure:
-    """The activation that inversions give, while they are optimised: median and full range.
-
-    Args:
-        steps: number of each step that was recorded.
-        excitatory: activation in standard deviations, one row for each inversion of S+.
-        inhibitory: the same for S-.
-        label: the feature, or the layer.
-    Returns:
-        A figure of one column.
-    Raises:
-        ValueError: no step, or rows of another length.
-    Source: paper, fig. 14.
-    """
-    for name, rows in (("excitatory", excitatory), ("inhibitory", inhibitory)):
-        if len(steps) == 0 or rows.shape[1:] != steps.shape:
-            raise ValueError(
-                f"activation_trace_figure: {name} is {rows.shape} for {len(steps)} steps, expected "
-                "one value a step and at least one step"
-            )
-    figure = Figure(figsize=(COLUMN, 2.5))
-    _text(figure, 0.6, _MARGIN, label, width=COLUMN - 0.6 - _MARGIN, weight="bold")
-    axes = _axes(figure, _Box(0.6, _MARGIN + 2.6 * _LINE, COLUMN - 0.7, 1.6))
-    axes.axhline(0, color=_HAIR, lw=0.6, zorder=0)
-    axes.margins(x=0.02)
-    axes.set(xlabel="step", ylabel="activation (sd)")
-    for rows, colour, name in (
-        (excitatory, _RED, "inversions of S⁺"),
-        (inhibitory, _BLUE, "inversions of S⁻"),
-    ):
-        if len(rows) == 0:
-            continue
-        axes.fill_between(steps, rows.min(axis=0), rows.max(axis=0), color=colour, alpha=0.2, lw=0)
-        # A line of one point would not be seen.
-        marker = "o" if len(steps) == 1 else None
-        axes.plot(
-            steps, np.median(rows, axis=0), color=colour, lw=1.2, marker=marker, ms=3, label=name
-        )
-    axes.locator_params(steps=[1, 2, 5, 10])
-    if axes.lines[1:]:
-        # Above the axes: inside, it would lie on one of the ranges.
-        axes.legend(
-            loc="lower left",
-            bbox_to_anchor=(0, 1),
-            ncols=2,
-            frameon=False,
-            fontsize=_SMALL,
-            handlelength=1.2,
-            borderaxespad=0,
-        )
     return figure
 
 
