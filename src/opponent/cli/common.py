@@ -92,6 +92,18 @@ def open_network(model: str, weights: Path | None, device: str = "cpu") -> "Netw
     return network
 
 
+def open_networks(texts: list[str], device: str = "cpu") -> "Iterator[Network]":
+    """Networks by name, or NAME=FILE with a file of weights, one after another."""
+    for text in texts:
+        name, _, file = text.partition("=")
+        yield open_network(name, Path(file) if file else None, device)
+
+
+def file_name(text: str) -> str:
+    """A text as the name of a file or folder."""
+    return "".join(x if x.isalnum() or x in "._-" else "-" for x in text)
+
+
 def open_run(folder: Path) -> "Run":
     from opponent.run import Run
 

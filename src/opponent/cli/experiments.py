@@ -8,16 +8,96 @@ import typer
 from opponent.cli.common import (
     Device,
     Model,
+    RuleName,
     Seed,
     Steps,
     Weights,
     app,
+    file_name,
     new_table,
     open_network,
+    open_networks,
     out,
     plain,
     progress_bars,
 )
+
+
+@app.command(
+    epilog="Examples: [bold]opponent completeness inceptionv1-mini --images photos "
+    "--out complete[/]; "
+    "[bold]opponent completeness torchvision:squeezenet1_1=squeezenet.safetensors "
+    "--images ~/photographs --out complete[/]"
+)
+def completeness(
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL[=FILE]...", help="Models, each with its file of weights."),
+    ],
+    images: Annotated[str, typer.Option(help="A folder, a file, a .txt list, or 'photos'.")],
+    folder: Annotated[Path, typer.Option("--out", help="A folder, new or to go on with.")],
+    logits: Annotated[int, typer.Option(min=1, help="Random logits to average over.")] = 20,
+    layer: Annotated[str, typer.Option(help="Another layer to take random units of.")] = "logits",
+    through: Annotated[
+        list[str] | None, typer.Option(help="Only through this layer; repeatable.")
+    ] = None,
+    branches: Annotated[
+        bool, typer.Option("--branches", help="Through branches too; they cannot be complete.")
+    ] = False,
+    rule: RuleName = "gradient",
+    format: Annotated[str, typer.Option(help="png, pdf or svg.")] = "png",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a pass.")] = 16,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Measure whether S sums to the activation, layer by layer (the paper's figures 3 and 13).
+
+    Interrupted, it goes on where it stopped when the same command is given again.
+    """
+    from opponent.completeness import completeness as measure
+    from opponent.completeness import write_completeness
+    from opponent.gallery import check_suffix
+
+    check_suffix(format)
+    measured = []
+    with progress_bars() as report:
+        for network in open_networks(models, device):
+            measured.append(
+                measure(
+                    network,
+                    images,
+                    out=folder / file_name(network.name) / file_name(rule),
+                    features=logits,
+                    layer=layer,
+                    throughs=through,
+                    branches=branches,
+                    rule=rule,
+                    batch_size=batch_size,
+                    seed=seed,
+                    progress=report,
+                )
+            )
+        paths = write_completeness(measured, folder, suffix=format)
+    for one in measured:
+        table = new_table("layer", "depth", "Pearson", "Spearman", "mean |f - E|, sd")
+        for row in one.rows():
+            name = plain(row["layer"]) + ("" if row["whole"] else " (a branch)")
+            cells = [
+                "undefined" if row[key] is None else f"{row[key]:.4f} ± {row[f'{key}_sd']:.4f}"
+                for key in ("pearson", "spearman", "l1_in_sd")
+            ]
+            table.add_row(name, f"{row['depth']:.2f}", *cells)
+        out.print(f"{one.network}, {one.rule.label}", style="bold", markup=False)
+        out.print(table)
+        about = f"{len(one.features)} units of {one.features[0].layer}, "
+        about += f"{len(one.activation):,} images; mean ± sd over the units"
+        if constant := int((one.deviation == 0).sum()):
+            about += f"; {constant} of them constant, and left out"
+        if one.unreadable:
+            about += f"; {len(one.unreadable):,} images could not be read"
+        out.print(about, style="dim", markup=False)
+    for path in paths:
+        out.print(str(path), markup=False)
 
 
 @app.command(
@@ -40,8 +120,8 @@ def weights(
     with progress_bars() as report:
         for number, text in enumerate(models):
             report("networks", number, len(models))
-            name, _, file = text.partition("=")
-            found.append(weight_signs(open_network(name, Path(file) if file else None), seed=seed))
+            [network] = open_networks([text])
+            found.append(weight_signs(network, seed=seed))
         report("networks", len(models), len(models))
     paths = write_weights(found, folder, seed=seed, suffix=format)
     table = new_table(

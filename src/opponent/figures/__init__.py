@@ -5,6 +5,7 @@ in one or two columns of a journal. matplotlib's global settings are left alone.
 """
 
 from opponent.figures.atlas import atlas_figure, map_figure, selection_figure
+from opponent.figures.completeness import Curve, completeness_figure
 from opponent.figures.drivers import DriverRow, drivers_figure
 from opponent.figures.objective import objective_figure
 from opponent.figures.page import (
@@ -39,6 +40,7 @@ from opponent.figures.weights import WeightPanel, weights_figure
 __all__ = [
     "COLUMN",
     "PAGE",
+    "Curve",
     "DriverRow",
     "ExemplarRow",
     "InversionRow",
@@ -50,6 +52,7 @@ __all__ = [
     "WeightPanel",
     "activation_trace_figure",
     "atlas_figure",
+    "completeness_figure",
     "drivers_figure",
     "energy_figure",
     "exemplars_figure",
