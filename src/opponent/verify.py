@@ -275,10 +275,9 @@ def verify(
             if progress is not None:
                 progress(f"scanning for {pair.target}", done, images)
 
-        def inverted(done: float, before: int = sum(map(len, asked["units"][:number]))) -> None:
+        def inverted(done: int, before: int = sum(map(len, asked["units"][:number]))) -> None:
             if progress is not None:
-                steps = int((before * len(SIDES) + done) * settings.steps)
-                progress("inverting", steps, total)
+                progress("inverting", before * len(SIDES) * settings.steps + done, total)
 
         run = scan(
             network,
@@ -313,7 +312,7 @@ def _verify_layer(
     name: str,
     images_each: int,
     settings: Settings,
-    progress: Callable[[float], None],
+    progress: Callable[[int], None],
 ) -> Verified:
     skipped, empty = list[tuple[int, str, str]](), 0
     made: dict[str, list[tuple[_Job, dict[str, np.ndarray]]]] = {side: [] for side in SIDES}
@@ -325,12 +324,13 @@ def _verify_layer(
             skipped.append((feature.unit, "both", job))
             continue
         for turn, (side, sign) in enumerate(SIDES.items()):
-            part, before = f"{name}-{feature.unit}-{side}", len(SIDES) * number + turn
+            part = f"{name}-{feature.unit}-{side}"
+            before = (len(SIDES) * number + turn) * settings.steps
             progress(before)
             if not parts.has(part):
 
                 def step(done: int, steps: int, before: int = before) -> None:
-                    progress(before + done / steps)
+                    progress(before + done * settings.steps // steps)
 
                 parts.write(part, _invert(network, job, pair.through, sign, settings, step))
             found, _ = parts.read(part)
@@ -338,7 +338,7 @@ def _verify_layer(
                 made[side].append((job, found))
             else:
                 skipped.append((feature.unit, side, "that side is empty in a tense image"))
-    progress(len(SIDES) * len(run.features))
+    progress(len(SIDES) * len(run.features) * settings.steps)
     sides = {side: _together(made[side], settings.steps) for side in SIDES}
     return Verified(pair=pair, sides=sides, skipped=tuple(skipped), empty=empty)
 
@@ -346,8 +346,7 @@ def _verify_layer(
 def _job(run: Run, feature: Feature, images_each: int) -> tuple[_Job | str, int]:
     """What to invert for a unit, or why nothing; and how many tense images are passed by."""
     columns = run.columns(feature, maps=False)
-    deviation = float(columns.activation.astype(np.float64).std())
-    if not deviation:
+    if columns.activation.min() == columns.activation.max():
         return "its activation never changes", 0
     rows = tense(columns, images_each)
     if not len(rows):
@@ -360,7 +359,7 @@ def _job(run: Run, feature: Feature, images_each: int) -> tuple[_Job | str, int]
         feature=feature,
         images=ImageSet(source="tense images", entries=entries),
         own=columns.activation[kept],
-        deviation=deviation,
+        deviation=float(columns.activation.astype(np.float64).std()),
     )
     return job, len(rows) - len(kept)
 
