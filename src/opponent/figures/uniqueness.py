@@ -100,10 +100,12 @@ def uniqueness_figure(
     shown = [_fit(name, 1.1, _SMALL, "normal") for name in layers]
     below = max(_width(name, _SMALL) for name in shown) * np.sin(np.pi / 4) + 0.2
     left, side, rows = 0.46, 1.9, 3
-    top = _MARGIN + _LINE * (2.4 + rows)
+    top = _MARGIN + _LINE * (3.2 + rows)
     figure = Figure(figsize=(COLUMN, top + side + below + _MARGIN))
     _text(figure, _MARGIN, _MARGIN, letter, size=_LETTER, weight="bold")
-    _text(figure, left, _MARGIN, about, width=COLUMN - left, size=_SMALL, color=_FAINT)
+    for i, text in enumerate((about, "bars: 95 % intervals over the choice of features")):
+        level = _MARGIN + i * _LINE
+        _text(figure, left, level, text, width=COLUMN - left, size=_SMALL, color=_FAINT)
     axes = _axes(figure, _Box(left, top, COLUMN - left - _MARGIN, side))
     places = np.arange(len(layers))
     drawn = {line.kind: line.chance for line in lines}
@@ -127,7 +129,7 @@ def uniqueness_figure(
     entries.append(("chance", _FAINT, "-"))
     across, down = figure.get_size_inches()
     for i, (text, colour, dashes) in enumerate(entries):
-        start, y = left + (i // rows) * (COLUMN - left) / 2, _MARGIN + _LINE * (1.9 + i % rows)
+        start, y = left + (i // rows) * (COLUMN - left) / 2, _MARGIN + _LINE * (2.7 + i % rows)
         ends, level = [start / across, (start + 0.22) / across], 1 - y / down
         figure.add_artist(Line2D(ends, [level, level], color=colour, ls=dashes, lw=1.1))
         _text(figure, start + 0.28, y, text, size=_SMALL, va="center")
