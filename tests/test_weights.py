@@ -255,3 +255,7 @@ def test_command(tmp_path: Path) -> None:
     assert rows[-2][2] == f"{found.share:.2%}"
     assert result.output.count("cannot be told from those of random weights") == 1
     assert (tmp_path / "out" / "figure12.png").is_file()
+    result = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "no"), "--format", "gif"])
+    assert isinstance(result.exception, ValueError)
+    assert "gif" in str(result.exception)
+    assert not (tmp_path / "no").exists()

@@ -114,8 +114,10 @@ def weights(
     seed: Seed = 0,
 ) -> None:
     """Count the negative weights of networks, layer by layer (the paper's figure 12)."""
+    from opponent.gallery import check_suffix
     from opponent.weights import weight_signs, write_weights
 
+    check_suffix(format)
     found = []
     with progress_bars() as report:
         for number, text in enumerate(models):
@@ -182,9 +184,11 @@ def verify_inversions(
 
     Draws figure 11 too, what they optimise. Interrupted, it goes on where it stopped.
     """
+    from opponent.gallery import check_suffix
     from opponent.synthesis.inversion import Settings
     from opponent.verify import SIDES, verify, write_verification
 
+    check_suffix(format)
     network = open_network(model, weights, device)
     with progress_bars() as report:
         found = verify(
