@@ -79,9 +79,9 @@ def activation_trace_figure(
     room = (width - left - _MARGIN) / across
     head = (1 + max(len(each.notes) for each in panels)) * _LINE + 0.06
     tall = 1.6
-    height = head + tall + 0.45
+    height = head + tall + 0.42
     rows = -(-len(panels) // across)
-    figure = Figure(figsize=(width, 2 * _MARGIN + _LINE + rows * height))
+    figure = Figure(figsize=(width, _MARGIN + _LINE + rows * height))
     # One scale, so that layers can be compared.
     everything = [x.ravel() for p in panels for x in (p.excitatory, p.inhibitory, p.own)]
     low, high = _limits(np.concatenate(everything))
