@@ -336,3 +336,62 @@ def uniqueness(
         out.print(f"{len(measured.unreadable):,} images could not be read (they are in {paths[0]})")
     for path in paths:
         out.print(str(path), markup=False)
+
+
+@app.command(
+    epilog="Examples: [bold]opponent toy abs --seeds 100 --out toy-abs[/]; "
+    "[bold]opponent toy xor --hidden 12,6 --out toy-xor[/]"
+)
+def toy(
+    task: Annotated[str, typer.Argument(metavar="abs|xor", help="What the models compute.")],
+    folder: Annotated[Path, typer.Option("--out", help="A folder, new or to go on with.")],
+    hidden: Annotated[str, typer.Option(help="Hidden units, one width after another.")] = (
+        "12,10,8,6"
+    ),
+    seeds: Annotated[int, typer.Option(min=1, help="Models of each width.")] = 1000,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of training, of 600 inputs.")] = 20_000,
+    settle: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of the steps in which the rate falls to 0."),
+    ] = 0.1,
+    format: Annotated[str, typer.Option(help="png, pdf or svg.")] = "png",
+    seed: Seed = 0,
+) -> None:
+    """Train toy models of superposition (the paper's figures 7 and 15).
+
+    Interrupted, it goes on where it stopped when the same command is given again.
+    """
+    from opponent.gallery import check_suffix
+    from opponent.superposition.toy import describe, study, write_study
+
+    check_suffix(format)
+    texts = hidden.split(",")
+    if not all(text.strip().isdecimal() for text in texts):
+        raise ValueError(f"--hidden is whole numbers and commas, such as 12,6; got {hidden!r}")
+    with progress_bars() as report:
+        found = study(
+            task,
+            out=folder,
+            hidden=[int(text) for text in texts],
+            seeds=seeds,
+            steps=steps,
+            settle=settle,
+            seed=seed,
+            progress=lambda done, total: report("models", done, total),
+        )
+    table = new_table(
+        "hidden", "best", "mean loss", "largest loss", "exact models", "off-diagonal, largest"
+    )
+    for toys in found.models.values():
+        row = describe(toys)
+        table.add_row(
+            str(row["hidden"]),
+            f"{row['best']}",
+            f"{row['expected_loss']:.3g}",
+            f"{row['largest_loss']:.3g}",
+            f"{row['exact_models']} of {seeds:,}",
+            f"{row['off_diagonal']['largest']:.3g}",
+        )
+    out.print(table)
+    for path in write_study(found, folder, suffix=format):
+        out.print(str(path), markup=False)

@@ -27,8 +27,10 @@ from opponent.figures.panels import (
     square_figure,
     why_figure,
 )
+from opponent.figures.toy import ToyWidth, toy_figure
 from opponent.figures.traces import TracePanel, activation_trace_figure
 from opponent.figures.uniqueness import (
+    SharedRow,
     TenseRow,
     UniquenessLine,
     shared_figure,
@@ -44,9 +46,11 @@ __all__ = [
     "DriverRow",
     "ExemplarRow",
     "InversionRow",
+    "SharedRow",
     "Synthetic",
     "TenseRow",
     "Tile",
+    "ToyWidth",
     "TracePanel",
     "UniquenessLine",
     "WeightPanel",
@@ -67,6 +71,7 @@ __all__ = [
     "shared_figure",
     "square_figure",
     "tense_rows_figure",
+    "toy_figure",
     "uniqueness_figure",
     "weights_figure",
     "why_figure",

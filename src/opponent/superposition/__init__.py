@@ -1,0 +1,1 @@
+"""Drive that superposition brings about: toy models, and which images features share."""
