@@ -22,6 +22,7 @@ from opponent import Feature, Network, Preprocessing, RunError, attribute, open_
 from opponent.attribution import attribute_each
 from opponent.cli import app
 from opponent.figures import (
+    SharedRow,
     TenseRow,
     Tile,
     UniquenessLine,
@@ -49,6 +50,7 @@ from opponent.superposition.uniqueness import (
 )
 from opponent.tension import top
 from opponent.verify import Pair
+from opponent.window import Window
 
 SIZE = (12, 10)
 
@@ -291,12 +293,8 @@ def test_measured_at_once_is_as_measured_one_by_one(small: Network) -> None:
 
 def test_windows_are_small(small: Network) -> None:
     [second, fourth] = choose_layers(small, ["second", "fourth"])
-    window = module._near(small, second).window
-    assert window is not None
-    assert (window.height, window.width) == (7, 7)
-    window = module._near(small, fourth).window
-    assert window is not None
-    assert (window.height, window.width) == (1, 1)
+    assert module._near(small, second).window == Window(top=3, left=2, height=7, width=7)
+    assert module._near(small, fourth).window == Window(top=1, left=1, height=1, width=1)
 
 
 def test_the_embedded_network_too() -> None:
@@ -555,23 +553,25 @@ def test_figure_8b() -> None:
 
 
 def test_figure_16_says_what_is_empty() -> None:
-    nothing = "no image is shared"
-    panels = {"units": {"a": [photo("18 of 20")] * 7, "b": [], "c": []}, "k-means": {}}
-    panels["k-means"] = {"a": [], "b": [photo()], "c": []}
-    figure = shared_figure(panels, about="about", nothing=nothing)
-    assert len(figure.axes) == 5 + 1
-    found = texts(figure)
-    assert (found.count("a"), found.count("b"), found.count("c")) == (2, 2, 0)
-    assert found.count("none") == 2
-    assert nothing not in found
+    def row(layer: str, count: int = 0) -> SharedRow:
+        return SharedRow(layer=layer, count=count, tiles=[photo("18 of 20")] * count)
+
+    one = [row("a", 7), row("b"), row("c")]
     figure = shared_figure(
-        {"units": {"a": [photo()]}, "k-means": {"a": []}}, about="", nothing="no"
+        {"units": one, "k-means": [row("a"), row("b", 1), row("c")]}, about="about", nothing="no"
+    )
+    assert len(figure.axes) == 6 + 1
+    assert {"a: 7", "b: none", "a: none", "b: 1", "about"} <= set(texts(figure))
+    assert not {"c: none", "no"} & set(texts(figure))
+    figure = shared_figure(
+        {"units": one, "k-means": [row(x) for x in "abc"]}, about="", nothing="no"
     )
     assert texts(figure).count("no") == 1
-    figure = shared_figure({"units": {"a": []}, "k-means": {"a": []}}, about="", nothing="no")
+    figure = shared_figure({"units": [], "k-means": []}, about="", nothing="no")
     assert texts(figure).count("no") == 2
-    with pytest.raises(ValueError, match="panels is empty"):
-        shared_figure({}, about="", nothing="")
+    for bad in ({}, {"units": one, "k-means": [row("a")]}):
+        with pytest.raises(ValueError, match="expected panels, all with the same layers"):
+            shared_figure(bad, about="", nothing="")
 
 
 # The command

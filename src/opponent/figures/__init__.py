@@ -47,6 +47,7 @@ __all__ = [
     "ExemplarRow",
     "InversionRow",
     "SharedRow",
+    "SharedRow",
     "Synthetic",
     "TenseRow",
     "Tile",

@@ -71,6 +71,15 @@ class TenseRow:
     tense: Sequence[Tile]
 
 
+@dataclass(frozen=True, kw_only=True)
+class SharedRow:
+    """One layer in `shared_figure`: how many images are shared, and some of them."""
+
+    layer: str
+    count: int
+    tiles: Sequence[Tile]
+
+
 @_styled
 def uniqueness_figure(
     layers: Sequence[str],
@@ -97,8 +106,11 @@ def uniqueness_figure(
             f"uniqueness_figure: {len(layers)} layers and lines of "
             f"{[len(line.value) for line in lines]} values, expected as many of each"
         )
-    shown = [_fit(name, 1.1, _SMALL, "normal") for name in layers]
-    below = max(_width(name, _SMALL) for name in shown) * np.sin(np.pi / 4) + 0.2
+    shown = [_fit(name, 1.6, _SMALL, "normal") for name in layers]
+    longest = max(_width(name, _SMALL) for name in shown)
+    # Long names would reach over the figure's edge.
+    slant = 45 if longest < 0.6 else 90
+    below = longest * np.sin(np.deg2rad(slant)) + 0.15
     left, side, rows = 0.46, 1.9, 3
     top = _MARGIN + _LINE * (3.2 + rows)
     figure = Figure(figsize=(COLUMN, top + side + below + _MARGIN))
@@ -120,7 +132,8 @@ def uniqueness_figure(
         axes.plot(x, line.value, color=colour, lw=1.1, ls=dashes, zorder=3)
         axes.plot(x, line.value, ".", color=colour, mfc=face, ms=4, mew=0.7, zorder=4)
     axes.set(xlim=(-0.5, len(layers) - 0.5), ylim=(0, 1.02), ylabel="uniqueness U")
-    axes.set_xticks(places, shown, rotation=45, ha="right", rotation_mode="anchor")
+    va = "center" if slant == 90 else "top"
+    axes.set_xticks(places, shown, rotation=slant, ha="right", va=va, rotation_mode="anchor")
     axes.grid(axis="y", color=_HAIR, lw=0.4)
     axes.set_axisbelow(True)
     kinds = list(drawn)
@@ -188,55 +201,48 @@ def tense_rows_figure(
 
 @_styled
 def shared_figure(
-    panels: Mapping[str, Mapping[str, Sequence[Tile]]],
-    *,
-    about: str,
-    nothing: str,
-    per_line: int = 5,
+    panels: Mapping[str, Sequence[SharedRow]], *, about: str, nothing: str, per_line: int = 6
 ) -> Figure:
     """Images that most features of a layer give a large attribution.
 
     Args:
-        panels: by the panel's heading, the images of each layer; none is said to be none.
+        panels: by the panel's heading, a row for each layer, the same ones in all panels.
         about: what the captions say.
         nothing: what to say in a panel without any image.
         per_line: images of a layer, at most.
     Raises:
-        ValueError: there is no panel.
+        ValueError: there is no panel, or they differ in their layers.
     Source: paper, fig. 16.
     """
-    if not panels:
-        raise ValueError("shared_figure: panels is empty, expected at least one")
+    if not panels or len({tuple(row.layer for row in rows) for rows in panels.values()}) > 1:
+        raise ValueError("shared_figure: expected panels, all with the same layers")
     gutter, gap = 0.25, 0.04
     block = (PAGE - 2 * _MARGIN - (len(panels) - 1) * gutter) / len(panels)
     cell = block / per_line
     # Layers without any image in any panel are left out.
-    layers = [
-        x for x in next(iter(panels.values())) if any(panel.get(x) for panel in panels.values())
-    ]
-    tiles = {x: [t for panel in panels.values() for t in panel.get(x, ())] for x in layers}
-    downs = [_cell_height(tiles[x], cell - gap) for x in layers]
-    heights = [1.1 * _LINE + down + 1.6 * _LINE for down in downs]
+    lines = [rows for rows in zip(*panels.values(), strict=True) if any(r.tiles for r in rows)]
+    downs = [_cell_height([t for r in rows for t in r.tiles], cell - gap) for rows in lines]
     top = _MARGIN + 2.8 * _LINE
-    figure = Figure(figsize=(PAGE, top + (sum(heights) or 2.2 * _LINE) + _MARGIN))
+    total = sum(down + 2.5 * _LINE for down in downs) or 2.2 * _LINE
+    figure = Figure(figsize=(PAGE, top + total + _MARGIN))
     _text(figure, _MARGIN, _MARGIN + 1.2 * _LINE, about, size=_SMALL, color=_FAINT)
-    for number, (name, panel) in enumerate(panels.items()):
+    for number, name in enumerate(panels):
         left, level = _MARGIN + number * (block + gutter), top
         _text(figure, left, _MARGIN, "ABCDEFGH"[number], size=_LETTER, weight="bold")
         _text(figure, left + 0.18, _MARGIN + 0.01, name, width=block - 0.2, weight="bold")
-        if not any(panel.values()):
+        if not any(row.tiles for row in panels[name]):
             for i, line in enumerate(_wrap(nothing, block)):
                 _text(figure, left, top + i * _LINE, line, size=_SMALL, color=_FAINT)
             continue
-        for layer, down, height in zip(layers, downs, heights, strict=True):
-            some = panel.get(layer, ())
-            _text(figure, left, level, layer, width=block, size=_SMALL)
-            if not some:
-                _text(figure, left, level + 1.1 * _LINE, "none", size=_SMALL, color=_FAINT)
-            for k, tile in enumerate(some[:per_line]):
+        for rows, down in zip(lines, downs, strict=True):
+            row = rows[number]
+            _text(
+                figure, left, level, f"{row.layer}: {row.count or 'none'}", width=block, size=_SMALL
+            )
+            for k, tile in enumerate(row.tiles[:per_line]):
                 box = _Box(left + k * cell, level + 1.1 * _LINE, cell - gap, down)
                 _captioned(figure, box, tile)
-            level += height
+            level += down + 2.5 * _LINE
     return figure
 
 

@@ -26,10 +26,10 @@ from jaxtyping import Bool, Float, Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from opponent.attribution import energies
 from opponent.directions import Directions, find_directions
 from opponent.features import Feature
 from opponent.figures import (
+    SharedRow,
     TenseRow,
     Tile,
     UniquenessLine,
@@ -63,8 +63,9 @@ SHARED = 0.75
 # Features, and images a side of each, in figure 8b; its layer, mixed4d of the paper's, lies 0.7 of
 # the way from the first to the last. Source: paper, figure 8; the number of features is ours.
 ROWS, EXAMPLES, DEEP = 6, 3, 0.7
-# Images of a layer in figure 16, those that most features share. Ours.
-EXAMPLES_SHARED = 5
+# Layers in figure 16, at most, and images of each: those that most features share. Ours, to fit a
+# page; the results hold all.
+LAYERS_SHARED, EXAMPLES_SHARED = 6, 6
 
 Progress = Callable[[str, int, int], None]
 Members = Int[np.ndarray, "n m"]
@@ -212,6 +213,19 @@ def _run_near(network: Network, inputs: Tensor, pair: Pair, crop: Tensor) -> Rea
     )
 
 
+def _norms(
+    attribution: Float[Tensor, "n k h w"],
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """E+, E- and the L2 norm of S, in three sweeps and no copies: a quarter of the time.
+
+    Source: paper, eq. 2, by E+ + E- = L1 norm and E+ - E- = sum.
+    """
+    flat = attribution.flatten(1)
+    l1, total = torch.linalg.vector_norm(flat, 1, 1), flat.sum(1)
+    plus, minus = ((l1 + sign * total).clamp(min=0) / 2 for sign in (1, -1))
+    return plus, minus, torch.linalg.vector_norm(flat, 2, 1)
+
+
 def measure(
     network: Network,
     inputs: Float[Tensor, "n 3 h w"],
@@ -254,9 +268,7 @@ def measure(
             for feature in several:
                 activation = feature.at(near[pair].position).read(reading.target)
                 [slope] = torch.autograd.grad(activation.sum(), reading.through, retain_graph=True)
-                s = slope * hidden
-                norm = s.flatten(1).square().sum(1).sqrt()
-                columns.append(torch.stack([activation.detach(), *energies(s), norm], 1))
+                columns.append(torch.stack([activation.detach(), *_norms(slope * hidden)], 1))
         found[pair.target] = torch.stack(columns, 1).float().cpu().numpy()
     return found
 
@@ -733,22 +745,29 @@ def _figure8b(measured: Measured, network: Network, layer: str, m: int) -> Figur
 def _figure16(
     measured: Measured, found: Assessment, network: Network, layers: Sequence[str]
 ) -> Figure:
-    panels: dict[str, dict[str, list[Tile]]] = {}
+    having = [layer for layer in layers if any(x.layer == layer for x in found.shared)]
+    places = np.linspace(0, len(having) - 1, min(len(having), LAYERS_SHARED)).round().astype(int)
+    panels: dict[str, list[SharedRow]] = {}
     for kind, name in (("units", "units"), ("kmeans", "k-means features")):
-        panels[name] = {}
-        for layer in layers:
-            some = [x for x in found.shared if (x.layer, x.kind) == (layer, kind)]
-            some = some[:EXAMPLES_SHARED]
+        panels[name] = []
+        for layer in (having[place] for place in places):
+            shared = [x for x in found.shared if (x.layer, x.kind) == (layer, kind)]
+            some = shared[:EXAMPLES_SHARED]
             # All that the layer's centre sees, whichever the feature.
             channels = network.layer(layer).shape[0]
             field = feature_window(network, Feature.direction(layer, [1.0] * channels))
             captions = [f"{x.features} of {x.of}" for x in some]
-            names = [x.image for x in some]
-            panels[name][layer] = _crops(measured, network, names, captions, field)
+            tiles = _crops(measured, network, [x.image for x in some], captions, field)
+            panels[name].append(SharedRow(layer=layer, count=len(shared), tiles=tiles))
     m, images = found.table[0].top, found.table[0].images
-    about = f"among the top {m:,} of {images:,} images by L¹ norm of S, for so many features"
+    about = (
+        f"how many images are among the top {m:,} of {images:,}, by L¹ norm of S, for {SHARED:.0%} "
+        "of a layer's features; below each: for how many"
+    )
+    if len(having) > len(places):
+        about += f" ({len(places)} of {len(having)} layers)"
     nothing = f"no image is shared by {SHARED:.0%} of the features, in any layer"
-    return shared_figure(panels, about=about, nothing=nothing)
+    return shared_figure(panels, about=about, nothing=nothing, per_line=EXAMPLES_SHARED)
 
 
 def _crops(
