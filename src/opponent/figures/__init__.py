@@ -47,7 +47,6 @@ __all__ = [
     "ExemplarRow",
     "InversionRow",
     "SharedRow",
-    "SharedRow",
     "Synthetic",
     "TenseRow",
     "Tile",
