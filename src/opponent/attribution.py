@@ -13,16 +13,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from opponent.features import Feature
-from opponent.graph import is_whole
 from opponent.images import ImageSet, Unreadable, load, open_images, stream
 from opponent.network import PIXELS, Network, Reading
 from opponent.zoo import load as load_network
 
-# Points of the path that the gradient is integrated at: the networks here are near their sum of S
-# to 1 % from about ten on. Captum takes 50.
-STEPS = 16
+# Points of the way that the gradient is integrated at. Captum takes 50. The less smooth a network
+# is, the more it needs: what a scan prints, the correlation of E with f, says whether these do.
+STEPS = 32
 # Images at a time, counting each point of a path as one.
-_AT_ONCE = 64
+AT_ONCE = 64
 
 Images = str | Path | Sequence[str | Path] | ImageSet
 
@@ -221,7 +220,7 @@ def attribute_each(
     copies = rule.steps + 1
     parts = [
         _integrated(network, some, features, through, rule, baseline)
-        for some in inputs.split(max(1, _AT_ONCE // copies))
+        for some in inputs.split(max(1, AT_ONCE // copies))
     ]
     return [
         Attribution(
@@ -268,9 +267,6 @@ def _integrated(
     # The last point is h itself, where the activation is read.
     points = inputs.new_tensor([*rule.path()[0], 1.0]).view(-1, 1, 1, 1, 1)
     weights = inputs.new_tensor([*rule.path()[1], 0.0])
-    if not is_whole(network, features[0].layer, through):
-        # What goes around the through layer needs as many copies.
-        inputs = inputs.repeat(len(points), 1, 1, 1)
 
     def along(layer: Tensor) -> Tensor:
         hidden = layer[:count].detach()
@@ -278,8 +274,10 @@ def _integrated(
         start = torch.zeros_like(hidden[0]) if baseline is None else baseline
         return (start + points * (hidden - start)).flatten(0, 1)
 
+    # As many copies as points from the start: a network may remember how many images came.
+    copies = inputs.repeat(len(points), 1, 1, 1)
     reading = network.run(
-        inputs, features[0].layer, through, differentiate="target", substitute=along
+        copies, features[0].layer, through, differentiate="target", substitute=along
     )
     [hidden] = found
     change = hidden if baseline is None else hidden - baseline
@@ -337,7 +335,7 @@ def mean_activation(
     found = open_images(images, size=prepared.size)
     decoded = stream(found.entries[:count], size=prepared.size, resize=prepared.resize)
     with closing(decoded):
-        while batch := list(islice(decoded, _AT_ONCE)):
+        while batch := list(islice(decoded, AT_ONCE)):
             readable = [image for image in batch if not isinstance(image, Unreadable)]
             if readable:
                 inputs = network.inputs(np.stack(readable))

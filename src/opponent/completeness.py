@@ -17,7 +17,7 @@ import torch.autograd.forward_ad as forward
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from opponent.attribution import Rule, mean_activation
+from opponent.attribution import AT_ONCE, Rule, mean_activation
 from opponent.features import Feature
 from opponent.figures import Curve, completeness_figure, save
 from opponent.files import write_text
@@ -190,7 +190,7 @@ def completeness(
         if rule.kind == "gradient":
             f, e = totals(network, inputs, chosen, names)
         else:
-            f, e = integrated_totals(network, inputs, chosen, chosen_cuts, rule, baselines)
+            f, e = integrated_totals(network, inputs, chosen, names, rule, baselines)
         return {"activation": f.float().cpu().numpy(), "total": e.float().cpu().numpy()}
 
     arrays, _, unreadable = scan_images(
@@ -301,9 +301,9 @@ def integrated_totals(
     network: Network,
     inputs: Float[Tensor, "n 3 h w"],
     features: Sequence[Feature],
-    through: Sequence[Cut],
+    throughs: Sequence[str],
     rule: Rule,
-    baselines: dict[str, Float[Tensor, "k h w"]],
+    baselines: dict[str, Float[Tensor, "_ _ _"]],
 ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k l"]]:
     """f and the sums of integrated gradients, through one layer after another.
 
@@ -313,32 +313,57 @@ def integrated_totals(
     Args and result as `totals`; baselines by layer, where they are not zero.
     Source: Sundararajan et al. (2017), eq. 1, summed over the layer.
     """
-    layer = features[0].layer
-    with torch.no_grad():
-        target = network.run(inputs, layer).target
-        activation = torch.stack([feature.read(target) for feature in features], 1)
-    sums = []
-    for cut in through:
-        e = torch.zeros_like(activation)
-        for point, weight in zip(*rule.path(), strict=True):
-            with torch.no_grad(), forward.dual_level():
-
-                def along(hidden: Tensor, name: str = cut.layer, point: float = point) -> Tensor:
-                    start = baselines.get(name, torch.zeros_like(hidden[0]))
-                    change = hidden - start
-                    with warnings.catch_warnings():
-                        # torch's own, about what it does on the first call.
-                        warnings.simplefilter("ignore", DeprecationWarning)
-                        dual: Tensor = forward.make_dual(start + point * change, change)
-                    return dual
-
-                reading = network.run(inputs, layer, cut.layer, substitute=along)
-                for k, feature in enumerate(features):
-                    slope = forward.unpack_dual(feature.read(reading.target)).tangent
-                    if slope is not None:
-                        e[:, k] += weight * slope
-        sums.append(e)
+    target = network.run(inputs, features[0].layer).target
+    activation = torch.stack([feature.read(target) for feature in features], 1)
+    at_once = max(1, AT_ONCE // rule.steps)
+    sums = [
+        torch.cat(
+            [
+                _integrated_total(network, some, features, name, rule, baselines.get(name))
+                for some in inputs.split(at_once)
+            ]
+        )
+        for name in throughs
+    ]
     return activation, torch.stack(sums, 2)
+
+
+def _integrated_total(
+    network: Network,
+    inputs: Tensor,
+    features: Sequence[Feature],
+    through: str,
+    rule: Rule,
+    baseline: Tensor | None,
+) -> Float[Tensor, "n k"]:
+    """E through one layer: all points of the way in one pass."""
+    count = len(inputs)
+    points = inputs.new_tensor(rule.path()[0]).view(-1, 1, 1, 1, 1)
+    weights = inputs.new_tensor(rule.path()[1])
+
+    def along(layer: Tensor) -> Tensor:
+        hidden = layer[:count]
+        start = torch.zeros_like(hidden[0]) if baseline is None else baseline
+        change = hidden - start
+        way = start + points * change
+        with warnings.catch_warnings():
+            # torch's own, about what it does on the first call.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            dual: Tensor = forward.make_dual(
+                way.flatten(0, 1), change.expand(way.shape).flatten(0, 1)
+            )
+        return dual
+
+    with forward.dual_level():
+        # As many copies as points from the start: a network may remember how many images came.
+        copies = inputs.repeat(rule.steps, 1, 1, 1)
+        reading = network.run(copies, features[0].layer, through, substitute=along)
+        totals = []
+        for feature in features:
+            slope = forward.unpack_dual(feature.read(reading.target)).tangent
+            slope = torch.zeros_like(reading.target[:, 0, 0, 0]) if slope is None else slope
+            totals.append(weights @ slope.unflatten(0, (-1, count)))
+    return torch.stack(totals, 1)
 
 
 def _features(
