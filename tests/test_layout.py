@@ -17,7 +17,7 @@ ORDER = [
     {"gallery"},
     {"why", "who"},
     {"pages"},
-    {"demo"},
+    {"demo", "reproduce"},
     {"cli"},
     {"__main__", "__init__"},
 ]

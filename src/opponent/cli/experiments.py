@@ -395,3 +395,36 @@ def toy(
     out.print(table)
     for path in write_study(found, folder, suffix=format):
         out.print(str(path), markup=False)
+
+
+@app.command(
+    epilog="Examples: [bold]opponent reproduce --images photos --out paper[/]; "
+    "[bold]opponent reproduce --model torchvision:squeezenet1_1 --images ~/imagenet-val "
+    "--scale paper --out paper[/]"
+)
+def reproduce(
+    images: Annotated[str, typer.Option(help="A folder, a file, a .txt list, or 'photos'.")],
+    folder: Annotated[Path, typer.Option("--out", help="A folder, new or to go on with.")],
+    model: Annotated[
+        str, typer.Option(help="A model's name; `opponent models` lists them.")
+    ] = "inceptionv1-mini",
+    scale: Annotated[
+        str, typer.Option(help="quick (20 minutes on two cores) or paper (its own sizes).")
+    ] = "quick",
+    weights: Weights = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Make every figure of the paper, and a page that says what agrees with it.
+
+    Interrupted, it goes on where it stopped when the same command is given again.
+    """
+    from opponent.reproduce import SCALES
+    from opponent.reproduce import reproduce as make
+
+    if scale not in SCALES:
+        raise ValueError(f"--scale is one of {', '.join(SCALES)}, not {scale!r}")
+    network = open_network(model, weights, device)
+    with progress_bars() as report:
+        path = make(network, images, folder, scale=SCALES[scale], seed=seed, progress=report)
+    out.print(str(path.absolute()), markup=False)
