@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from opponent import Feature, Network, Preprocessing, attribute
 from opponent.network import IMAGENET_MEAN, IMAGENET_STD, as_map, from_map
 from opponent.window import UnknownGeometry, feature_window, placement, reaches
+from opponent.zoo import load
 
 SMALL = Preprocessing(size=(11, 17))
 
@@ -783,3 +784,63 @@ def test_preprocessing_takes_arrays_of_any_layout() -> None:
     assert turned.shape == prepared.shape
     backwards = np.ascontiguousarray(pixels[:, ::-1, :, ::-1])
     assert torch.equal(turned, Preprocessing().from_bytes(backwards))
+
+
+# Many layers in one pass
+
+
+def test_a_record_gives_every_gradient_that_a_pass_of_its_own_gives() -> None:
+    network = load("inceptionv1-mini")
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    targets, throughs = ["conv2d1", "mixed3b", "logits"], ["pixels", "conv2d0", "mixed3a"]
+    record = network.record(images, targets=targets, throughs=throughs)
+    for target in targets:
+        for through in throughs:
+            if (target, through) == ("conv2d1", "mixed3a"):
+                continue  # it does not lie before
+            maps = record.targets[target]
+            f = maps[:, 3, maps.shape[2] // 2, maps.shape[3] // 2]
+            hidden = record.throughs[through]
+            [gradient] = torch.autograd.grad(f.sum(), hidden, retain_graph=True)
+            one = attribute(network, images, f"{target}:3", through)
+            assert torch.equal(f, one.activation)
+            assert torch.equal(hidden, one.hidden)
+            assert torch.allclose(gradient * hidden, one.attribution, atol=1e-6)
+
+
+def test_a_record_goes_no_further_than_it_must() -> None:
+    network = load("inceptionv1-mini")
+    assert network.layers  # which takes a pass of its own
+    calls: list[str] = []
+    handle = network.module.mixed4a.register_forward_hook(lambda *_: calls.append("late"))
+    images = torch.zeros(1, 3, 64, 64)
+    try:
+        record = network.record(images, targets=["mixed3b"], throughs=["conv2d2"])
+    finally:
+        handle.remove()
+    assert not calls
+    # What lies before the first through layer has no graph.
+    assert record.throughs["conv2d2"].is_leaf
+
+
+def test_a_record_may_put_other_maps_in_place() -> None:
+    network = load("inceptionv1-mini")
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    record = network.record(
+        images,
+        targets=["mixed3b"],
+        throughs=["conv2d2", "mixed3a"],
+        substitute=lambda name, maps: maps * (name == "conv2d2"),
+    )
+    silent = network.run(images, "mixed3b", "mixed3a", substitute=torch.zeros_like).target
+    assert torch.equal(record.targets["mixed3b"], silent)
+    assert not record.throughs["mixed3a"].any()
+
+
+def test_a_record_needs_a_through_layer_and_known_names() -> None:
+    network = load("inceptionv1-mini")
+    images = torch.zeros(1, 3, 64, 64)
+    with pytest.raises(ValueError, match="at least one through layer"):
+        network.record(images, targets=["mixed3b"], throughs=[])
+    with pytest.raises(ValueError, match="has no layer 'mixed9z'"):
+        network.record(images, targets=["mixed9z"], throughs=["mixed3a"])

@@ -181,6 +181,7 @@ def energy_maps(
     return attribution.clamp(min=0).sum(1), (-attribution).clamp(min=0).sum(1)
 
 
+@torch.inference_mode(False)
 def attribute_each(
     network: Network,
     inputs: Float[Tensor, "n 3 h w"],
@@ -301,7 +302,7 @@ def _gradients(
     """Each feature's activation and its gradient by the through layer."""
     assert reading.through is not None
     for number, feature in enumerate(features, 1):
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.enable_grad():
             activation, gradient = feature.read(reading.target), None
             if activation.requires_grad:
                 [gradient] = torch.autograd.grad(
@@ -318,6 +319,7 @@ def _gradients(
         yield feature, activation.detach().clone(), gradient
 
 
+@torch.inference_mode(False)
 def mean_activation(
     network: Network, images: Images, through: str, count: int = 1000
 ) -> Float[Tensor, "k h w"]:

@@ -256,6 +256,7 @@ def _curve(one: Completeness, name: str) -> Curve:
     )
 
 
+@torch.inference_mode(False)
 def totals(
     network: Network,
     inputs: Float[Tensor, "n 3 h w"],
@@ -287,7 +288,7 @@ def totals(
     [target] = record.targets.values()
     by = [ones[name] for name in throughs]
     activations, sums = [], []
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.enable_grad():
         for number, feature in enumerate(features, 1):
             f = feature.read(target)
             # One backward pass for several features, batched, takes longer on a CPU.
@@ -297,6 +298,7 @@ def totals(
     return torch.stack(activations, 1), torch.stack(sums, 1)
 
 
+@torch.inference_mode(False)
 def integrated_totals(
     network: Network,
     inputs: Float[Tensor, "n 3 h w"],
