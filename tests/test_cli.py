@@ -20,6 +20,8 @@ from opponent.demo import FEATURE, THROUGH
 
 COMMANDS = (
     "models", "layers", "scan", "select", "figures", "why", "invert", "visualise", "report", "demo",
+    "directions", "atlas", "explore", "who", "completeness", "weights", "uniqueness", "toy",
+    "verify-inversions", "reproduce",
 )  # fmt: skip
 SCAN = ["scan", "inceptionv1-mini", "mixed3b:168", "--through", "mixed3a"]
 

@@ -1,9 +1,11 @@
 """What keeps a feature of a vision network silent."""
 
 from opponent.atlas import Atlas, AtlasSettings, atlases, make_atlas
-from opponent.attribution import Attribution, attribute
+from opponent.attribution import Attribution, Rule, attribute, mean_activation
+from opponent.completeness import Completeness, completeness
 from opponent.directions import Directions, find_directions
 from opponent.features import Feature
+from opponent.graph import Cut, cuts
 from opponent.images import ImageSet, Unreadable, open_images
 from opponent.network import Network, Preprocessing
 from opponent.run import Run, RunError
@@ -26,11 +28,14 @@ __all__ = [
     "AtlasSettings",
     "Attribution",
     "Columns",
+    "Completeness",
+    "Cut",
     "Directions",
     "Feature",
     "ImageSet",
     "Network",
     "Preprocessing",
+    "Rule",
     "Run",
     "RunError",
     "Settings",
@@ -41,11 +46,14 @@ __all__ = [
     "accentuate",
     "atlases",
     "attribute",
+    "completeness",
+    "cuts",
     "find_directions",
     "invert",
     "invert_attribution",
     "load",
     "make_atlas",
+    "mean_activation",
     "open_images",
     "scan",
     "select",
