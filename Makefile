@@ -4,6 +4,8 @@ VENV := .venv
 # Threads that wait do not spin: on a shared machine spinning costs several times what it saves.
 export OMP_WAIT_POLICY ?= passive
 BIN := $(VENV)/bin
+# Two tests at a time; those of one file follow each other, since they share what they made.
+TEST := $(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test check bench figures clean
@@ -24,13 +26,13 @@ demo: $(VENV)/.demo
 	$(BIN)/opponent demo --out demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --quiet
+	$(TEST)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --quiet
+	$(TEST)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.bench
