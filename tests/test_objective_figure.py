@@ -42,7 +42,7 @@ def test_figure_shows_the_values_and_where_the_clamp_lies() -> None:
 
 
 def test_figure_refuses_what_cannot_be_drawn() -> None:
-    with pytest.raises(ValueError, match="0 objectives over an extent of 1.0"):
+    with pytest.raises(ValueError, match="0 objectives over an extent of 1"):
         objective_figure({}, 1.0)
-    with pytest.raises(ValueError, match="1 objectives over an extent of 0.0"):
+    with pytest.raises(ValueError, match="1 objectives over an extent of 0"):
         objective_figure({"dot": np.ones((3, 3))}, 0.0)

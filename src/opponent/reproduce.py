@@ -102,7 +102,7 @@ class Claim:
         claim: in words.
         paper: its number, or what it shows.
         ours: the number measured here.
-        agrees: whether it does; None where the paper gives nothing to compare with.
+        agrees: whether it does; None where that is undecided.
     """
 
     claim: str
@@ -573,7 +573,10 @@ class _Making:
                             else ""
                         )
                         + f"; {found.mostly_negative} of {len(found.layers)} layers",
-                        agrees=None if found.share is None else found.share > 0.5,
+                        # Undecided where layers drawn anew might say either.
+                        agrees=None
+                        if not interval or interval[0] <= 0.5 <= interval[1]
+                        else interval[0] > 0.5,
                     ),
                 ),
             )
@@ -622,19 +625,19 @@ class _Making:
         ]
 
 
-_LEFT_OUT = (
-    ("1", "a drawing that explains the question"),
-    ("9, 10", "the experiment with people"),
-)
+# Figures that nothing here computes.
+_LEFT_OUT = "figure 1 (a drawing of the question), figures 9 and 10 (the experiment with people)"
+# Pictures are 300 dots an inch, and a page's inch is 96: shown half as large again as in print.
+_SHOWN = 1.5 * 96 / 300
 
 
 def _write(entries: Sequence[Entry], folder: Path, asked: dict[str, Any], images: ImageSet) -> Path:
     """The page, and what it says as JSON."""
 
-    def shown(path: Path) -> str:
+    def shown(path: Path) -> tuple[str, str, int]:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
-        return picture(pixels, side=1800, quality=90)
+        return picture(pixels, side=1800, quality=90), path.stem, round(_SHOWN * pixels.shape[1])
 
     claims = [claim for entry in entries for claim in entry.claims]
     compared = [claim for claim in claims if claim.agrees is not None]
@@ -658,7 +661,7 @@ def _write(entries: Sequence[Entry], folder: Path, asked: dict[str, Any], images
         agreeing=sum(bool(claim.agrees) for claim in compared),
         compared=len(compared),
         entries=[
-            {"entry": entry, "pictures": [(shown(path), path.stem) for path in entry.pictures]}
+            {"entry": entry, "pictures": [shown(path) for path in entry.pictures]}
             for entry in entries
         ],
         left_out=_LEFT_OUT,
