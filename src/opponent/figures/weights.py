@@ -28,7 +28,7 @@ from opponent.figures.page import (
 
 ACROSS = 3  # networks in a row
 _KEY = (
-    "Dots: layers, larger for more weights; blue where most are negative.",
+    "Dots: layers, by how many weights; blue: mostly negative.",
     "Line: all weights; band: 95 % interval, from resampled layers.",
 )
 
