@@ -153,6 +153,17 @@ def test_xor_has_an_exact_net_without_tension() -> None:
     excitation, inhibition = toys.attributions(probes("xor"))
     assert (excitation == np.vstack([I6, 0 * I6])).all()
     assert not inhibition.any()
+    assert toys.tense().tolist() == [0]
+
+
+def test_tense_outputs_are_counted() -> None:
+    assert by_hand("xor").tense().tolist() == [6]
+    assert by_hand("abs").tense().tolist() == [0]
+    two = by_hand("xor")
+    two.w2[0, 2:, FEATURES:] *= 0.4
+    assert two.tense().tolist() == [2]
+    two.w2[0, 0] *= -1  # as tense as before: its signs alone have changed
+    assert two.tense().tolist() == [2]
 
 
 def test_losses_weigh_importance() -> None:
@@ -329,7 +340,7 @@ def test_batch_gradient_is_distributed_as_the_plain_samplers(task: str) -> None:
 
     def mean_zero(x: np.ndarray, weight: np.ndarray) -> None:
         # The right mean, the wrong covariance: the zeros do not make up for the others.
-        weight[0] = BATCH * (1 - (0.01 if task == "abs" else 0.0375)) ** FEATURES
+        weight[0] = BATCH * (1 - (ON[task] * (1 if task == "abs" else 0.75))) ** FEATURES
 
     def at_most_once(x: np.ndarray, weight: np.ndarray) -> None:
         weight[1:] = np.minimum(weight[1:], 1)

@@ -380,7 +380,13 @@ def toy(
             progress=lambda done, total: report("models", done, total),
         )
     table = new_table(
-        "hidden", "best", "mean loss", "largest loss", "exact models", "off-diagonal, largest"
+        "hidden",
+        "best",
+        "mean loss",
+        "largest loss",
+        "exact models",
+        "off-diagonal",
+        "tense outputs",
     )
     for toys in found.models.values():
         row = describe(toys)
@@ -391,6 +397,7 @@ def toy(
             f"{row['largest_loss']:.3g}",
             f"{row['exact_models']} of {seeds:,}",
             f"{row['off_diagonal']['largest']:.3g}",
+            f"{row['tense_outputs']} of 6",
         )
     out.print(table)
     for path in write_study(found, folder, suffix=format):

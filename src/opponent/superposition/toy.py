@@ -29,8 +29,9 @@ from opponent.superposition.kernel import FEATURES, train_all
 STEPS, RATE, HIDDEN, SEEDS = 20_000, 1e-3, (12, 10, 8, 6), 1000
 IMPORTANCE = 0.9 ** np.arange(FEATURES)
 TASKS = ("abs", "xor")
-# How often an input, or a pair, is on. Source: paper, appendix G, for abs; 0.05 is ours.
-ON = {"abs": 0.01, "xor": 0.05}
+# How often an input, or a pair, is on. Source: paper, appendix G, for abs. The paper gives none for
+# XOR: at 0.05 the best of 1,000 models of 12 hidden units still lost 4e-3 for some input.
+ON = {"abs": 0.01, "xor": 0.1}
 # The share of the steps over which the learning rate falls to zero, at the end; ours, see `train`.
 SETTLE = 0.1
 # A model is called exact whose loss is below this for every input of the domain; ours.
@@ -110,6 +111,22 @@ class Toys:
     def best(self) -> int:
         """Which model is the best: the smallest `expected`, the first of equals."""
         return int(np.argmin(self.expected))
+
+    def tense(self) -> Int[np.ndarray, " s"]:
+        """How many outputs the second of their `probes` excites and inhibits at once.
+
+        For XOR, [1, 1]: an output is silent there because 'or' less 'and' is zero, or because the
+        hidden layer is silent, as in |a - b|. At once: the smaller of the two is over half the
+        larger, and the larger over a tenth of what [1, 0] brings.
+        """
+        excitation, inhibition = (
+            s.reshape(len(self), 2, FEATURES, FEATURES).diagonal(axis1=2, axis2=3)
+            for s in self.attributions(probes(self.task))
+        )
+        smaller = np.minimum(excitation, inhibition)[:, 1]
+        larger = np.maximum(excitation, inhibition)
+        at_once = (smaller > larger[:, 1] / 2) & (larger[:, 1] > larger[:, 0] / 10)
+        return np.asarray(at_once.sum(axis=1))
 
     @cached_property
     def _over_domain(self) -> tuple[Float[np.ndarray, " s"], Float[np.ndarray, " s"]]:
@@ -191,7 +208,10 @@ def begin(
     Weights are Xavier-normal and biases zero, as in Elhage et al.'s models; but the output weights
     are made positive. With either sign half the outputs start below zero for the inputs that
     should excite them, where their ReLU gives no gradient, and interference is hidden there too:
-    of 1,000 models so begun, none was exact.
+    of 1,000 models of 12 hidden units so begun, none came near zero loss for all inputs. PyTorch's
+    own way (uniform, biases too) does worse.
+
+    For XOR this favours one of its two exact forms, |a - b|, over the other, 'or' less 'and'.
 
     Args:
         task: 'abs' or 'xor'.
@@ -363,9 +383,11 @@ def describe(toys: Toys) -> dict[str, Any]:
         "excitation": excitation.tolist(),
         "inhibition": inhibition.tolist(),
         "off_diagonal": off_diagonal(excitation, inhibition),
+        "tense_outputs": int(best.tense()[0]),
         "exact_models": int((toys.worst < EXACT).sum()),
         "all_expected_losses": toys.expected.tolist(),
         "all_largest_losses": toys.worst.tolist(),
+        "all_tense_outputs": toys.tense().tolist(),
     }
 
 
