@@ -385,7 +385,7 @@ def toy(
         "mean loss",
         "largest loss",
         "exact models",
-        "off-diagonal",
+        "mean off-diagonal",
         "tense outputs",
     )
     for toys in found.models.values():
@@ -396,7 +396,7 @@ def toy(
             f"{row['expected_loss']:.3g}",
             f"{row['largest_loss']:.3g}",
             f"{row['exact_models']} of {seeds:,}",
-            f"{row['off_diagonal']['largest']:.3g}",
+            f"{row['off_diagonal']['mean']:.2g}",
             f"{row['tense_outputs']} of 6",
         )
     out.print(table)
