@@ -71,31 +71,33 @@ def draw(xor, on, state, counted, x, wanted, weight):
     gap = 1 / np.log1p(-on)
     for a in range(counted):
         weight[a] = 0.0
-    count, seen, pattern = counted, 0, 0
+    count, seen, entries = counted, 0, 0
     position = int(np.log(1 - uniform(state)) * gap)
     while position < BATCH * FEATURES:
-        row, entries = position // FEATURES, 0
-        x[:, count] = 0
-        wanted[:, count] = 0
-        while position < BATCH * FEATURES and position // FEATURES == row:
-            i = position % FEATURES
-            if xor:
-                # Of the four pairs of fair bits, 00 is as good as off: `on` leaves it out.
-                bits = 1 + int(3 * uniform(state))
-                x[2 * i, count], x[2 * i + 1, count] = bits & 1, bits >> 1
-                wanted[i, count] = bits != 3
-                pattern = 3 * i + bits
-            else:
-                value = 2 * uniform(state) - 1
-                x[i, count], wanted[i, count] = value, abs(value)
-            entries += 1
-            position += 1 + int(np.log(1 - uniform(state)) * gap)
-        seen += 1
-        if xor and entries == 1:
-            weight[pattern] += 1
+        row, i = position // FEATURES, position % FEATURES
+        u = uniform(state)
+        position += 1 + int(np.log(1 - uniform(state)) * gap)
+        last = position >= (row + 1) * FEATURES
+        # Of the four pairs of fair bits, 00 is as good as off: `on` leaves it out.
+        bits = 1 + int(3 * u)
+        if xor and last and entries == 0:
+            weight[3 * i + bits] += 1
+            seen += 1
+            continue
+        if entries == 0:
+            x[:, count] = 0
+            wanted[:, count] = 0
+        if xor:
+            x[2 * i, count], x[2 * i + 1, count] = bits & 1, bits >> 1
+            wanted[i, count] = bits != 3
         else:
+            x[i, count], wanted[i, count] = 2 * u - 1, abs(2 * u - 1)
+        entries += 1
+        if last:
             weight[count] = 1
             count += 1
+            seen += 1
+            entries = 0
     weight[0] = BATCH - seen
     return count
 
