@@ -93,7 +93,7 @@ def test_another_question_is_refused(made: Path, network: Network) -> None:
 
 def test_a_scale_has_a_name(network: Network, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--scale is one of quick, paper, not 'huge'"):
-        reproduce(network, "photos", tmp_path / "out", scale="huge")  # type: ignore[arg-type]
+        reproduce(network, "photos", tmp_path / "out", scale="huge")
     assert not (tmp_path / "out").exists()
 
 

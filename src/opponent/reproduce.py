@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -127,7 +127,7 @@ def reproduce(
     images: str | Path | Sequence[str | Path] | ImageSet,
     out: str | Path,
     *,
-    scale: Literal["quick", "paper"] | Scale = "quick",
+    scale: str | Scale = "quick",
     weights: str | Path | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -229,7 +229,7 @@ class _Making:
     def exemplars(self) -> list[Entry]:
         """Figure 2."""
         rows = []
-        chosen = list(dict.fromkeys(self.pair(depth) for depth in (0, 0.5, 1)))
+        chosen = list(dict.fromkeys(self.pair(depth) for depth in (0.0, 0.5, 1.0)))
         for pair in chosen:
             features = self.units(pair.target, 2)
             file = self.folder / f"{pair.target}-directions.safetensors"

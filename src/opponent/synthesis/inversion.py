@@ -244,8 +244,8 @@ def _targets(
     feature: Feature | str,
     through: str,
     sign: int,
-    rule: Rule | str,
-    baseline: Tensor | None,
+    rule: Rule | str = "gradient",
+    baseline: Tensor | None = None,
 ) -> _Targets:
     """One side of S, as a direction of the through layer, in the window where S is not zero."""
     feature = network.resolve(feature)
