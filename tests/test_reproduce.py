@@ -85,7 +85,7 @@ def test_a_second_call_computes_nothing_again(made: Path, network: Network) -> N
 
 
 def test_another_question_is_refused(made: Path, network: Network) -> None:
-    with pytest.raises(RunError, match=r"another question \(other than this one in seed\)"):
+    with pytest.raises(RunError, match=r"another question \(other than this one in images, seed\)"):
         reproduce(network, "photos", made.parent, scale=TINY, seed=1)
     with pytest.raises(RunError, match=r"another question \(other than this one in scale\)"):
         reproduce(network, "photos", made.parent, scale=replace(TINY, steps=3))
