@@ -81,9 +81,9 @@ def difference(task: str, hidden: int, steps: int) -> tuple[float, float]:
     xor, room = task == "xor", BATCH + 1 + 3 * FEATURES
     x, y, weight = np.zeros((inputs(task), room)), np.zeros((FEATURES, room)), np.zeros(room)
     state, counted = seeds[:1].copy(), kernel.begin_batch(xor, x, y)
+    table = kernel.patterns(xor, ON[task])
     for _ in range(steps):
-        on = ON[task] * (0.75 if xor else 1)
-        count = kernel.draw(xor, on, state, counted, x, y, weight)
+        count = kernel.draw(xor, *table, state, counted, x, y, weight)
         times = weight[:count].astype(int)
         dense = (torch.from_numpy(np.repeat(each[:, :count], times, axis=1).T) for each in (x, y))
         learn(model, optimiser, *dense, importance)

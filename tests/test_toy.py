@@ -89,10 +89,10 @@ def compiled_sampler(task: str, seed: int) -> Callable[[], tuple[np.ndarray, ...
     x, wanted, weight = np.zeros((inputs(task), room)), np.zeros((FEATURES, room)), np.zeros(room)
     state = np.array([seed], np.uint64)
     counted = kernel.begin_batch(xor, x, wanted)
-    on = ON[task] * (0.75 if xor else 1)
+    table = kernel.patterns(xor, ON[task])
 
     def one() -> tuple[np.ndarray, ...]:
-        count = kernel.draw(xor, on, state, counted, x, wanted, weight)
+        count = kernel.draw(xor, *table, state, counted, x, wanted, weight)
         return x[:, :count].T.copy(), wanted[:, :count].T.copy(), weight[:count].copy()
 
     return one
@@ -353,6 +353,21 @@ def test_batch_gradient_is_distributed_as_the_plain_samplers(task: str) -> None:
     assert mutant(heavy) > 8
     if task == "xor":
         assert mutant(at_most_once) > 8
+
+
+@pytest.mark.parametrize("on", [0.01, 0.2, 1.0])
+@pytest.mark.parametrize("task", TASKS)
+def test_patterns_have_their_chances(task: str, on: float) -> None:
+    """What the table draws, worked out exactly, pattern by pattern."""
+    keep, other, _ = kernel.patterns(task == "xor", on)
+    chances = np.zeros(len(keep))
+    np.add.at(chances, np.arange(len(keep)), keep / len(keep))
+    np.add.at(chances, other, (1 - keep) / len(keep))
+    base, one = (4, on / 4) if task == "xor" else (2, on)
+    for number, chance in enumerate(chances):
+        digits = [number // base**i % base for i in range(FEATURES)]
+        expected = np.prod([one if digit else 1 - (base - 1) * one for digit in digits])
+        assert chance == pytest.approx(expected, rel=1e-9, abs=1e-14)
 
 
 @pytest.mark.parametrize("task", TASKS)
