@@ -38,6 +38,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.bench
 	$(BIN)/python -m benchmarks.icons
 	$(BIN)/python -m benchmarks.atlas_scale
+	$(BIN)/python -m benchmarks.toy
 
 # The README's picture and the documentation's.
 figures: $(VENV)/.dev
