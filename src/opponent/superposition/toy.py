@@ -244,9 +244,9 @@ def train(
 ) -> Toys:
     """Train each model by Adam, on inputs of its own.
 
-    The paper's learning rate is constant. Adam's steps are then never small, and the loss of an
-    exact model stays about 2e-3 for some input; hence it falls linearly to zero over the last
-    steps.
+    The paper's learning rate is constant. Adam's steps are then never small: of 1,000 models of
+    abs with 12 hidden units, the six best lose 2e-3 to 7e-3 for some input. Hence the rate falls
+    linearly to zero over the last steps, and they lose 5e-6 to 2e-4.
 
     Args:
         task, hidden, numbers, seed: as for `begin`.
