@@ -63,33 +63,73 @@ def scan(
         RunError: the folder holds another scan.
     """
     network = load(network, weights)
+    run = begin(
+        network, features, through=through, images=images, out=out, batch_size=batch_size,
+        shard_size=shard_size, seed=seed, rule=rule,
+    )  # fmt: skip
+    missing = run.missing()
+    done = len(run.images) - sum(len(_slice(run, shard)) for shard in missing)
+    if progress is not None:
+        progress(done, len(run.images))
+
+    def tell() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, len(run.images))
+
+    compute_shards(run, network, missing, tell)
+    run.finish()
+    return run
+
+
+def begin(
+    network: Network,
+    features: Sequence[Feature | str] | Feature | str,
+    *,
+    through: str,
+    images: str | Path | Sequence[str | Path] | ImageSet,
+    out: str | Path,
+    batch_size: int = BATCH,
+    shard_size: int = SHARD,
+    seed: int = 0,
+    rule: Rule | str = "gradient",
+) -> Run:
+    """The run folder with all but its shards: what each of them needs is in it. Args as `scan`."""
     rule = rule if isinstance(rule, Rule) else Rule.parse(rule)
     plan = _plan(network, features, through, images, batch_size, shard_size, seed, rule)
     run = Run.begin(out, *plan)
     if not run.has_baseline():
         run.write_baseline(mean_activation(network, run.images, through))
-    missing = run.missing()
-    numbers = [n for shard in missing for n in _slice(run, shard)]
-    done = len(run.images) - len(numbers)
-    if progress is not None:
-        progress(done, len(run.images))
+    return run
+
+
+def compute_shards(
+    run: Run, network: Network, shards: Sequence[int], tell: Callable[[], None] | None = None
+) -> None:
+    """Compute and write some shards of a run, in order.
+
+    Args:
+        run: the run folder.
+        network: the network that the run names.
+        shards: their numbers.
+        tell: called after each image.
+    """
+    prepared = network.preprocessing
     decoded = stream(
-        [run.images[n] for n in numbers],
-        size=network.preprocessing.size,
-        resize=network.preprocessing.resize,
+        [run.images[n] for shard in shards for n in _slice(run, shard)],
+        size=prepared.size,
+        resize=prepared.resize,
         ahead=2 * run.manifest.batch_size,
     )
     with closing(decoded):
-        for shard in missing:
+        for shard in shards:
             part = _Shard(run, network)
             for number in _slice(run, shard):
                 part.add(run.images[number].id, next(decoded))
-                done += 1
-                if progress is not None:
-                    progress(done, len(run.images))
+                if tell is not None:
+                    tell()
             part.write(shard)
-    run.finish()
-    return run
 
 
 def _plan(
