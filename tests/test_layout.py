@@ -10,14 +10,15 @@ PACKAGE = Path(opponent.__file__).parent
 ORDER = [
     {"files", "features", "network", "images", "colour"},
     {"zoo"},
-    {"window", "graph", "attribution", "tension"},
+    {"window", "graph"},
+    {"view", "attribution", "tension"},
     {"run", "scan", "parts", "figures"},
     {"synthesis", "tiles"},
     {"directions", "atlas", "completeness", "superposition", "weights", "verify"},
     {"gallery"},
     {"why", "who"},
     {"pages"},
-    {"demo", "reproduce"},
+    {"demo", "reproduce", "experiment"},
     {"cli"},
     {"__main__", "__init__"},
 ]
