@@ -469,6 +469,100 @@ def test_load_is_fit_of_decode(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load(item, size=(7, 9), resize=20), expected)
 
 
+# 64 pixels a wave: 10 grey levels a pixel, so that a step aside shows, and smooth at an eighth.
+def waves(height: int, width: int) -> Image.Image:
+    rows, columns = np.mgrid[:height, :width] * (2 * np.pi / 64)
+    values = [np.sin(columns), np.sin(rows + 1), np.sin(rows + columns + 2)]
+    return Image.fromarray(np.rint(127.5 + 100 * np.stack(values, -1)).astype(np.uint8))
+
+
+LONG = st.integers(60, 400)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.tuples(LONG, LONG),
+    st.tuples(SIDE, SIDE),
+    st.none() | SIDE,
+    st.sampled_from(sorted(TURNS)),
+    st.none() | st.tuples(*[st.floats(0, 1)] * 4),
+    st.sampled_from(["4:4:4", "4:2:0"]),
+)
+def test_drafts_are_of_the_same_place(
+    tmp_path: Path,
+    stored: tuple[int, int],
+    size: tuple[int, int],
+    resize: int | None,
+    orientation: int,
+    part: tuple[float, float, float, float] | None,
+    subsampling: str,
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 100, "subsampling": subsampling, "exif": exif}
+    item = written(tmp_path, "a.jpg", encoded(waves(*stored), "JPEG", **options))
+    if part is not None:
+        height, width = stored if orientation < 5 else stored[::-1]
+        tall, wide = (
+            1 + round(f * (n - 1)) for f, n in zip(part[2:], (height, width), strict=True)
+        )
+        top, left = round(part[0] * (height - tall)), round(part[1] * (width - wide))
+        item = entry(item.path, box=(top, left, tall, wide))
+    plain = load(item, size=size, resize=resize).astype(int)
+    draft = load(item, size=size, resize=resize, draft=True)
+    assert draft.shape == plain.shape
+    difference = np.abs(draft - plain)
+    # At the edges: half a pixel of the result, outside a crop or made up by the JPEG's encoder.
+    assert difference[1:-1, 1:-1].max(initial=0) <= 10
+    assert difference.max() <= 24
+
+
+@pytest.mark.parametrize(
+    ("short", "smaller"),
+    [(20, 1), (79, 1), (80, 2), (159, 2), (160, 4), (319, 4), (320, 8), (900, 8)],
+)
+def test_drafts_have_at_least_twice_the_pixels(tmp_path: Path, short: int, smaller: int) -> None:
+    item = written(tmp_path, "a.jpg", encoded(waves(short, short + 50), "JPEG"))
+    piece = images._decoded(item, ((20, 20), None))
+    assert piece.shape == (short, short + 50)
+    assert piece.image.size == (-(-(short + 50) // smaller), -(-short // smaller))
+    same = np.array_equal(load(item, size=(20, 20)), load(item, size=(20, 20), draft=True))
+    assert same == (smaller == 1)
+    # a larger short side before the crop needs more of the pixels
+    finer = images._decoded(item, ((20, 20), 40))
+    assert finer.smaller == max(1, smaller if short == 900 else smaller // 2)
+
+
+def test_only_jpegs_have_drafts(tmp_path: Path) -> None:
+    for format in ("PNG", "WEBP", "TIFF"):
+        item = written(tmp_path, "a", encoded(waves(200, 200), format))
+        draft = load(item, size=(20, 20), draft=True)
+        np.testing.assert_array_equal(draft, load(item, size=(20, 20)))
+
+
+def test_drafts_of_odd_and_bad_files(tmp_path: Path) -> None:
+    for name, (content, *_) in {**READABLE, **BAD}.items():
+        (tmp_path / name).write_bytes(content)
+    found = open_images(tmp_path)
+    plain, draft = (list(stream(found, size=(5, 8), draft=choice)) for choice in (False, True))
+    changed = set()
+    for item, one, other in zip(found, plain, draft, strict=True):
+        if isinstance(one, Unreadable):
+            assert isinstance(other, Unreadable)
+            assert other.reason == one.reason
+        else:
+            assert np.abs(other.astype(int) - one).max() <= 8
+            changed |= {item.id} if (other != one).any() else set()
+    assert "rgb.jpg" in changed
+
+
+def test_a_drafts_box_is_of_the_whole_photograph(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.jpg", encoded(waves(300, 200), "JPEG")).path
+    with pytest.raises(Unreadable, match=r"300 x 10 at 1, 0 is not inside .* is 300 x 200"):
+        load(entry(path, box=(1, 0, 300, 10)), size=(2, 2), draft=True)
+    load(entry(path, box=(0, 190, 300, 10)), size=(2, 2), draft=True)
+
+
 def numbered(count: int) -> list[ImageEntry]:
     return [ImageEntry(id=str(n), path=Path(str(n))) for n in range(count)]
 
