@@ -12,7 +12,7 @@ ORDER = [
     {"zoo"},
     {"window", "graph"},
     {"view", "attribution", "tension"},
-    {"run", "scan", "parts", "figures"},
+    {"run", "scan", "parts", "figures", "cluster"},
     {"synthesis", "tiles"},
     {"directions", "atlas", "completeness", "superposition", "weights", "verify"},
     {"gallery"},

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 from opponent import Feature, Preprocessing, Run, RunError
+from opponent.files import _machine
 from opponent.images import ImageEntry, ImageSet
 from opponent.run import LISTS, SCALARS, Manifest, versions
 from opponent.window import Window
@@ -395,7 +396,7 @@ def test_what_a_scan_leaves_that_was_killed_at_its_beginning_is_no_hindrance(
     tmp_path: Path,
 ) -> None:
     # The number of a process that is beyond what Linux gives.
-    (tmp_path / ".manifest.4194399.tmp.json").write_bytes(b"half")
+    (tmp_path / f".manifest.{_machine()}4194399.tmp.json").write_bytes(b"half")
     Run.begin(tmp_path, manifest_for(2), images_for(2))
     assert {path.name for path in tmp_path.iterdir()} == {"manifest.json", "images.parquet"}
 

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ from torch import Tensor
 
 from opponent.attribution import attribute_each
 from opponent.features import Feature
-from opponent.files import whole, write_text
+from opponent.files import AnyPath, local, opened, whole, write_text
 from opponent.images import Unreadable, stream
 from opponent.network import Network
 from opponent.run import SCALARS, Run, RunError, versions
@@ -201,21 +200,21 @@ class Cell:
     mean_excitation: float
     mean_inhibition: float
     activations: dict[str, float | None]
-    icon: Path
+    icon: AnyPath
 
     def pixels(self, sign: str = "both") -> UInt8[np.ndarray, "h w 4"] | None:
         """The icon, or that of one side; None where nothing was made for it."""
         path = self.icon.with_name(_icon_name(self.row, self.column, sign))
         if not path.is_file():
             return None
-        with _damage_told(path), Image.open(path) as image:
+        with _damage_told(path), local(path) as file, Image.open(file) as image:
             return np.asarray(image.convert("RGBA"))
 
 
 class Atlas:
     """A finished atlas in a run folder, open for reading."""
 
-    def __init__(self, run: Run, folder: Path) -> None:
+    def __init__(self, run: Run, folder: AnyPath) -> None:
         self.run, self.folder = run, folder
         try:
             self.about: dict[str, Any] = json.loads((folder / "atlas.json").read_text("utf-8"))
@@ -256,16 +255,15 @@ class Atlas:
     def signed(self) -> bool:
         """Whether there are icons of either side."""
         path = self.folder / "atlas.parquet"
-        with _damage_told(path):
-            return _activation_of("excitation") in pq.read_schema(path).names
+        with _damage_told(path), opened(path) as file:
+            return _activation_of("excitation") in pq.read_schema(file).names
 
 
 def atlases(run: Run, feature: Feature | str | None = None) -> list[Atlas]:
     """The finished atlases of a run, newest first; those of one feature, if it is given."""
     wanted = None if feature is None else run.feature(feature)
-    paths = sorted(
-        run.folder.glob("atlas/*/atlas.json"), key=lambda path: path.stat().st_mtime, reverse=True
-    )
+    paths: list[AnyPath] = list(run.folder.glob("atlas/*/atlas.json"))
+    paths.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     found = [Atlas(run, path.parent) for path in paths]
     return [atlas for atlas in found if wanted in (None, atlas.feature)]
 
@@ -349,7 +347,7 @@ class _Making:
         network: Network,
         feature: Feature,
         settings: AtlasSettings,
-        folder: Path,
+        folder: AnyPath,
         progress: Progress,
     ) -> None:
         self.run, self.network, self.feature = run, network, feature
@@ -604,7 +602,7 @@ def _icon_name(row: int, column: int, sign: str) -> str:
     return f"{row:02d}-{column:02d}{'' if sign == 'both' else f'-{sign}'}.png"
 
 
-def _write_means(path: Path, values: Float[Tensor, "2 m k y x"], done: int) -> None:
+def _write_means(path: AnyPath, values: Float[Tensor, "2 m k y x"], done: int) -> None:
     with whole(path) as part:
         part.write_bytes(
             save(
@@ -613,15 +611,15 @@ def _write_means(path: Path, values: Float[Tensor, "2 m k y x"], done: int) -> N
         )
 
 
-def _read_means(path: Path, cells: int) -> tuple[Tensor, Tensor, int]:
-    with _damage_told(path), safe_open(path, framework="pt") as file:
+def _read_means(path: AnyPath, cells: int) -> tuple[Tensor, Tensor, int]:
+    with _damage_told(path), local(path) as here, safe_open(here, framework="pt") as file:
         found = file.get_tensor("attribution"), file.get_tensor("hidden")
         if found[0].shape != found[1].shape or len(found[0]) != cells:
             raise ValueError(f"it holds {len(found[0])} of {cells} cells")
         return *found, int(file.metadata()["done"])
 
 
-def _record(path: Path, cells: int) -> list[float | None]:
+def _record(path: AnyPath, cells: int) -> list[float | None]:
     """The activations of one batch of icons."""
     with _damage_told(path):
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -634,25 +632,25 @@ def _record(path: Path, cells: int) -> list[float | None]:
         return values
 
 
-def _metadata(path: Path) -> Any:
-    with _damage_told(path):
-        metadata = pq.read_schema(path).metadata
+def _metadata(path: AnyPath) -> Any:
+    with _damage_told(path), opened(path) as file:
+        metadata = pq.read_schema(file).metadata
         float(metadata[_TRUST])
         return metadata
 
 
-def _read_table(path: Path) -> pa.Table:
-    with _damage_told(path):
-        return pq.read_table(path, page_checksum_verification=True)
+def _read_table(path: AnyPath) -> pa.Table:
+    with _damage_told(path), opened(path) as file:
+        return pq.read_table(file, page_checksum_verification=True)
 
 
-def _write_table(path: Path, table: pa.Table) -> None:
+def _write_table(path: AnyPath, table: pa.Table) -> None:
     with whole(path) as part:
         pq.write_table(table, part, compression="zstd", write_page_checksum=True)
 
 
 @contextmanager
-def _damage_told(path: Path) -> Iterator[None]:
+def _damage_told(path: AnyPath) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, LookupError, TypeError, SafetensorError, pa.ArrowException) as e:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from opponent.files import AnyPath
 from opponent.pages.report import write_report
 from opponent.scan import scan
 from opponent.synthesis.inversion import Settings
@@ -14,7 +15,7 @@ THROUGH = "mixed3a"
 SOURCE = "photos"
 
 
-def run_demo(folder: str | Path, progress: Callable[[str, int, int], None]) -> Path:
+def run_demo(folder: str | Path, progress: Callable[[str, int, int], None]) -> AnyPath:
     """Scan, select, look, invert and report, for one feature.
 
     Args:

@@ -1,21 +1,96 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, on this machine's disks and elsewhere."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import escape
+from hashlib import sha256
 from pathlib import Path
+from platform import node
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+    # A UPath is no Path: it has the same methods, on another file system.
+    AnyPath = Path | UPath
+else:
+    AnyPath = Any  # universal-pathlib need not be installed
+
+
+def to_path(given: "str | AnyPath") -> AnyPath:
+    """A path by its name: 's3://bucket/run' on that file system, what has no '://' on this one.
+
+    Args:
+        given: a path, or the name of one. Every protocol of fsspec serves whose package is there.
+    Raises:
+        ImportError: a package is missing that the protocol needs; the message says which.
+        ValueError: no such protocol.
+    """
+    if not isinstance(given, str) or not re.match(r"[A-Za-z][A-Za-z0-9+.:-]*://", given):
+        return Path(given) if isinstance(given, str) else given
+    try:
+        from upath import UPath
+    except ImportError as error:
+        raise ImportError(
+            f"{given!r} lies on another file system: pip install 'opponent[cluster]'"
+        ) from error
+    path = UPath(given)
+    if path.protocol in ("file", "local"):
+        return Path(path.path)
+    # Another process may have written since a list of files was kept.
+    path.fs.invalidate_cache()
+    return path
+
+
+def names(folder: AnyPath) -> set[str]:
+    """The names in a folder as they are now; none if there is no folder."""
+    if not isinstance(folder, Path):
+        folder.fs.invalidate_cache()
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def opened(path: AnyPath) -> Iterator[Path | BinaryIO]:
+    """What pyarrow reads from: the path itself, or an open file where it lies elsewhere."""
+    if isinstance(path, Path):
+        yield path
+    else:
+        with path.open("rb") as file:
+            yield file
+
+
+@contextmanager
+def local(path: AnyPath) -> Iterator[Path]:
+    """The file on this machine: the path itself, or a copy for a while where it lies elsewhere."""
+    if isinstance(path, Path):
+        yield path
+    else:
+        with TemporaryDirectory(prefix="opponent-") as here:
+            path.fs.get_file(path.path, str(Path(here) / path.name))
+            yield Path(here) / path.name
+
+
+@contextmanager
+def whole(path: AnyPath) -> Iterator[Path]:
     """A temporary name to write to, which becomes `path` at the end unless an exception comes.
 
     The name lies beside `path` and keeps its suffix. What was written is on the disk before it gets
     its name, so that a reader sees the old file or the new one, never half of one.
+
+    Elsewhere (see `to_path`) it is written on this machine first and then sent in one piece. Object
+    stores show nothing of a file before its last byte came; not every other file system does so.
     """
+    if not isinstance(path, Path):
+        with TemporaryDirectory(prefix="opponent-") as here:
+            part = Path(here) / path.name
+            yield part
+            path.fs.put_file(str(part), path.path)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    part = path.with_name(f".{path.stem}.{_machine()}{os.getpid()}.tmp{path.suffix}")
     _clear(path)
     try:
         yield part
@@ -31,13 +106,25 @@ def whole(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def _machine() -> str:
+    """Six letters for this machine: others that share the folder number their processes too."""
+    return "".join(chr(ord("a") + byte % 26) for byte in sha256(node().encode()).digest()[:6])
+
+
 def _clear(path: Path) -> None:
-    """Remove what writers of this file left that were killed."""
-    before, after = f".{path.stem}.", f".tmp{path.suffix}"
+    """Remove what writers of this file left that were killed on this machine."""
+    before, after = f".{path.stem}.{_machine()}", f".tmp{path.suffix}"
     for left in path.parent.glob(f"{escape(before)}*{escape(after)}"):
         process = left.name.removeprefix(before).removesuffix(after)
         if process.isdecimal() and not _lives(int(process)):
             left.unlink(missing_ok=True)
+
+
+def sweep(folder: AnyPath) -> None:
+    """Remove what killed writers left in a folder, on any machine; not while others write there."""
+    for name in names(folder) if isinstance(folder, Path) else ():
+        if re.fullmatch(r"\..*\.[a-z]{6}\d+\.tmp(\..*)?", name):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _lives(process: int) -> bool:
@@ -50,7 +137,7 @@ def _lives(process: int) -> bool:
     return True
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: AnyPath, text: str) -> None:
     """Write a text file whole."""
     with whole(path) as part:
         part.write_text(text, encoding="utf-8")

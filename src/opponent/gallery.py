@@ -1,7 +1,6 @@
 """A run's figures: the paper's 2, 4a, 4b to g, 5 and 6."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -21,6 +20,7 @@ from opponent.figures import (
     save,
     selection_figure,
 )
+from opponent.files import AnyPath, to_path
 from opponent.network import Network
 from opponent.run import Run
 from opponent.synthesis.inversion import EmptyTarget, Settings
@@ -38,7 +38,7 @@ Progress = Callable[[str, int, int], None]
 
 def write_figures(
     run: Run,
-    folder: str | Path,
+    folder: str | AnyPath,
     *,
     features: Sequence[Feature],
     k: int = 4,
@@ -46,7 +46,7 @@ def write_figures(
     network: Network | None = None,
     settings: Settings | None = None,
     progress: Progress | None = None,
-) -> list[Path]:
+) -> list[AnyPath]:
     """Draw figure 2 for all features together, and figures 4a, 4b to g and 5 for each.
 
     Args:
@@ -65,7 +65,7 @@ def write_figures(
     Source: paper, figures 2, 4 and 5.
     """
     check_suffix(suffix)
-    folder, paths, rows = Path(folder), [], []
+    folder, paths, rows = to_path(folder), list[AnyPath](), []
     for number, feature in enumerate(features):
         columns = run.columns(feature)
         name = feature.label.replace(":", "-").replace("@", "-").replace(",", "_")
@@ -119,7 +119,7 @@ def check_suffix(suffix: str) -> None:
         raise ValueError(f"figures are {', '.join(SUFFIXES)}, not {suffix!r}")
 
 
-def write_atlas(atlas: Atlas, *, suffix: str = "png") -> list[Path]:
+def write_atlas(atlas: Atlas, *, suffix: str = "png") -> list[AnyPath]:
     """Draw an atlas: figure 6a to c, the colouring by tension, and both sides where they were made.
 
     Returns:

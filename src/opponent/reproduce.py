@@ -18,7 +18,7 @@ from opponent.completeness import completeness, write_completeness
 from opponent.directions import Directions, find_directions
 from opponent.features import Feature
 from opponent.figures import ExemplarRow, exemplars_figure, save
-from opponent.files import write_text
+from opponent.files import AnyPath, local, write_text
 from opponent.gallery import write_atlas, write_figures
 from opponent.images import ImageSet, open_images
 from opponent.network import Network
@@ -118,7 +118,7 @@ class Entry:
     figure: str
     title: str
     caption: str
-    pictures: tuple[Path, ...]
+    pictures: tuple[AnyPath, ...]
     claims: tuple[Claim, ...]
 
 
@@ -634,8 +634,8 @@ _SHOWN = 1.5 * 96 / 300
 def _write(entries: Sequence[Entry], folder: Path, asked: dict[str, Any], images: ImageSet) -> Path:
     """The page, and what it says as JSON."""
 
-    def shown(path: Path) -> tuple[str, str, int]:
-        with Image.open(path) as image:
+    def shown(path: AnyPath) -> tuple[str, str, int]:
+        with local(path) as file, Image.open(file) as image:
             pixels = np.asarray(image.convert("RGB"))
         return picture(pixels, side=1800, quality=90), path.stem, round(_SHOWN * pixels.shape[1])
 
@@ -644,7 +644,7 @@ def _write(entries: Sequence[Entry], folder: Path, asked: dict[str, Any], images
     described = [
         {
             **asdict(entry),
-            "pictures": [str(path.relative_to(folder)) for path in entry.pictures],
+            "pictures": [str(Path(str(path)).relative_to(folder)) for path in entry.pictures],
         }
         for entry in entries
     ]

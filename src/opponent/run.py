@@ -31,12 +31,13 @@ import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save
 from torch import Tensor
 
 from opponent.attribution import Rule
 from opponent.features import Feature
-from opponent.files import whole, write_text
+from opponent.files import AnyPath, names, opened, to_path, whole, write_text
 from opponent.images import ImageEntry, ImageSet
 from opponent.network import Network, Preprocessing
 from opponent.tension import Columns, Indices
@@ -125,10 +126,14 @@ def versions() -> dict[str, str]:
 
 
 class Run:
-    """A run folder, open for reading; `Run.begin` makes one or goes on with one."""
+    """A run folder, open for reading; `Run.begin` makes one or goes on with one.
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    Args:
+        folder: a path, or its name, which may be that of another file system: 's3://bucket/run'.
+    """
+
+    def __init__(self, folder: str | AnyPath) -> None:
+        self.folder = to_path(folder)
         path = self.folder / "manifest.json"
         if not path.is_file():
             raise RunError(
@@ -149,13 +154,13 @@ class Run:
             ) from error
 
     @classmethod
-    def begin(cls, folder: str | Path, manifest: Manifest, images: ImageSet) -> "Run":
+    def begin(cls, folder: str | AnyPath, manifest: Manifest, images: ImageSet) -> "Run":
         """Make a run folder, or go on with one that has the same manifest.
 
         Raises:
             RunError: the folder holds another scan, or other files.
         """
-        folder = Path(folder)
+        folder = to_path(folder)
         if (folder / "manifest.json").exists():
             run = cls(folder)
             ours, theirs = manifest.determining(), run.manifest.determining()
@@ -295,14 +300,14 @@ class Run:
         if self.rule.baseline == "zero":
             return None
         try:
-            return load_file(self._baseline)["mean"].to(network.device, network.dtype)
+            return from_bytes(self._baseline.read_bytes())["mean"].to(network.device, network.dtype)
         except (OSError, SafetensorError, LookupError) as error:
             raise RunError(
                 f"{self._baseline} is damaged or missing ({error}); scan again into another folder"
             ) from error
 
     @property
-    def _baseline(self) -> Path:
+    def _baseline(self) -> AnyPath:
         return self.folder / "baseline.safetensors"
 
     # Images
@@ -330,13 +335,16 @@ class Run:
         """How many shards the whole scan has."""
         return -(-int(self.manifest.images["count"]) // self.manifest.shard_size)
 
-    def shard(self, number: int) -> Path:
+    def shard(self, number: int) -> AnyPath:
         """A shard's file."""
         return self.folder / "scan" / f"{number:06d}.parquet"
 
     def missing(self) -> list[int]:
         """The shards that are still to be scanned."""
-        return [number for number in range(self.shard_count) if not self.shard(number).is_file()]
+        there = names(self.folder / "scan")
+        return [
+            number for number in range(self.shard_count) if self.shard(number).name not in there
+        ]
 
     def write_shard(
         self,
@@ -384,7 +392,7 @@ class Run:
         )
         _write_table(self._exemplars(number), table)
 
-    def _exemplars(self, number: int) -> Path:
+    def _exemplars(self, number: int) -> AnyPath:
         return self.folder / "channels" / f"{number:06d}.parquet"
 
     def finish(self) -> None:
@@ -398,11 +406,11 @@ class Run:
         """The images that could not be read, with their reasons."""
         found: dict[str, str] = {}
         for shard in self._shards():
-            with _damage_told(shard):
-                found |= json.loads(pq.read_schema(shard).metadata[_UNREADABLE])
+            with _damage_told(shard), opened(shard) as file:
+                found |= json.loads(pq.read_schema(file).metadata[_UNREADABLE])
         return found
 
-    def _shards(self) -> list[Path]:
+    def _shards(self) -> list[AnyPath]:
         missing = self.missing()
         if missing:
             done = self.shard_count - len(missing)
@@ -474,9 +482,10 @@ class Run:
         self._shards()
         found = []
         for number in range(self.shard_count):
-            with _damage_told(self._exemplars(number)):
+            path = self._exemplars(number)
+            with _damage_told(path), opened(path) as file:
                 table = pq.read_table(
-                    self._exemplars(number),
+                    file,
                     filters=[("channel", "==", channel), ("activation", ">", 0)],
                     columns=["image", "row", "column", "activation"],
                     page_checksum_verification=True,
@@ -511,15 +520,17 @@ class Run:
             raise RunError(f"no image of {self.folder} could be read; see unreadable.csv in it")
         return table
 
-    def _read(self, path: Path, columns: list[str] | None = None) -> pa.Table:
-        with _damage_told(path):
-            return pq.read_table(path, columns=columns, page_checksum_verification=True)
+    def _read(self, path: AnyPath, columns: list[str] | None = None) -> pa.Table:
+        with _damage_told(path), opened(path) as file:
+            return pq.read_table(file, columns=columns, page_checksum_verification=True)
 
 
 @contextmanager
-def _damage_told(path: Path) -> Iterator[None]:
+def _damage_told(path: AnyPath) -> Iterator[None]:
     try:
         yield
+    except (ConnectionError, TimeoutError):  # of a file system elsewhere
+        raise
     except (OSError, pa.ArrowException, TypeError, ValueError, LookupError) as error:
         reason = str(error).partition("\n")[0]
         raise RunError(
@@ -527,7 +538,7 @@ def _damage_told(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _is_free(folder: Path) -> bool:
+def _is_free(folder: AnyPath) -> bool:
     """Whether a folder is empty, but for what a scan leaves that is killed as it begins."""
     return folder.is_dir() and all(
         fnmatchcase(path.name, ".manifest.*.tmp.json") for path in folder.iterdir()
@@ -543,7 +554,7 @@ def _paths(images: ImageSet) -> pa.Array:
         return pa.array([os.fsencode(path) for path in paths], pa.binary())
 
 
-def _write_table(path: Path, table: pa.Table) -> None:
+def _write_table(path: AnyPath, table: pa.Table) -> None:
     with whole(path) as part:
         pq.write_table(table, part, compression="zstd", write_page_checksum=True)
 

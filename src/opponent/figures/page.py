@@ -1,10 +1,7 @@
 """What all figures share: sizes in inches, text that fits, pictures in cells, saving."""
 
-import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +21,7 @@ from opponent.colour import (
     subdued,
     tension_colours,
 )
+from opponent.files import AnyPath, to_path, whole
 
 COLUMN, PAGE = 3.4, 7.0  # inches: one and two columns of most journals
 _DPI = 300  # what journals ask of photographs
@@ -332,7 +330,7 @@ def _square(figure: Figure, left: float, top: float, side: float, limit: float |
         spine.set(visible=True, linewidth=0.6, color=_INK)
 
 
-def save(figure: Figure, path: Path | str) -> None:
+def save(figure: Figure, path: AnyPath | str) -> None:
     """Write a figure whole or not at all; equal figures give equal bytes.
 
     Args:
@@ -341,17 +339,9 @@ def save(figure: Figure, path: Path | str) -> None:
     Raises:
         ValueError: another ending.
     """
-    target = Path(path)
+    target = to_path(path)
     kind = target.suffix.lower().removeprefix(".")
     if kind not in _METADATA:
         raise ValueError(f"save: '{target}' ends in '{target.suffix}', expected .png, .pdf or .svg")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        with style.context(_STYLE), unfinished.open("xb") as file:
-            figure.savefig(file, format=kind, dpi=_DPI, metadata=_METADATA[kind])
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole(target) as part, style.context(_STYLE), part.open("wb") as file:
+        figure.savefig(file, format=kind, dpi=_DPI, metadata=_METADATA[kind])

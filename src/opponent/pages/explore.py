@@ -7,7 +7,6 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ from opponent.colour import (
 )
 from opponent.features import Feature
 from opponent.figures import Tile
-from opponent.files import whole, write_text
+from opponent.files import AnyPath, local, to_path, whole, write_text
 from opponent.pages.html import picture, render
 from opponent.run import Run, RunError
 from opponent.tension import Columns, Indices, select
@@ -65,12 +64,12 @@ class _Points:
 
 def write_explorer(
     run: Run,
-    out: str | Path | None = None,
+    out: str | AnyPath | None = None,
     *,
     feature: Feature | str | None = None,
     atlas: Atlas | None = None,
     progress: Progress | None = None,
-) -> Path:
+) -> AnyPath:
     """Write the page in which a person walks around in a feature's atlas.
 
     Args:
@@ -93,7 +92,7 @@ def write_explorer(
             what = "any feature" if feature is None else run.feature(feature).label
             raise RunError(f"{run.folder} has no atlas of {what}: `opponent atlas` makes one")
         atlas = found[0]
-    path = Path(out) if out is not None else run.folder / "explorer.html"
+    path = to_path(out) if out is not None else run.folder / "explorer.html"
     columns = run.columns(atlas.feature)
     points = _choose(run, atlas, columns)
     sheets = _sheets(run, atlas, columns, points, progress or (lambda *_: None))
@@ -161,7 +160,7 @@ def _choose(run: Run, atlas: Atlas, columns: Columns) -> _Points:
 
 def _sheets(
     run: Run, atlas: Atlas, columns: Columns, points: _Points, progress: Progress
-) -> list[Path]:
+) -> list[AnyPath]:
     """Sheets of thumbnails in the run folder, made where they are missing."""
     asked = [columns.images[row] for row in points.rows]
     key = json.dumps([atlas.feature.describe(), asked, THUMB, ACROSS, DOWN])
@@ -196,15 +195,15 @@ def _sheet(tiles: Sequence[Tile], scale: float) -> Image.Image:
     return sheet
 
 
-def _addresses(sheets: Sequence[Path], page: Path) -> list[str]:
+def _addresses(sheets: Sequence[AnyPath], page: AnyPath) -> list[str]:
     """What the page calls each sheet: its content, or a file in a folder beside the page."""
     if sum(path.stat().st_size for path in sheets) <= INLINE:
         contents = (base64.b64encode(path.read_bytes()).decode() for path in sheets)
         return [f"data:image/jpeg;base64,{content}" for content in contents]
     folder = page.with_name(f"{page.stem}_files")
     for path in sheets:
-        with whole(folder / path.name) as part:
-            shutil.copyfile(path, part)
+        with local(path) as sheet, whole(folder / path.name) as part:
+            shutil.copyfile(sheet, part)
     return [f"{_address(folder.name)}/{path.name}" for path in sheets]
 
 

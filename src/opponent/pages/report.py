@@ -1,7 +1,6 @@
 """The report of a run: one HTML file with plot, images, what was made from them, and how."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from markupsafe import Markup
 from opponent.colour import on_white, overlay
 from opponent.features import Feature
 from opponent.figures import Synthetic, Tile, group_colours, overlay_scale, square_figure
-from opponent.files import write_text
+from opponent.files import AnyPath, to_path, write_text
 from opponent.gallery import tense_rows, visualisations
 from opponent.network import LOGITS, Network
 from opponent.pages.answer import who_figure
@@ -42,14 +41,14 @@ Progress = Callable[[str, int, int], None]
 
 def write_report(
     run: Run,
-    out: str | Path | None = None,
+    out: str | AnyPath | None = None,
     *,
     network: Network | None = None,
     features: Sequence[Feature | str] | None = None,
     k: int = 8,
     settings: Settings | None = None,
     progress: Progress | None = None,
-) -> Path:
+) -> AnyPath:
     """Write a run's report.
 
     Args:
@@ -86,7 +85,7 @@ def write_report(
         unreadable=run.unreadable(),
         scripts=Markup("\n").join(section["script"] for section in sections),
     )
-    path = Path(out) if out is not None else run.folder / "report.html"
+    path = to_path(out) if out is not None else run.folder / "report.html"
     write_text(path, page)
     return path
 

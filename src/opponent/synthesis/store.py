@@ -18,7 +18,7 @@ from PIL import Image
 
 from opponent.attribution import Rule
 from opponent.features import Feature
-from opponent.files import whole, write_text
+from opponent.files import AnyPath, local, whole, write_text
 from opponent.images import ImageSet
 from opponent.network import Network
 from opponent.run import Run, RunError, versions
@@ -43,14 +43,14 @@ class Made:
     kind: Kind
     sign: int
     image: str | None
-    path: Path
+    path: AnyPath
     activation: tuple[float, ...]
     objective: tuple[float, ...]
     final: float
 
     def pixels(self) -> UInt8[np.ndarray, "h w 4"]:
         """The image with its opacity."""
-        with Image.open(self.path) as image:
+        with local(self.path) as file, Image.open(file) as image:
             return np.asarray(image.convert("RGBA"))
 
 
@@ -133,7 +133,7 @@ def _name(asked: dict[str, Any]) -> str:
     return f"{plain}-{'excitation' if asked['sign'] > 0 else 'inhibition'}-{digest}"
 
 
-def _read(path: Path) -> Made:
+def _read(path: AnyPath) -> Made:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         return Made(

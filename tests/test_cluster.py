@@ -1,0 +1,407 @@
+"""Many machines: the same bytes, whoever computes them and whatever is lost on the way."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import types
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from opponent import Network, Preprocessing, Run, RunError, scan
+from opponent import cluster as module
+from opponent.cluster import map_parts, scan_on_ray
+
+# Everything that needs Ray, in a process of its own: three machines of one processor each, as Ray's
+# own tests have them.
+SCRIPT = '''
+import json, os, signal, sys, time
+from pathlib import Path
+
+import torch
+
+import opponent
+from opponent.cluster import map_parts, scan_on_ray
+from opponent.scan import begin, compute_shards
+
+torch.set_num_threads(1)
+images, out, log = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+
+
+class Slow(torch.nn.Module):
+    """Counts its batches; in an actor, writes down on which machine, and waits for the others."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.one = torch.nn.Conv2d(3, 4, 3, padding=1)
+        self.two = torch.nn.Conv2d(4, 4, 3, padding=1)
+        self.relu = torch.nn.ReLU()
+        self.batches = 0
+
+    def forward(self, x):
+        self.batches += bool(x.any())
+        if x.any() and "ray" in sys.modules and sys.modules["ray"].is_initialized():
+            context = sys.modules["ray"].get_runtime_context()
+            if context.get_actor_id():
+                self.wait(context.get_node_id())
+        return self.two(self.relu(self.one(x)))
+
+    def wait(self, machine):
+        with log.open("a") as file:
+            file.write(machine + "\\n")
+        until = time.monotonic() + 60
+        while len(machines()) < 3 and time.monotonic() < until:
+            time.sleep(0.05)
+        time.sleep(0.2)
+
+
+def machines():
+    return set(log.read_text().split()) if log.exists() else set()
+
+
+def network():
+    size = opponent.Preprocessing(size=(16, 16))
+    return opponent.Network(Slow(), preprocessing=size, name="slow")
+
+
+ASKED = {
+    "features": ["two:3", "two:1"], "through": "relu", "images": images, "batch_size": 2,
+    "shard_size": 4, "rule": "integrated-mean/2",
+}
+
+
+def drive(name):
+    """A driver that waits until it is told the address, and then scans."""
+    reading, writing = os.pipe()
+    number = os.fork()
+    if number:
+        os.close(reading)
+        return number, writing
+    os.close(writing)
+    address = os.read(reading, 100).decode()
+    if address:
+        scan_on_ray(network(), out=out / name, address=address, **ASKED)
+    os._exit(0)
+
+
+def told(driver, text):
+    os.write(driver[1], text.encode())
+    os.close(driver[1])
+
+
+def code(driver):
+    return os.waitstatus_to_exitcode(os.waitpid(driver[0], 0)[1])
+
+
+def shards(name):
+    return len(list((out / name / "scan").glob("[0-9]*.parquet")))
+
+
+def failing(what):
+    """Functions of a part that end badly. Made here, so that they are sent with what they need."""
+    def make():
+        def compute(part):
+            with open(f"{log}-{what}", "a") as file:
+                file.write(f"{part}\\n")
+            if what == "raises":
+                raise ValueError("part 1 is no good")
+            if part == 2:
+                os._exit(1)
+        return compute
+    return make
+
+
+def ended(what, **other):
+    try:
+        list(map_parts(failing(what), [1, 2, 3], **{"actors": 1, **other}))
+        told = None
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+    tries = Path(f"{log}-{what}")
+    return told, tries.read_text().split() if tries.exists() else []
+
+
+def main():
+    found = {}
+    slow = network()
+    run = begin(slow, out=out / "alone", **ASKED)
+    slow.module.batches = 0
+    compute_shards(run, slow, run.missing())
+    run.finish()
+    found["batches alone"] = slow.module.batches
+    # Before Ray runs here: a process that has threads cannot fork.
+    drivers = [drive("killed"), drive("killed")]
+    import ray
+    from ray.cluster_utils import Cluster
+
+    small = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
+    quick = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500,
+             "health_check_timeout_ms": 2000, "health_check_failure_threshold": 2}
+    cluster = Cluster(initialize_head=True, head_node_args={**small, "_system_config": quick})
+    others = [cluster.add_node(**small) for _ in range(2)]
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    lost = None
+
+    def progress(done, total):
+        nonlocal lost
+        if lost is None and done and others[0].node_id in machines():
+            lost = others[0]
+            cluster.remove_node(lost, allow_graceful=False)
+            found["removed after"] = done
+
+    scan_on_ray(network(), out=out / "lost", progress=progress, **ASKED)
+    found["machines"] = sorted(machines())
+    found["batches"] = len(log.read_text().split())
+    found["raises"] = ended("raises")
+    found["dies"] = ended("dies", retries=1)
+    found["no room"] = ended("no room", cpus=64.0, actors=None)
+    found["still connected"] = ray.is_initialized()
+    ray.shutdown()
+
+    told(drivers[0], cluster.address)
+    until = time.monotonic() + 120
+    while shards("killed") < 2 and time.monotonic() < until:
+        time.sleep(0.02)
+    os.kill(drivers[0][0], signal.SIGKILL)
+    found["first driver"] = code(drivers[0])
+    found["shards before"] = shards("killed")
+    told(drivers[1], cluster.address)
+    found["second driver"] = code(drivers[1])
+    cluster.shutdown()
+    print(json.dumps(found))
+
+
+main()
+'''
+
+
+def paint(folder: Path, count: int) -> Path:
+    generator = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        pixels = generator.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:03d}.png")
+    (folder / "007-bad.png").write_text("no picture")
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder, hidden ones too."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+    """The scans of the script, and what it found."""
+    pytest.importorskip("ray")
+    folder = tmp_path_factory.mktemp("cluster")
+    paint(folder / "images", 47)
+    (folder / "script.py").write_text(SCRIPT)
+    # Sockets' names may have 107 characters.
+    temporary = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
+    arguments = ["images", "out", "log"]
+    try:
+        made = subprocess.run(
+            [sys.executable, "script.py", *(folder / name for name in arguments)],
+            check=False,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=os.environ
+            | {
+                "OMP_NUM_THREADS": "1",
+                "RAY_TMPDIR": str(temporary),
+                "RAY_AUTH_MODE": "disabled",
+                "RAY_USAGE_STATS_ENABLED": "0",
+            },
+        )
+        assert made.returncode == 0, made.stderr[-3000:]
+        assert not (left := _running(str(temporary))), f"still running: {left}"
+    finally:
+        for process in _running(str(temporary)):
+            os.kill(process, signal.SIGKILL)
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder / "out", json.loads(made.stdout.splitlines()[-1])
+
+
+def _running(name: str) -> list[int]:
+    """Processes that were started with that name in their arguments."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if name.encode() in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+        except OSError:  # it has ended
+            pass
+    return found
+
+
+def test_a_scan_that_loses_a_machine_gives_the_same_bytes(
+    done: tuple[Path, dict[str, object]],
+) -> None:
+    out, found = done
+    assert files(out / "lost") == files(out / "alone")
+    assert len(Run(out / "lost").columns().images) == 47
+    # It was lost in the middle, all three had computed, and what it was at was computed again.
+    assert 0 < found["removed after"] < 48
+    assert len(found["machines"]) == 3
+    assert found["batches"] > found["batches alone"] >= 24
+
+
+def test_a_scan_whose_driver_is_killed_goes_on(done: tuple[Path, dict[str, object]]) -> None:
+    out, found = done
+    assert found["first driver"] == -signal.SIGKILL
+    assert 2 <= found["shards before"] < 12
+    assert found["second driver"] == 0
+    assert files(out / "killed") == files(out / "alone")
+
+
+def test_an_error_of_the_part_itself_is_told_and_not_tried_again(
+    done: tuple[Path, dict[str, object]],
+) -> None:
+    assert done[1]["raises"] == ["ValueError: part 1 is no good", ["1"]]
+
+
+def test_a_part_that_is_lost_is_tried_again_but_not_for_ever(
+    done: tuple[Path, dict[str, object]],
+) -> None:
+    message, tries = done[1]["dies"]
+    assert tries == ["1", "2", "2"]
+    assert message.startswith("RunError: part 2 was lost 2 times (ActorDiedError: ")
+    assert message.endswith("give the same again, and it goes on")
+
+
+def test_an_actor_that_fits_nowhere_is_told(done: tuple[Path, dict[str, object]]) -> None:
+    message, tries = done[1]["no room"]
+    assert "asks for 64 processors and 0 GPUs, and no machine has as many" in message
+    assert "machine by machine: 1 and 0, 1 and 0." in message
+    assert tries == []
+
+
+def test_a_ray_that_was_running_is_left_running(done: tuple[Path, dict[str, object]]) -> None:
+    assert done[1]["still connected"] is True
+
+
+# What needs no Ray
+
+
+class Small(nn.Module):
+    """Two convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.one = nn.Conv2d(3, 4, 3, padding=1)
+            self.relu = nn.ReLU()
+            self.two = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.two(self.relu(self.one(x)))
+
+
+@pytest.fixture
+def small() -> Network:
+    return Network(Small(), preprocessing=Preprocessing(size=(16, 16)), name="small")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    return paint(tmp_path / "pictures", 9)
+
+
+def test_what_is_finished_starts_no_ray(
+    small: Network, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"through": "relu", "images": pictures, "out": tmp_path / "run", "shard_size": 4}
+    scan(small, "two:3", **asked)
+    monkeypatch.setattr(module, "import_module", _absent)
+    calls: list[tuple[int, int]] = []
+    run = scan_on_ray(small, "two:3", **asked, progress=lambda *x: calls.append(x))
+    assert calls == [(10, 10)]
+    assert list(run.unreadable()) == ["007-bad.png"]
+
+
+def _absent(name: str) -> types.ModuleType:
+    raise ModuleNotFoundError(f"No module named {name!r}")
+
+
+def test_without_ray_it_says_what_to_install(
+    small: Network, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "import_module", _absent)
+    with pytest.raises(ImportError, match=r"ray is not installed: pip install 'opponent\[cluster"):
+        scan_on_ray(small, "two:3", through="relu", images=pictures, out=tmp_path / "run")
+    # The plan is checked first.
+    with pytest.raises(ValueError, match="'two' has 4 channels"):
+        scan_on_ray(small, "two:4", through="relu", images=pictures, out=tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"cpus": 0.0}, "got cpus=0, gpus=0, actors=None"),
+        ({"gpus": -1.0}, "got cpus=1, gpus=-1, actors=None"),
+        ({"actors": 0}, "got cpus=1, gpus=0, actors=0"),
+    ],
+)
+def test_actors_need_something_to_compute_with(given: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        list(map_parts(lambda: print, [1], **given))
+
+
+def test_a_network_must_lie_where_actors_compute(
+    small: Network, pictures: Path, tmp_path: Path
+) -> None:
+    asked = {"through": "relu", "images": pictures, "out": tmp_path / "run"}
+    with pytest.raises(ValueError, match=r"small lies on cpu, and gpus is 0\.5"):
+        scan_on_ray(small, "two:3", **asked, gpus=0.5)
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="the driver needs a GPU as its actors do"):
+            scan_on_ray("inceptionv1-mini", "mixed4a:3", **asked, gpus=0.5)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_actor_checks_its_images_and_its_software(
+    small: Network, pictures: Path, tmp_path: Path
+) -> None:
+    scan(small, "two:3", through="relu", images=pictures, out=tmp_path / "run", shard_size=4)
+    run, threads = Run(tmp_path / "run"), torch.get_num_threads()
+    digest = module._entries(run, 1).digest()
+    assert module._entries(run, 2).entries == run.images.entries[8:]
+    before = files(run.folder)
+    run.shard(1).unlink()
+    compute = module._scanner(run.folder, small, "cpu", threads)
+    compute((1, digest))
+    assert files(run.folder) == before
+    (pictures / "005.png").unlink()
+    with pytest.raises(RunError, match=r"does not find the images .* as the driver does .*part 1"):
+        compute((1, digest))
+    manifest = replace(run.manifest, versions={**run.manifest.versions, "torch": "1.0"})
+    (run.folder / "manifest.json").write_text(manifest.to_json())
+    with pytest.raises(RunError, match=r"other software .*began with \(torch 2.*same versions on"):
+        module._scanner(run.folder, small, "cpu", threads)
+
+
+def test_a_folder_within_this_process_is_refused(
+    small: Network, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("upath")
+    asked = {"through": "relu", "images": pictures, "out": "memory://refused/run"}
+    with pytest.raises(ValueError, match="memory://refused/run lies within this process"):
+        scan_on_ray(small, "two:3", **asked)
