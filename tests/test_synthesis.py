@@ -49,7 +49,7 @@ from opponent.synthesis.spectrum import Spectrum, measure
 from opponent.synthesis.spectrum import photographs as shipped
 from opponent.synthesis.transforms import Transforms, resize
 from opponent.tension import Columns, tense
-from opponent.window import Excerpt, Window, excerpt, feature_window
+from opponent.view import View, view, whole_view
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -701,20 +701,13 @@ def test_where_nothing_acts_nothing_is_opaque() -> None:
     assert made.image.isfinite().all()
 
 
-def everything(network: Network, feature: Feature, through: str | None = None) -> Excerpt:
-    """The whole input, where an excerpt would do."""
-    height, width = network.preprocessing.size
-    return Excerpt(
-        box=Window(top=0, left=0, height=height, width=width),
-        feature=feature,
-        through=None if through is None else feature_window(network, feature, through),
-    )
+def everything(network: Network, features: list[Feature], through: str | None = None) -> View:
+    """The whole input, where a view would do."""
+    return whole_view(network, features, through, "asked for")
 
 
 @pytest.mark.parametrize("name", ["end:1", "end:1@0,15", "end:3@19,0", "end:2@4,9"])
-def test_excerpts_change_nothing(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_views_change_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network, images = toy(), paint(tmp_path, 2)
 
     def all_three() -> list[Synthesis]:
@@ -725,9 +718,11 @@ def test_excerpts_change_nothing(
             accentuate(network, images, name, "relu", sign=-1, settings=quick),
         ]
 
-    assert excerpt(network, network.resolve(name), "relu").box.height < 20
+    box = view(network, [network.resolve(name)], "relu").box
+    assert box is not None
+    assert box.height < 20
     found = all_three()
-    monkeypatch.setattr(inversion, "excerpt", everything)
+    monkeypatch.setattr(inversion, "view", everything)
     for one, other in zip(found, all_three(), strict=True):
         assert one.feature == other.feature
         for part in ("image", "objective", "activation", "final", "opacity"):
@@ -808,10 +803,9 @@ def test_the_target_is_one_side_of_s_within_its_window(sign: int) -> None:
     images = torch.rand(3, 3, *SIZE, generator=seeded())
     targets = inversion._targets(network, images, "end:3@4,5", "relu", sign)
     [result] = attribute_each(network, images, [Feature.parse("end:3@4,5")], "relu")
-    # In the excerpt's own rows and columns, which are those of the layer but for the start.
-    box, window = targets.excerpt.box, targets.excerpt.through
+    window = targets.view.window
     assert window is not None
-    assert (box.top + window.top, box.left + window.left) == (3, 4)
+    assert (window.top, window.left) == (3, 4)
     assert (window.height, window.width) == (3, 3)
     expected = (sign * result.attribution[:, :, 3:6, 4:7]).clamp(min=0)
     torch.testing.assert_close(targets.part, expected)
@@ -835,8 +829,8 @@ def test_what_is_optimised_is_equation_5(monkeypatch: pytest.MonkeyPatch) -> Non
     for step, (hidden, target, power) in enumerate(given):
         assert power == 2
         assert hidden.shape == target.shape == (6, 6, 3, 3)
-        for view in range(6):
-            assert torch.equal(target[view], part[view % 2])
+        for i in range(6):
+            assert torch.equal(target[i], part[i % 2])
         values = dot_cosine(hidden, target, 2.0)
         torch.testing.assert_close(
             made.objective[step], torch.stack([values[::2].mean(), values[1::2].mean()])

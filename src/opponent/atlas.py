@@ -409,8 +409,8 @@ class _Making:
         """S and what it weighs (h) within the window, in batches, from the photographs again."""
         prepared, size = self.run.preprocessing, self.run.manifest.batch_size
         entries = [self.run.images.find(image) for image in images]
-        slices = self.run.through_window(self.feature).slices
         baseline = self.run.baseline(self.network)
+        part = self.run.view(self.network, [self.feature])
         decoded = stream(entries[start:], size=prepared.size, resize=prepared.resize)
         with closing(decoded):
             for first in range(start, len(entries), size):
@@ -430,8 +430,9 @@ class _Making:
                     self.run.manifest.through,
                     rule=self.run.rule,
                     baseline=baseline,
+                    view=part,
                 )
-                yield one.attribution[:, :, *slices], one.change[:, :, *slices]
+                yield one.attribution, one.change
                 self.progress(f"{self.feature.label}: {what}", first + len(pixels), len(entries))
 
     def means(

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from opponent.features import Feature
 from opponent.images import ImageSet, Unreadable, load, open_images, stream
 from opponent.network import PIXELS, Network, Reading
+from opponent.view import View
+from opponent.window import Window
 from opponent.zoo import load as load_network
 
 # Points of the way that the gradient is integrated at. Captum takes 50. The less smooth a network
@@ -97,6 +99,7 @@ class Attribution:
             like all that follows, in units of the activation.
         hidden: h, the through layer's output.
         baseline: what S starts from; None is zero.
+        window: the box of the whole map that these are, where S is zero outside; None is all of it.
     """
 
     feature: Feature
@@ -105,6 +108,7 @@ class Attribution:
     attribution: Float[Tensor, "n k h w"]
     hidden: Float[Tensor, "n k h w"]
     baseline: Float[Tensor, "k h w"] | None = None
+    window: Window | None = None
 
     @property
     def change(self) -> Float[Tensor, "n k h w"]:
@@ -189,7 +193,8 @@ def attribute_each(
     through: str,
     *,
     rule: Rule | None = None,
-    baseline: Float[Tensor, "k h w"] | None = None,
+    baseline: Float[Tensor, "k y x"] | None = None,
+    view: View | None = None,
 ) -> list[Attribution]:
     """Attribute several features of one layer, which share the forward pass.
 
@@ -200,8 +205,10 @@ def attribute_each(
         through: an earlier layer.
         rule: default: the gradient times h.
         baseline: the mean of h, for a rule that starts there (see `mean_activation`).
+        view: of these features through that layer, to compute no more than S needs; default: the
+            whole images.
     Returns:
-        One result a feature, without graph.
+        One result a feature, without graph; with a view, of its window alone.
     Raises:
         ValueError: no feature, features of several layers, or a name or position that does not fit;
             a target that does not depend on the through layer; no baseline where one is needed.
@@ -211,8 +218,9 @@ def attribute_each(
     if len(layers) != 1:
         raise ValueError(f"one pass takes features of one layer, got {sorted(layers) or 'none'}")
     rule = rule or Rule()
+    view = view or View(features=tuple(features), through=through)
     if rule.kind == "gradient":
-        return _gradient(network, inputs, features, through)
+        return _gradient(network, inputs, features, view)
     if (baseline is None) != (rule.baseline == "zero"):
         raise ValueError(
             f"the rule {rule.label} takes "
@@ -220,38 +228,37 @@ def attribute_each(
         )
     copies = rule.steps + 1
     parts = [
-        _integrated(network, some, features, through, rule, baseline)
+        _integrated(network, some, features, view, rule, baseline)
         for some in inputs.split(max(1, AT_ONCE // copies))
     ]
     return [
-        Attribution(
-            feature=same[0].feature,
-            through=through,
+        replace(
+            same[0],
             activation=torch.cat([x.activation for x in same]),
             attribution=torch.cat([x.attribution for x in same]),
             hidden=torch.cat([x.hidden for x in same]),
-            baseline=baseline,
         )
         for same in zip(*parts, strict=True)
     ]
 
 
 def _gradient(
-    network: Network, inputs: Tensor, features: Sequence[Feature], through: str
+    network: Network, inputs: Tensor, features: Sequence[Feature], view: View
 ) -> list[Attribution]:
     """The gradient times h. Source: paper, eq. 1."""
-    reading = network.run(inputs, features[0].layer, through, differentiate="target")
+    reading = view.run(network, inputs, differentiate="target")
     assert reading.through is not None
-    hidden = reading.through.detach()
+    hidden = view.within(reading.through.detach())
     return [
         Attribution(
-            feature=feature.placed(*reading.target.shape[1:]),
-            through=through,
+            feature=feature,
+            through=view.through or PIXELS,
             activation=activation,
-            attribution=gradient * hidden,
+            attribution=view.within(gradient) * hidden,
             hidden=hidden,
+            window=view.window,
         )
-        for feature, activation, gradient in _gradients(reading, features, through)
+        for feature, activation, gradient in _gradients(reading, features, view)
     ]
 
 
@@ -259,7 +266,7 @@ def _integrated(
     network: Network,
     inputs: Tensor,
     features: Sequence[Feature],
-    through: str,
+    view: View,
     rule: Rule,
     baseline: Tensor | None,
 ) -> list[Attribution]:
@@ -268,55 +275,58 @@ def _integrated(
     # The last point is h itself, where the activation is read.
     points = inputs.new_tensor([*rule.path()[0], 1.0]).view(-1, 1, 1, 1, 1)
     weights = inputs.new_tensor([*rule.path()[1], 0.0])
+    start = None if baseline is None else view.of_whole(baseline[None])[0]
 
     def along(layer: Tensor) -> Tensor:
         hidden = layer[:count].detach()
         found.append(hidden)
-        start = torch.zeros_like(hidden[0]) if baseline is None else baseline
-        return (start + points * (hidden - start)).flatten(0, 1)
+        first = torch.zeros_like(hidden[0]) if start is None else start
+        return (first + points * (hidden - first)).flatten(0, 1)
 
     # As many copies as points from the start: a network may remember how many images came.
     copies = inputs.repeat(len(points), 1, 1, 1)
-    reading = network.run(
-        copies, features[0].layer, through, differentiate="target", substitute=along
-    )
+    reading = view.run(network, copies, differentiate="target", substitute=along)
     [hidden] = found
-    change = hidden if baseline is None else hidden - baseline
+    change = hidden if start is None else hidden - start
     return [
         Attribution(
-            feature=feature.placed(*reading.target.shape[1:]),
-            through=through,
+            feature=feature,
+            through=view.through or PIXELS,
             activation=activation[-count:].clone(),
-            attribution=torch.einsum("s,snkyx->nkyx", weights, gradient.unflatten(0, (-1, count)))
-            * change,
-            hidden=hidden,
-            baseline=baseline,
+            attribution=view.within(
+                torch.einsum("s,snkyx->nkyx", weights, gradient.unflatten(0, (-1, count))) * change
+            ),
+            hidden=view.within(hidden),
+            baseline=None if start is None else view.within(start[None])[0],
+            window=view.window,
         )
-        for feature, activation, gradient in _gradients(reading, features, through)
+        for feature, activation, gradient in _gradients(reading, features, view)
     ]
 
 
 def _gradients(
-    reading: Reading, features: Sequence[Feature], through: str
+    reading: Reading, features: Sequence[Feature], view: View
 ) -> Iterator[tuple[Feature, Float[Tensor, " m"], Float[Tensor, "m k h w"]]]:
-    """Each feature's activation and its gradient by the through layer."""
+    """Each feature, its activation and its gradient by the through layer."""
     assert reading.through is not None
-    for number, feature in enumerate(features, 1):
+    shape = reading.target.shape[1:]
+    for number, (whole, feature) in enumerate(zip(features, view.features, strict=True), 1):
         with torch.enable_grad():
             activation, gradient = feature.read(reading.target), None
             if activation.requires_grad:
                 [gradient] = torch.autograd.grad(
                     activation.sum(),
                     reading.through,
-                    retain_graph=number < len(features),
+                    retain_graph=number < len(view.features),
                     allow_unused=True,
                 )
         if gradient is None:
             raise ValueError(
-                f"{feature.label} does not depend on {through!r}: they lie on two branches"
+                f"{feature.label} does not depend on {view.through!r}: they lie on two branches"
             )
         # A copy, since a view would keep the whole layer's map.
-        yield feature, activation.detach().clone(), gradient
+        placed = whole.placed(*shape) if view.box is None else whole
+        yield placed, activation.detach().clone(), gradient
 
 
 @torch.inference_mode(False)
@@ -358,7 +368,7 @@ def attribute(
     through: str,
     *,
     rule: Rule | str = "gradient",
-    baseline: Float[Tensor, "k h w"] | None = None,
+    baseline: Float[Tensor, "k y x"] | None = None,
 ) -> Attribution:
     """What drives a feature in each image, split into excitation and inhibition.
 

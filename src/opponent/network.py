@@ -313,6 +313,7 @@ class Network:
         after: bool = False,
         differentiate: Literal["target", "images"] | None = None,
         substitute: Callable[[Tensor], Tensor] | None = None,
+        crops: Mapping[str, tuple[slice, slice]] | None = None,
     ) -> Reading:
         """Run the network up to the target and no further.
 
@@ -325,6 +326,7 @@ class Network:
                 runs all before it without gradients; 'images' keeps the graph from the images to
                 the through layer, and runs all after it without; None keeps no graph.
             substitute: from the through layer's map makes the one that goes on in its place.
+            crops: for some layers, the rows and columns of their maps that go on.
         Returns:
             Both maps as (n, channels, rows, columns). Vectors are 1 x 1 maps; tokens are columns of
             rows.
@@ -352,6 +354,9 @@ class Network:
             found["target"] = as_map(tensor)
             raise _Reached
 
+        def crop(part: tuple[slice, slice], tensor: Tensor) -> Tensor:
+            return from_map(as_map(tensor)[:, :, *part], tensor)
+
         with (
             _as_found(self.module),
             _hooks() as hooks,
@@ -360,6 +365,9 @@ class Network:
             suppress(_Reached),
         ):
             hooks += _watch(stop, read_target)
+            # Hooks at one point run in the order given: what is read has been cropped.
+            for name, part in (crops or {}).items():
+                hooks += _watch(self.through_point(name), partial(crop, part))
             # A copy, since the network may begin with something in place.
             images = images.clone()
             if start is not None and start.module is None:
@@ -433,17 +441,29 @@ class Network:
             raise RuntimeError(f"{self.name}: the pass ended without reaching all layers")
         return Record(**found)
 
-    def visit(self, images: Float[Tensor, "n 3 h w"], do: Callable[[str, Tensor], None]) -> None:
-        """Run the whole network, handing each layer's name and output map to `do`."""
+    def visit(
+        self,
+        images: Float[Tensor, "n 3 h w"],
+        do: Callable[[str, Tensor], None],
+        *,
+        until: str | None = None,
+    ) -> None:
+        """Run the network, handing each layer's name and output map to `do`, up to a layer's."""
+        last = None if until is None else self._point(until, target=False)
+        final = None if last is None else last.name.partition("#")[0]
+        calls = iter(range(1, 10**9))
 
         def after(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
             do(name, as_map(output))
+            if last is not None and name == final and next(calls) == last.call:
+                raise _Reached
 
         with (
             _as_found(self.module),
             _hooks() as hooks,
             torch.inference_mode(False),
             torch.no_grad(),
+            suppress(_Reached),
         ):
             for name in self.layers:
                 hook = partial(after, name)

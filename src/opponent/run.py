@@ -18,7 +18,7 @@ import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +41,7 @@ from opponent.files import AnyPath, names, opened, to_path, whole, write_text
 from opponent.images import ImageEntry, ImageSet
 from opponent.network import Network, Preprocessing
 from opponent.tension import Columns, Indices
+from opponent.view import View, view, whole_view
 from opponent.window import Window
 from opponent.zoo import load
 
@@ -82,6 +83,7 @@ class Manifest:
         batch_size, shard_size: images a pass and a shard.
         device, seed, versions: where, from which seed, and with which software.
         rule: of attribution, as `Rule.parse` takes it.
+        view: the parts of image and layers that are computed, as `View.describe` gives them.
     """
 
     network: Mapping[str, Any]
@@ -97,11 +99,16 @@ class Manifest:
     seed: int
     versions: Mapping[str, str]
     rule: str = "gradient"
+    view: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
     def determining(self) -> dict[str, Any]:
-        """What two scans must share to be one and the same: all but the places of files."""
+        """What two scans must share to be one and the same.
+
+        All but the places of files, and what the first of them found to be enough to compute.
+        """
         values: dict[str, Any] = json.loads(self.to_json())
+        values.pop("view")
         values["network"].pop("weights_file", None)
         values["images"].pop("source", None)
         return values
@@ -173,6 +180,7 @@ class Run:
                     f"{folder} holds another scan ({changes}). Scan into another folder, or delete "
                     "this one"
                 )
+            manifest = replace(manifest, view=run.manifest.view)
         elif folder.exists() and not _is_free(folder):
             raise RunError(f"{folder} exists and is not a run folder; choose a folder of its own")
         # Each time anew: the images, or a file of weights, may have moved since.
@@ -228,6 +236,16 @@ class Run:
     def receptive_field(self, feature: Feature) -> Window:
         """The box of the network's input, in pixels, that the feature depends on."""
         return self._window(feature, "pixels")
+
+    def view(self, network: Network, features: Sequence[Feature] | None = None) -> View:
+        """The parts of image and layers that are computed for the run's features, or some."""
+        through, found = self.manifest.through, self.manifest.view
+        if "crops" not in found:
+            reason = str(found.get("whole", "unknown"))
+            return whole_view(network, features or self.features, through, reason)
+        if features is not None:
+            return view(network, features, through)
+        return View.restore(found, self.features, through)
 
     def _window(self, feature: Feature, source: str) -> Window:
         top, left, height, width = self.manifest.windows[self.features.index(feature)][source]

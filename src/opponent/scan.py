@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -12,9 +12,11 @@ from torch import Tensor
 
 from opponent.attribution import Rule, attribute_each, mean_activation
 from opponent.features import Feature
+from opponent.files import to_path
 from opponent.images import ImageSet, Unreadable, open_images, stream
 from opponent.network import Network
 from opponent.run import EXEMPLARS, SCALARS, Manifest, Run, versions
+from opponent.view import ROUNDING, view, whole_view
 from opponent.window import Window, feature_window, placement
 from opponent.zoo import load
 
@@ -22,6 +24,10 @@ from opponent.zoo import load
 BATCH = 32
 # Large enough that files are few, small enough that an interruption costs seconds.
 SHARD = 256
+# Images on which a part of the image is compared with the whole, before a scan begins.
+CHECKED = 8
+# Largest relative difference that is rounding in half precision.
+COARSE = 0.05
 
 
 def scan(
@@ -98,7 +104,10 @@ def begin(
     """The run folder with all but its shards: what each of them needs is in it. Args as `scan`."""
     rule = rule if isinstance(rule, Rule) else Rule.parse(rule)
     plan = _plan(network, features, through, images, batch_size, shard_size, seed, rule)
-    run = Run.begin(out, *plan)
+    manifest, found = plan
+    if not (to_path(out) / "manifest.json").exists():
+        manifest = replace(manifest, view=_checked_view(network, manifest, found))
+    run = Run.begin(out, manifest, found)
     if not run.has_baseline():
         run.write_baseline(mean_activation(network, run.images, through))
     return run
@@ -199,12 +208,43 @@ def _slice(run: Run, shard: int) -> range:
     return range(shard * size, min((shard + 1) * size, len(run.images)))
 
 
+def _checked_view(network: Network, manifest: Manifest, images: ImageSet) -> dict[str, Any]:
+    """The part of image and layers that is enough, described, after a check on the first images.
+
+    On each of them S must be what the whole image gives, up to rounding.
+    """
+    features = [Feature.restore(each) for each in manifest.features]
+    part = view(network, features, manifest.through)
+    if part.box is None:
+        return part.describe()
+    whole = whole_view(network, features, manifest.through, "")
+    prepared = network.preprocessing
+    decoded = stream(images[:CHECKED], size=prepared.size, resize=prepared.resize)
+    with closing(decoded):
+        readable = [image for image in decoded if not isinstance(image, Unreadable)]
+    if readable:
+        inputs = network.inputs(np.stack(readable))
+        for one, other in zip(
+            attribute_each(network, inputs, features, manifest.through, view=part),
+            attribute_each(network, inputs, features, manifest.through, view=whole),
+            strict=True,
+        ):
+            for name in ("activation", "attribution"):
+                found, expected = getattr(one, name), getattr(other, name)
+                limit = ROUNDING.get(network.dtype, COARSE) * float(expected.abs().max())
+                if float((found - expected).abs().max()) > limit:
+                    reason = f"on the first images, {name} of {one.feature.label} differs"
+                    return replace(whole, reason=reason).describe()
+    return part.describe()
+
+
 class _Shard:
     """The rows of one shard as they come, batch by batch."""
 
     def __init__(self, run: Run, network: Network) -> None:
         self.run, self.network = run, network
         self.rule, self.baseline = run.rule, run.baseline(network)
+        self.view = run.view(network)
         self.waiting: list[UInt8[np.ndarray, "h w 3"]] = []
         self.images: list[str] = []
         self.unreadable: dict[str, str] = {}
@@ -239,11 +279,16 @@ class _Shard:
             self.run.manifest.through,
             rule=self.rule,
             baseline=self.baseline,
+            view=self.view,
         )
         first = len(self.images) - len(inputs)
-        self.exemplars = _most_active(self.exemplars, results[0].hidden, first)
+        box = results[0].window
+        assert box is not None
+        width = self.run.manifest.through_shape[2]
+        self.exemplars = _most_active(self.exemplars, results[0].hidden, first, box, width)
         for parts, result in zip(self.parts, results, strict=True):
             window = self.run.through_window(result.feature)
+            window = replace(window, top=window.top - box.top, left=window.left - box.left)
             values = {name: getattr(result, name) for name in SCALARS} | {
                 "excitation_map": _within(window, result.excitation_map),
                 "inhibition_map": _within(window, result.inhibition_map),
@@ -261,9 +306,15 @@ class _Exemplars(NamedTuple):
     places: Int[np.ndarray, "m k"]
 
 
-def _most_active(found: _Exemplars, hidden: Float[Tensor, "n k h w"], first: int) -> _Exemplars:
-    """The largest of what was found and of more images, counted from `first`, one an image."""
-    values, places = (x.cpu().numpy() for x in hidden.flatten(2).max(2))
+def _most_active(
+    found: _Exemplars, hidden: Float[Tensor, "n k h w"], first: int, box: Window, width: int
+) -> _Exemplars:
+    """The largest of what was found and of more images, counted from `first`, one an image.
+
+    Of the images the box of the map is known; places count along the rows of all of it.
+    """
+    values, places = (x.cpu().numpy() for x in hidden.float().flatten(2).max(2))
+    places = (places // box.width + box.top) * width + places % box.width + box.left
     numbers = np.broadcast_to(first + np.arange(len(values))[:, None], values.shape)
     more = _Exemplars(values.astype(np.float32), numbers, places)
     joined = [np.concatenate(pair) for pair in zip(found, more, strict=True)]

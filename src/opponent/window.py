@@ -9,7 +9,7 @@ One pass, without a multiplication, gives the box of every position of every lay
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -68,10 +68,11 @@ def reach(network: Network, target: str, source: str = PIXELS, *, border: bool =
     key = (target, source, border, network.preprocessing.size, network.device, network.dtype)
     if key not in found:
         found[key] = _reach(network, target, source, border)
-    return found[key].clone()
+    extremes: Tensor = found[key]
+    return extremes.clone()
 
 
-_FOUND: "WeakKeyDictionary[Network, dict[object, Tensor]]" = WeakKeyDictionary()
+_FOUND: "WeakKeyDictionary[Network, dict[object, Any]]" = WeakKeyDictionary()
 
 
 def _reach(network: Network, target: str, source: str, border: bool) -> Reach:
@@ -83,30 +84,46 @@ def _reach(network: Network, target: str, source: str, border: bool) -> Reach:
     return _known(reading.target, mode, f"{target} on {source}")
 
 
-def reaches(network: Network) -> dict[str, Reach]:
-    """What each element of each layer's output would depend on, had the image no border.
+def reaches(
+    network: Network, *, border: bool = False, until: str | None = None
+) -> dict[str, Reach]:
+    """What each position of each layer's output depends on: the most that any channel does.
 
-    Coordinates go on beyond the border, so that boxes have their full size and even steps, as the
-    literature gives receptive fields. Layers that depend on no image are
-    left out, and those of which it cannot be told.
+    Without `border` it is what it would be, had the image none: coordinates go on beyond it, so
+    that boxes have their full size and even steps, as the literature gives receptive fields. With
+    it, boxes end at the image's edge. Layers that depend on no image are left out, and those of
+    which it cannot be told.
 
+    Args:
+        network: the network.
+        border: whether the image has one.
+        until: the last layer; without one, all.
+    Returns:
+        Maps of one channel each.
     Raises:
         UnknownGeometry: an operation mixes images or fails, so that no box can be told.
     """
+    kept = _FOUND.setdefault(network, {})
+    key = ("all", until, border, network.preprocessing.size, network.device, network.dtype)
+    if key not in kept:
+        kept[key] = _reaches(network, border, until)
+    return dict(kept[key])
+
+
+def _reaches(network: Network, border: bool, until: str | None) -> dict[str, Reach]:
     found: dict[str, Tensor] = {}
     images = torch.zeros(4, 3, *network.preprocessing.size, device=network.device)
-    with _telling("the layers"), _Coordinates(border=False) as mode:
+    with _telling("the layers"), _Coordinates(border=border) as mode:
 
         def keep(name: str, output: Tensor) -> None:
-            if mode.known.get(output):
-                # A copy, since what follows may write over it.
-                found[name] = output.clone().cpu()
+            if mode.known.get(output) and output.shape[0] == 4:
+                found[name] = output.amax(1, keepdim=True)
 
-        network.visit(mode.coordinates(images.to(network.dtype)), keep)
+        network.visit(mode.coordinates(images.to(network.dtype)), keep, until=until)
     return {
-        name: x
+        name: x.cpu()
         for name, x in found.items()
-        if x.shape[0] == 4 and _exact(x, x.dtype) and x.amax(1).isfinite().all()
+        if _exact(x, x.dtype) and (border or x.isfinite().all())
     }
 
 
@@ -170,108 +187,6 @@ def placement(network: Network, layer: str) -> tuple[float, float, float, float]
     if not (rows and columns):
         return None
     return (bottom - top) / 2, (right - left) / 2, rows, columns
-
-
-@dataclass(frozen=True, kw_only=True)
-class Excerpt:
-    """The part of the input that a feature needs, and where things lie when only it is given.
-
-    Args:
-        box: of the input.
-        feature: the same feature, at its position in the excerpt's map.
-        through: the window of the through layer's map, within the excerpt's; None without one.
-    """
-
-    box: Window
-    feature: Feature
-    through: Window | None
-
-    def cut(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 y x"]:
-        """The excerpt of whole inputs."""
-        rows, columns = self.box.slices
-        return inputs[:, :, rows, columns]
-
-
-def excerpt(network: Network, feature: Feature, through: str | None) -> Excerpt:
-    """The smallest part of the input that gives a feature, and the through layer's window, exactly.
-
-    All that the two depend on lies within it, and it starts at a multiple of the layers' steps, so
-    that every element is computed from the same pixels as in the whole image. This is checked on
-    noise; where it does not hold (global operations, sizes that are built in), it is the whole
-    image.
-
-    Args:
-        network: the network.
-        feature: with its position written out.
-        through: a layer before the feature's; None where only the feature is wanted.
-    """
-    size = network.preprocessing.size
-    window = None if through is None else feature_window(network, feature, through)
-    whole = Excerpt(
-        box=Window(top=0, left=0, height=size[0], width=size[1]), feature=feature, through=window
-    )
-    layers = [feature.layer] if through is None else [feature.layer, through]
-    places = [placement(network, layer) for layer in layers]
-    if feature.position is None or any(place is None for place in places):
-        return whole
-    boxes = [feature_window(network, feature)]
-    if through is not None and window is not None:
-        box = window
-        if through != PIXELS:
-            box = (
-                window_of(reach(network, through)[:, :, *window.slices].flatten(2).amax(2))
-                or window
-            )
-        boxes.append(box)
-    steps = [(place[2], place[3]) for place in places if place is not None]
-    (top, height), (left, width) = (
-        _aligned([(b.top, b.height) if axis == 0 else (b.left, b.width) for b in boxes], step, end)
-        for axis, (step, end) in enumerate(zip(steps[0], size, strict=True))
-    )
-    if height * width > 0.8 * size[0] * size[1]:
-        return whole  # too little is saved
-    row, column = feature.position
-    part = Excerpt(
-        box=Window(top=top, left=left, height=height, width=width),
-        feature=feature.at((row - round(top / steps[0][0]), column - round(left / steps[0][1]))),
-        through=None
-        if window is None
-        else replace(
-            window,
-            top=window.top - round(top / steps[1][0]),
-            left=window.left - round(left / steps[1][1]),
-        ),
-    )
-    return part if _agree(network, whole, part, through) else whole
-
-
-def _aligned(spans: list[tuple[int, int]], step: float, end: int) -> tuple[int, int]:
-    """Start and length of what covers all spans, out to multiples of the step, within the image."""
-    first = min(start for start, _ in spans)
-    last = max(start + length for start, length in spans)
-    start = int(first // step * step)
-    return start, min(end, int(-(-last // step) * step)) - start
-
-
-def _agree(network: Network, whole: Excerpt, part: Excerpt, through: str | None) -> bool:
-    """Whether an excerpt gives what the whole image gives, on noise."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(1, 3, *network.preprocessing.size, generator=generator)
-    inputs = network.preprocessing.normalise(noise).to(network.device, network.dtype)
-    found = []
-    for each in (whole, part):
-        try:
-            reading = network.run(each.cut(inputs), each.feature.layer, through)
-            values = [each.feature.read(reading.target)]
-            if each.through is not None and reading.through is not None:
-                values.append(reading.through[:, :, *each.through.slices])
-        except (RuntimeError, ValueError):
-            return False  # the network takes no other size
-        found.append(values)
-    return all(
-        a.shape == b.shape and bool((a - b).abs().max() <= 1e-4 * a.abs().max().clamp(min=1e-6))
-        for a, b in zip(*found, strict=True)
-    )
 
 
 @contextmanager

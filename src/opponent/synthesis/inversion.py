@@ -17,7 +17,8 @@ from opponent.synthesis.objectives import dot_cosine
 from opponent.synthesis.optimise import Synthesis, ascend
 from opponent.synthesis.parameters import PARAMETERISATIONS, Parameterisation, Photographs
 from opponent.synthesis.transforms import Transforms
-from opponent.window import Excerpt, excerpt, feature_window
+from opponent.view import View, view
+from opponent.window import feature_window
 from opponent.zoo import load
 
 Progress = Callable[[int, int], None]
@@ -155,7 +156,7 @@ def invert_attribution(
         feature=feature,
         through=through,
         sign=sign,
-        excerpt=excerpt(network, feature, through),
+        view=view(network, [feature], through),
         part=part.to(network.device, network.dtype),
     )
     start = _noise(network, targets, settings)
@@ -210,7 +211,7 @@ def visualise(
     network, settings = load(network), settings or Settings()
     feature = network.resolve(feature)
     generator = torch.Generator().manual_seed(settings.seed)
-    part = excerpt(network, feature, None)
+    part = view(network, [feature], None)
     return ascend(
         network,
         PARAMETERISATIONS[settings.parameterisation](
@@ -219,7 +220,6 @@ def visualise(
         lambda hidden: _signed(sign) * part.feature.read(hidden),
         feature,
         sign=sign,
-        through=None,
         part=part,
         transforms=settings.transforms,
         steps=settings.steps,
@@ -234,7 +234,7 @@ class _Targets:
     feature: Feature
     through: str
     sign: int
-    excerpt: Excerpt
+    view: View
     part: Float[Tensor, "n k y x"]  # within the window where S is not zero
 
 
@@ -259,7 +259,7 @@ def _targets(
         feature=feature,
         through=through,
         sign=sign,
-        excerpt=excerpt(network, feature, through),
+        view=view(network, [feature], through),
         part=(result.change.sign() * part)[:, :, rows, columns],
     )
 
@@ -305,9 +305,7 @@ def _in_batches(
         wanted = targets.part[which].repeat(settings.transforms.draws, 1, 1, 1)
 
         def objective(hidden: Tensor, wanted: Tensor = wanted) -> Tensor:
-            assert targets.excerpt.through is not None
-            rows, columns = targets.excerpt.through.slices
-            return dot_cosine(hidden[:, :, rows, columns], wanted, settings.power)
+            return dot_cosine(targets.view.within(hidden), wanted, settings.power)
 
         def report(done: int, steps: int, number: int = number) -> None:
             if progress is not None:
@@ -320,8 +318,7 @@ def _in_batches(
                 objective,
                 targets.feature,
                 sign=targets.sign,
-                through=targets.through,
-                part=targets.excerpt,
+                part=targets.view,
                 transforms=settings.transforms,
                 steps=settings.steps,
                 rate=rate if settings.rate is None else settings.rate,

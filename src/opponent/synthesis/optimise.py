@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from opponent.features import Feature
-from opponent.network import PIXELS, Network
+from opponent.network import Network
 from opponent.synthesis.parameters import Parameterisation
 from opponent.synthesis.transforms import Transforms, resize
-from opponent.window import Excerpt
+from opponent.view import View
 
 # The pixel gradient is clipped here before it becomes opacity. Source: MACO, section 3.2.
 OPACITY_PERCENTILE = 99.0
@@ -57,8 +57,7 @@ def ascend(
     feature: Feature,
     *,
     sign: int,
-    through: str | None,
-    part: Excerpt,
+    part: View,
     transforms: Transforms,
     steps: int,
     rate: float,
@@ -75,9 +74,8 @@ def ascend(
             views, one value a view.
         feature: whose activation is watched.
         sign: what the result is to say of its purpose.
-        through: the layer that the objective reads, and that gradients start from; None is the
-            feature's own layer.
-        part: the part of the input that a pass computes.
+        part: what a pass computes. The objective reads its through layer, and gradients start from
+            there; without one, from the feature's own layer.
         transforms: the views.
         steps, rate: how many steps, of which learning rate.
         generator: for the views.
@@ -94,11 +92,7 @@ def ascend(
             images = start.images()
             views = transforms(images, size, generator)
             inputs = network.preprocessing.normalise(views).to(network.dtype)
-            cut = part.cut(inputs)
-            if through in (None, PIXELS) or watch:
-                reading = network.run(cut, feature.layer, through, differentiate="images")
-            else:
-                reading = network.run(cut, through, after=True, differentiate="images")
+            reading = part.run(network, inputs, differentiate="images", watch=watch)
             values = objective(reading.target if reading.through is None else reading.through)
             [to_images] = torch.autograd.grad(values.sum() / transforms.draws, images)
             gradients = torch.autograd.grad(images, start.parameters, to_images)
