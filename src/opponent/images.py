@@ -352,6 +352,13 @@ def stream(
 ) -> Generator[_Loaded, None, None]:
     """Load images in order, in threads, while the consumer works on earlier ones.
 
+    Threads, not processes, which also can die or be left behind. On two cores processes took 1.2 to
+    1.5 times the processor time of threads (they send pixels and are told of files), which a scan
+    there takes from the network. Pillow decodes and resizes without the interpreter's lock; what
+    needs it takes 0.3 to 0.6 ms of 1.9 to 2.4 ms an image (photographs of 320 pixels to 224), or
+    0.1 to 0.25 of 0.2 to 0.33 ms (64 to 64). So threads stop at about 1,700 to 3,000 images a
+    second, or 4,000 to 9,000: only a network that is faster would gain by processes.
+
     Args:
         entries: what to load.
         size, resize, draft: as in `load`.
@@ -415,6 +422,8 @@ def _work(
         del job, future
 
 
+# Pillow decodes by libjpeg-turbo. simplejpeg and OpenCV do so too: they gave the same pixels, to
+# the bit, in 0.92 of the time with `fit` at 224, and in a half at 64. Not worth a dependency.
 class _Jpeg(JpegImagePlugin.JpegImageFile):
     def getexif(self) -> Image.Exif:
         # Pillow looks for the resolution here, and warns of damage to a block that nobody needs.
