@@ -697,8 +697,7 @@ async def _burst(server: Server) -> int:
     return passed
 
 
-def test_the_command_serves_until_it_is_interrupted(study: Study, tmp_path: Path) -> None:
-    """And says what to run where jsPsych is missing."""
+def test_the_command_says_what_to_run_without_jspsych(study: Study, tmp_path: Path) -> None:
     empty = tmp_path / "it's empty"
     command = [sys.executable, "-m", "opponent", "experiment", "serve", str(study.folder)]
     done = subprocess.run(
