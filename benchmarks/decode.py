@@ -24,8 +24,9 @@ from PIL import Image, features
 
 from opponent.images import ImageEntry, load, open_images, stream
 
-# What the files are called: pixels of their long side (None: as it is), and how often each is read.
-SIZES = {"thumbnails": (85, 80), "web size": (None, 8), "camera size": (3000, 1)}
+# What the files are called: how many photographs, pixels of their long side (None: as it is), and
+# how often each is read.
+SIZES = {"thumbnails": (12, 85, 80), "web size": (12, None, 8), "camera size": (6, 3000, 1)}
 QUALITY = 90
 # Whatever the size, the thumbnails would be enlarged: they go to a network of theirs.
 SMALL = 64
@@ -34,10 +35,10 @@ WORKERS = min(8, os.cpu_count() or 1)  # as `stream` has by default
 Load = Callable[[list[ImageEntry], int], list[np.ndarray]]
 
 
-def saved(folder: Path, long_side: int | None) -> list[ImageEntry]:
+def saved(folder: Path, count: int, long_side: int | None) -> list[ImageEntry]:
     """The photographs as JPEGs of that size."""
     entries = []
-    for path in sorted({entry.path for entry in open_images("photos")}):
+    for path in sorted({entry.path for entry in open_images("photos")})[:count]:
         photo = Image.open(path).convert("RGB")
         factor = 1.0 if long_side is None else long_side / max(photo.size)
         size = (round(photo.width * factor), round(photo.height * factor))
@@ -93,8 +94,8 @@ def main() -> None:
         # Spawned from a server without threads: torch's threads do not survive a fork.
         ProcessPoolExecutor(WORKERS, mp_context=get_context("forkserver")) as pool,
     ):
-        for name, (long_side, copies) in SIZES.items():
-            files = saved(Path(folder), long_side)
+        for name, (count, long_side, copies) in SIZES.items():
+            files = saved(Path(folder), count, long_side)
             entries, size = files * copies, SMALL if name == "thumbnails" else arguments.size
             ways: list[Load] = [
                 plain,
