@@ -1,11 +1,23 @@
 """Commands of the human experiment: `opponent experiment ...`."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from opponent.cli.common import app, err, out
+from opponent.cli.common import (
+    Device,
+    Seed,
+    Weights,
+    app,
+    err,
+    new_table,
+    open_network,
+    out,
+    plain,
+    progress_bars,
+)
 
 experiment = typer.Typer(
     no_args_is_help=True,
@@ -19,6 +31,190 @@ app.add_typer(experiment, name="experiment")
 StudyFolder = Annotated[
     Path, typer.Argument(metavar="STUDY", help="A study made by `experiment build`.")
 ]
+
+
+@experiment.command(
+    epilog="Example: [bold]opponent experiment build run-conv2d1 run-mixed3b run-mixed5b "
+    "--out study[/], from scans of some 40 features of each layer (`opponent directions --spread`, "
+    "`opponent scan --power 2`)."
+)
+def build(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Finished scans, one or more a layer.")
+    ],
+    folder: Annotated[Path, typer.Option("--out", help="The study's folder, new or to finish.")],
+    features: Annotated[int, typer.Option(min=1, help="Trials a layer.")] = 15,
+    catch: Annotated[int, typer.Option(min=0, help="Catch trials a layer.")] = 1,
+    practice: Annotated[int, typer.Option(min=0, help="Trials to practise with.")] = 1,
+    label: Annotated[
+        list[str] | None, typer.Option(help="A layer's name in figures; first to last layer.")
+    ] = None,
+    format: Annotated[str, typer.Option(help="Of the sheets for print: pdf, png or svg.")] = "pdf",
+    seed: Seed = 0,
+) -> None:
+    """Make a study from scans: trials, pictures, and contact sheets to look them over.
+
+    Interrupted, it goes on where it stopped when the same command is given again.
+    """
+    from opponent.experiment.sheet import write_sheets
+    from opponent.experiment.trials import build as make
+    from opponent.gallery import check_suffix
+
+    check_suffix(format)
+    with progress_bars() as report:
+        study, passed = make(
+            list(runs),
+            folder,
+            features=features,
+            catch=catch,
+            practice=practice,
+            labels=label,
+            seed=seed,
+            progress=report,
+        )
+        report("sheets", 0, 1)
+        sheets = write_sheets(study, suffix=format)
+        report("sheets", 1, 1)
+    table = new_table("layer", "", "trials", "catch", "practice", "passed over")
+    for layer in study.layers:
+        kinds = [trial.kind for trial in study.trials if trial.layer == layer]
+        counts = [str(kinds.count(kind)) for kind in ("trial", "catch", "practice")]
+        table.add_row(plain(study.label(layer)), plain(layer), *counts, str(len(passed[layer])))
+    out.print(table)
+    for reasons in passed.values():
+        for feature, why in reasons.items():
+            out.print(f"passed over {feature}: {why}", style="dim", markup=False)
+    for path in sheets:
+        out.print(str(path), markup=False)
+    todo = [name for name in ("consent", "debriefing") if "[" in str(study.settings[name])]
+    todo += ["codes"] if not study.settings["codes"]["complete"] else []
+    if todo:
+        out.print(
+            f"before the first participant: look at the sheets, and fill in {', '.join(todo)} in "
+            f"{study.folder / 'study.json'}",
+            markup=False,
+        )
+
+
+@experiment.command(
+    epilog="Example: [bold]opponent experiment simulate study --participants 48 "
+    "--skill similarity[/], then [bold]opponent experiment analyse study-simulated-similarity[/]"
+)
+def simulate(
+    study: StudyFolder,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--out", help="A copy of the study for the answers; default: beside it."),
+    ] = None,
+    participants: Annotated[int, typer.Option(min=1, help="How many.")] = 48,
+    skill: Annotated[
+        str,
+        typer.Option(help="chance, perfect, or similarity (nearest to the examples; farthest)."),
+    ] = "similarity",
+    temperature: Annotated[
+        float, typer.Option(min=0.0, help="Chance in a similarity observer's choices.")
+    ] = 0.15,
+    model: Annotated[str, typer.Option(help="What it sees with.")] = "inceptionv1-mini",
+    layer: Annotated[str, typer.Option(help="A late layer of that model.")] = "mixed5b",
+    weights: Weights = None,
+    url: Annotated[
+        str | None,
+        typer.Option(help="A running server of this study, for a test: its own answers grow."),
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Let simulated participants take part, through the server's own interface."""
+    from opponent.experiment.simulate import simulate as run
+    from opponent.experiment.study import Study
+
+    network = open_network(model, weights, device) if skill == "similarity" else model
+    with progress_bars() as report:
+        answered = run(
+            Study(study),
+            folder,
+            url=url,
+            participants=participants,
+            skill=skill,
+            temperature=temperature,
+            network=network,
+            layer=layer,
+            seed=seed,
+            progress=report,
+        )
+    where = url or answered.folder
+    out.print(f"{participants} simulated participants took part in {where}", markup=False)
+    if url is None:
+        out.print(f"next: opponent experiment analyse {where}", style="dim", markup=False)
+
+
+@experiment.command(
+    epilog="Example: [bold]opponent experiment analyse study --out results[/], also while "
+    "[bold]serve[/] runs"
+)
+def analyse(
+    study: StudyFolder,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Where to write; default: STUDY/analysis.")
+    ] = None,
+    format: Annotated[str, typer.Option(help="png, pdf or svg.")] = "png",
+) -> None:
+    """Analyse the answers as study.json plans it: figure 10, a test, exclusions, power."""
+    from opponent.experiment.analysis import analyse_folder, write_analysis
+    from opponent.experiment.study import Study
+    from opponent.gallery import check_suffix
+
+    check_suffix(format)
+    opened = Study(study)
+    with progress_bars() as report:
+        analysis = analyse_folder(opened, report)
+    values = analysis.values
+    table = new_table("layer", "", "MEI", "interval", "MII", "interval", "where open")
+    for each in values["layers"]:
+        cells = [
+            text
+            for question in ("mei", "mii")
+            for text in (_share(each[question]["accuracy"]), _range(each[question]))
+        ]
+        open_ = _share(each["mii"]["accuracy_where_open"])
+        table.add_row(plain(each["label"]), plain(each["layer"]), *cells, open_)
+    out.print(table)
+    for line in _told(values):
+        out.print(line, markup=False)
+    for path in write_analysis(analysis, folder or opened.folder / "analysis", suffix=format):
+        out.print(str(path), markup=False)
+
+
+def _share(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
+
+
+def _range(bar: dict[str, Any]) -> str:
+    return "none" if bar["low"] is None else f"{bar['low']:.3f} to {bar['high']:.3f}"
+
+
+def _told(values: Mapping[str, Any]) -> list[str]:
+    """The rest of an analysis in a few lines."""
+    people, test = values["participants"], values["test"]
+    excluded = "; ".join(f"{count} {why}" for why, count in people["excluded"].items())
+    lines = [
+        f"{people['analysed']} of {people['began']} participants analysed"
+        + (f" (left out: {excluded})" if excluded else ""),
+        "chance: 1/9 for the MEI; for the MII 1/8 where the first choice was not the MII",
+    ]
+    if test.get("p") is None:
+        lines.append(f"no test: {test['reason']}")
+    else:
+        lines.append(
+            f"{test['question'].upper()}, {test['contrast']}: {test['difference']:+.3f} "
+            f"({test['difference_low']:+.3f} to {test['difference_high']:+.3f}), "
+            f"log odds ratio {test['estimate']:.2f} ± {test['error']:.2f}, "
+            f"t({test['df']}) p = {test['p']:.2g}, clustered by participant and feature"
+        )
+    if values["power"]:
+        shares = ", ".join(f"{n}: {p:.2f}" for n, p in values["power"]["power"].items())
+        lines.append(f"power of that test by number of participants: {shares}")
+    return lines
 
 
 @experiment.command(
