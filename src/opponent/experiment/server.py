@@ -12,11 +12,9 @@ told after both questions of a trial, as in the paper's experiment.
 Source: paper, appendix B.
 """
 
-import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -33,6 +31,7 @@ from opponent.experiment.guard import LIMITS, LOG, Buckets, Guard, Limits, Refus
 from opponent.experiment.site import File
 from opponent.experiment.store import Answer, Participant, Refused, Store
 from opponent.experiment.study import QUESTIONS, Shown, Study
+from opponent.experiment.writer import Writer
 from opponent.run import RunError
 
 P = ParamSpec("P")
@@ -58,8 +57,7 @@ class Experiment:
         self.settings = study.settings
         self._check()
         self.per_session = limits and Buckets(limits.session, limits.clients)
-        # One thread writes: what it commits is in the order of arrival.
-        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="answers")
+        self._writer = Writer(store)
         self.blocks = lru_cache(maxsize=512)(study.session)
 
     def _check(self) -> None:
@@ -79,10 +77,9 @@ class Experiment:
         return tuple(shown for block in self.blocks(number) for shown in block.trials)
 
     async def stored(self, act: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
-        """What the store does, in the thread that writes."""
-        loop = asyncio.get_running_loop()
+        """What the store does, told when it is on the disk."""
         try:
-            return await loop.run_in_executor(self._writer, lambda: act(*given, **named))
+            return await self._writer.do(lambda: act(*given, **named))
         except Refused as error:
             raise Refusal(409, error.reason, str(error), stored=error.stored) from None
 
@@ -104,7 +101,7 @@ class Experiment:
 
     def close(self) -> None:
         """Finish what is being stored."""
-        self._writer.shutdown()
+        self._writer.close()
 
     # What is asked
 

@@ -158,7 +158,7 @@ class Store:
                 f"{self.path} is not there: nobody has taken part yet; "
                 f"`opponent experiment serve {self.path.parent}` makes it"
             )
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         try:
             self._connection = sqlite3.connect(
                 self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False
@@ -174,7 +174,7 @@ class Store:
         run("PRAGMA foreign_keys = ON")
         # What a participant takes back is overwritten, not only forgotten.
         run("PRAGMA secure_delete = ON")
-        with self._transaction():
+        with self.transaction():
             if run("SELECT count(*) FROM sqlite_master").fetchone() == (0,) and create:
                 for statement in _TABLES.split(";"):
                     run(statement)
@@ -208,16 +208,22 @@ class Store:
         self.close()
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """All or nothing, and nobody else writes between."""
+    def transaction(self) -> Iterator[None]:
+        """All or nothing, and nobody else writes between; one in another is undone by itself."""
+        run = self._connection.execute
         with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
+            inner = self._connection.in_transaction
+            run("SAVEPOINT inner_one" if inner else "BEGIN IMMEDIATE")
             try:
                 yield
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                # Some errors of SQLite have undone everything already.
+                if self._connection.in_transaction:
+                    run("ROLLBACK TO inner_one" if inner else "ROLLBACK")
+                    if inner:
+                        run("RELEASE inner_one")
                 raise
-            self._connection.execute("COMMIT")
+            run("RELEASE inner_one" if inner else "COMMIT")
 
     # Who takes part
 
@@ -245,7 +251,7 @@ class Store:
         token = secrets.token_urlsafe(32)
         known = json.dumps(dict(browser or {}), sort_keys=True)
         run = self._connection.execute
-        with self._transaction():
+        with self.transaction():
             found = None
             if prolific_pid:
                 found = run(
@@ -302,7 +308,7 @@ class Store:
                 not (that is `withdraw`).
         """
         run = self._connection.execute
-        with self._transaction():
+        with self.transaction():
             state, given = run(
                 "SELECT state, consent_version FROM participants WHERE participant = ?",
                 (participant,),
@@ -335,7 +341,7 @@ class Store:
             Refused: answers are missing.
         """
         run = self._connection.execute
-        with self._transaction():
+        with self.transaction():
             (before,) = run(
                 "SELECT state FROM participants WHERE participant = ?", (participant,)
             ).fetchone()
@@ -387,7 +393,7 @@ class Store:
                 answer to the first question, or the session has not begun or has ended.
         """
         run = self._connection.execute
-        with self._transaction():
+        with self.transaction():
             state, consent = run(
                 "SELECT state, consent_version FROM participants WHERE participant = ?",
                 (participant,),
