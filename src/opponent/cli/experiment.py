@@ -272,7 +272,8 @@ def serve(
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     run(Study(study), host=host, port=port, files=files, limits=limits, proxy=proxy)
-    err.print(f"stopped; all answers are in {study / 'answers.sqlite3'}", markup=False)
+    stopped = f"stopped; all answers are in {study / 'answers.sqlite3'}"
+    err.print(stopped, markup=False, soft_wrap=True)
 
 
 @experiment.command(epilog="Example: [bold]opponent experiment export study --out answers[/]")

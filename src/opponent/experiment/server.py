@@ -38,6 +38,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MAX_AGENT = 400
+BACKLOG = 1024
 
 
 class Experiment:
@@ -340,7 +341,10 @@ def serve(
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
+        # From here on clients wait for the server instead of being refused.
+        listener.listen(BACKLOG)
     except OSError as error:
+        listener.close()
         raise RunError(f"cannot listen at {host}:{port}: {error.strerror}") from error
     config = uvicorn.Config(
         app,
@@ -355,7 +359,7 @@ def serve(
         forwarded_allow_ips=proxy,
         # Files that a process may hold open are often 1,024.
         limit_concurrency=900,
-        backlog=1024,
+        backlog=BACKLOG,
         timeout_graceful_shutdown=5,
     )
     shown = f"[{host}]" if ":" in host else host

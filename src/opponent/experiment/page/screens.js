@@ -6,7 +6,7 @@ const { ParameterType } = window.jsPsychModule;
 export function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
-    if (name in element && name !== "list") element[name] = value;
+    if (name in element) element[name] = value;
     else element.setAttribute(name, value);
   }
   element.append(...children);
@@ -129,7 +129,7 @@ class Grid {
       const cell = make("button", { type: "button", className: "cell", disabled: true });
       cell.append(
         picture(id, ""),
-        make("span", { className: "digit", ariaHidden: "true" }, String(i + 1)),
+        make("span", { className: "digit", "aria-hidden": "true" }, String(i + 1)),
         make("span", { className: "mark" }),
       );
       cell.addEventListener("click", () => this.choose(i));
@@ -147,7 +147,7 @@ class Grid {
           make("div", { className: "examples" }, ...examples)),
         make("div", { className: "board" },
           make("h2", {}, "Choose one of these nine"),
-          make("div", { className: "choices", role: "group", ariaLabel: "Choices" }, ...this.cells))),
+          make("div", { className: "choices", role: "group", "aria-label": "Choices" }, ...this.cells))),
       make("footer", {}, this.status, this.confirm),
     );
     display.replaceChildren(this.root);
@@ -207,7 +207,9 @@ class Grid {
       };
       const key = (event) => {
         if (!this.root.isConnected || dialogIsOpen() || event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
-        const digit = Number(event.key);
+        /* Some keyboards have the digits on shifted keys. */
+        const code = /^(?:Digit|Numpad)([1-9])$/.exec(event.code);
+        const digit = Number(event.key) || (code ? Number(code[1]) : 0);
         const here = this.cells.indexOf(document.activeElement);
         if (digit >= 1 && digit <= this.cells.length) {
           this.choose(digit - 1);

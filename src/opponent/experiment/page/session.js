@@ -58,6 +58,7 @@ const FAILURES = {
     "This study can be done once, and it was begun in another browser or window. Please go on there. If you cannot, send a message to the people who run the study."],
   token: ["This session was opened elsewhere", "You can go on in the window in which you opened it last."],
   field: ["This link is not complete", "Please open the study again from where you found it."],
+  ended: ["This session has ended", "It was ended in another window. Load this page again to see how to go on."],
   conflict: ["This was answered elsewhere", "Another window has answered this question. Load this page again to go on from there."],
 };
 
