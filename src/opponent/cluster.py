@@ -110,7 +110,7 @@ def scan_on_ray(
             done += len(shards[number])
             if progress is not None:
                 progress(done, total)
-    for name in ("scan", "channels"):
+    for name in ("scan", "channels", "units"):
         sweep(run.folder / name)
     run.finish()
     return run
@@ -153,7 +153,7 @@ def map_parts(
     started = _connect(ray, address)
     kind = ray.remote(_Actor).options(num_cpus=cpus, num_gpus=gpus)
     waiting, lost = deque(parts), Counter[_Part | None]()
-    idle: list[Any] = []
+    living, idle = list[Any](), list[Any]()
     # For each call that is under way its actor and part; None while the actor makes its function.
     calls: dict[Any, tuple[Any, _Part | None]] = {}
     seen = -float("inf")  # when there was room last
@@ -169,6 +169,7 @@ def map_parts(
             wanted = min(room, busy + len(waiting))
             for _ in range(wanted - len(calls) - len(idle)):
                 actor = kind.remote()
+                living.append(actor)
                 calls[actor.begin.remote(made)] = (actor, None)
             while idle and waiting:
                 actor, given = idle.pop(), waiting.popleft()
@@ -188,6 +189,7 @@ def map_parts(
                         waiting.appendleft(part)
                     if lost[part] > retries:
                         raise RunError(_gone(part, lost[part], error)) from error
+                    living.remove(actor)
                     with suppress(ray.exceptions.RayError):
                         ray.kill(actor)
                 else:
@@ -197,7 +199,7 @@ def map_parts(
                     else:
                         yield part
     finally:
-        for actor in [*idle, *(actor for actor, _ in calls.values())]:
+        for actor in living:
             with suppress(ray.exceptions.RayError):
                 ray.kill(actor)
         if started:

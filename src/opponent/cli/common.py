@@ -18,6 +18,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from opponent.files import to_path
+
 if TYPE_CHECKING:
     from opponent.features import Feature
     from opponent.network import Network
@@ -39,7 +41,10 @@ Model = Annotated[str, typer.Argument(help="A model's name; `opponent models` li
 Weights = Annotated[
     Path | None, typer.Option(help="A file of weights: safetensors, or a saved state dict.")
 ]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder made by `scan`.")]
+RunFolder = Annotated[
+    Path,  # or what has its methods, on another file system
+    typer.Argument(metavar="RUN", parser=to_path, help="A run folder made by `scan`."),
+]
 Through = Annotated[str, typer.Option(help="The earlier layer to explain the feature through.")]
 Features = Annotated[
     list[str] | None, typer.Option("--feature", help="One of the run's features; repeatable.")

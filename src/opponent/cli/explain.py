@@ -1,7 +1,9 @@
 """Commands on one feature: from images to what drives it."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -29,6 +31,10 @@ from opponent.cli.common import (
     plain,
     progress_bars,
 )
+from opponent.files import to_path
+
+if TYPE_CHECKING:
+    from opponent.run import Run
 
 
 @app.command()
@@ -78,7 +84,9 @@ def layers(model: Model, weights: Weights = None) -> None:
     epilog="Examples: [bold]opponent scan inceptionv1-mini mixed4a:5 --through mixed3b "
     "--images photos --out run[/]; "
     "[bold]opponent scan torchvision:squeezenet1_1 logits:954 logits:1 --through features.9 "
-    "--images ~/photographs --out bananas[/]"
+    "--images ~/photographs --out bananas[/]; by many machines: [bold]opponent scan "
+    "inceptionv1-mini mixed4a:5 --through mixed3b --images /data/photographs --out /data/run "
+    "--ray auto[/]"
 )
 def scan(
     model: Model,
@@ -87,7 +95,15 @@ def scan(
     ],
     through: Through,
     images: Annotated[str, typer.Option(help="A folder, a file, a .txt list, or 'photos'.")],
-    folder: Annotated[Path, typer.Option("--out", help="The run folder, new or to go on with.")],
+    folder: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            parser=to_path,
+            metavar="PATH",
+            help="The run folder, new or to go on with; s3://... and the like, too.",
+        ),
+    ],
     weights: Weights = None,
     directions: DirectionsFile = None,
     power: Power = 0,
@@ -96,6 +112,21 @@ def scan(
     rule: RuleName = "gradient",
     seed: Seed = 0,
     device: Device = "cpu",
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Compute with Ray: 'local' on all of this machine, 'auto' or HOST:PORT in a "
+            "cluster that runs.",
+        ),
+    ] = None,
+    cpus: Annotated[float, typer.Option(min=0, help="Processors for each of Ray's actors.")] = 1,
+    gpus: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="GPUs for each of Ray's actors, such as 0.5; default: 1 on --device cuda."
+        ),
+    ] = None,
 ) -> None:
     """Attribute features of one layer in every image, into a run folder.
 
@@ -103,10 +134,16 @@ def scan(
     """
     from opponent.scan import scan as run_scan
 
+    scan_it: "Callable[..., Run]" = run_scan
+    if ray is not None:
+        from opponent.cluster import scan_on_ray
+
+        share = float(device.startswith("cuda")) if gpus is None else gpus
+        scan_it = partial(scan_on_ray, address=ray, cpus=cpus, gpus=share)
     network = open_network(model, weights, device)
     asked = parse_features(features, directions, power)
     with progress_bars() as report:
-        run = run_scan(
+        run = scan_it(
             network,
             asked,
             through=through,
