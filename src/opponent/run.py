@@ -5,6 +5,8 @@
     RUN/scan/000000.parquet one row an image and feature; its metadata: what could not be read
     RUN/channels/000000.parquet  for each channel of the through layer, where it is most active
     RUN/baseline.safetensors     the through layer's mean, for a rule that starts there
+    RUN/units/000000.safetensors  where all units are scanned, a summary of theirs
+    RUN/units.parquet       the same over all images, one row a unit and score
     RUN/unreadable.csv      all images that could not be read, with their reasons
 
 A shard holds a fixed slice of the image list and is written whole, so that a scan goes on from the
@@ -41,6 +43,7 @@ from opponent.files import AnyPath, names, opened, to_path, whole, write_text
 from opponent.images import ImageEntry, ImageSet
 from opponent.network import Network, Preprocessing
 from opponent.tension import Columns, Indices
+from opponent.units import Summary, merge, rows
 from opponent.view import View, view, whole_view
 from opponent.window import Window
 from opponent.zoo import load
@@ -84,6 +87,8 @@ class Manifest:
         device, seed, versions: where, from which seed, and with which software.
         rule: of attribution, as `Rule.parse` takes it.
         view: the parts of image and layers that are computed, as `View.describe` gives them.
+        units: where all units of the layer are scanned, its name, their position and their number,
+            the window of the through layer, and how many images are kept at either end.
     """
 
     network: Mapping[str, Any]
@@ -100,6 +105,7 @@ class Manifest:
     versions: Mapping[str, str]
     rule: str = "gradient"
     view: Mapping[str, Any] = field(default_factory=dict)
+    units: Mapping[str, Any] | None = None
     format: int = FORMAT
 
     def determining(self) -> dict[str, Any]:
@@ -213,6 +219,11 @@ class Run:
         Raises:
             ValueError: the run does not hold that feature, or several that fit.
         """
+        if not self.features:
+            raise ValueError(
+                f"{self.folder} holds all units together and no feature's own rows; `opponent "
+                "units` shows them, and a scan of one unit has its images"
+            )
         if feature is None:
             return self.features[0]
         if isinstance(feature, Feature):
@@ -246,6 +257,57 @@ class Run:
         if features is not None:
             return view(network, features, through)
         return View.restore(found, self.features, through)
+
+    def units_view(self, widest: Feature) -> View:
+        """The parts that are computed for all units: `widest` depends on all that they do."""
+        assert self.manifest.units is not None
+        through, found = self.manifest.through, self.manifest.view.get("units", {})
+        if "crops" in found:
+            return View.restore(found, [widest], through)
+        top, left, height, width = self.manifest.units["window"]
+        window = Window(top=top, left=left, height=height, width=width)
+        reason = str(found.get("whole", "unknown"))
+        return View(features=(widest,), through=through, window=window, inner=window, reason=reason)
+
+    def write_summary(self, number: int, summary: Summary) -> None:
+        """Write what one shard holds of all units. To be written before the shard itself."""
+        with whole(self._summary(number)) as part:
+            part.write_bytes(summary.to_bytes())
+
+    def summary(self) -> Summary:
+        """Extremes and distributions of all units over all images.
+
+        Raises:
+            RunError: the scan is not of all units, not finished, or damaged.
+        """
+        if self.manifest.units is None:
+            raise RunError(f"{self.folder} is no scan of all units; scan 'LAYER:*' for one")
+        self._shards()
+        found: Summary | None = None
+        for number in range(self.shard_count):
+            path = self._summary(number)
+            with _damage_told(path):
+                part = Summary.from_bytes(path.read_bytes())
+            found = part if found is None else merge(found, part)
+        assert found is not None
+        return found
+
+    def units(self) -> pa.Table:
+        """One row a unit and score: quantiles, and the images at either end.
+
+        Raises:
+            RunError: the scan is not of all units, not finished, or damaged.
+        """
+        if self.manifest.units is None or not self._units.is_file():
+            self.summary()  # says what is wrong
+        return self._read(self._units)
+
+    def _summary(self, number: int) -> AnyPath:
+        return self.folder / "units" / f"{number:06d}.safetensors"
+
+    @property
+    def _units(self) -> AnyPath:
+        return self.folder / "units.parquet"
 
     def _window(self, feature: Feature, source: str) -> Window:
         top, left, height, width = self.manifest.windows[self.features.index(feature)][source]
@@ -374,13 +436,9 @@ class Run:
         """Write one shard, whole: for each feature its batches' columns, and what was not read."""
         tables = []
         for feature, batches in zip(self.features, parts, strict=True):
-            arrays = {
-                "image": pa.array(images, pa.string()),
-                "feature": pa.array([feature.label] * len(images), pa.string()),
-            }
-            arrays |= {name: _floats([batch[name] for batch in batches]) for name in SCALARS}
-            arrays |= {name: _lists([batch[name] for batch in batches]) for name in LISTS}
-            tables.append(pa.table(arrays))
+            tables.append(_shard_table(images, feature.label, batches))
+        # Without features a table without rows still says what could not be read.
+        tables = tables or [_shard_table([], "", [])]
         table = pa.concat_tables(tables).replace_schema_metadata(
             {_UNREADABLE: json.dumps(dict(unreadable))}
         )
@@ -414,11 +472,14 @@ class Run:
         return self.folder / "channels" / f"{number:06d}.parquet"
 
     def finish(self) -> None:
-        """Write the list of unreadable images, for people."""
+        """Write the list of unreadable images, for people, and the table of all units."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerows([("image", "reason"), *self.unreadable().items()])
         write_text(self.folder / "unreadable.csv", text.getvalue())
+        if self.manifest.units is not None:
+            names = [entry.id for entry in self.images]
+            _write_table(self._units, pa.table(dict(rows(self.summary(), names))))
 
     def unreadable(self) -> dict[str, str]:
         """The images that could not be read, with their reasons."""
@@ -575,6 +636,18 @@ def _paths(images: ImageSet) -> pa.Array:
 def _write_table(path: AnyPath, table: pa.Table) -> None:
     with whole(path) as part:
         pq.write_table(table, part, compression="zstd", write_page_checksum=True)
+
+
+def _shard_table(
+    images: Sequence[str], label: str, batches: Sequence[Mapping[str, np.ndarray]]
+) -> pa.Table:
+    arrays = {
+        "image": pa.array(images, pa.string()),
+        "feature": pa.array([label] * len(images), pa.string()),
+    }
+    arrays |= {name: _floats([batch[name] for batch in batches]) for name in SCALARS}
+    arrays |= {name: _lists([batch[name] for batch in batches]) for name in LISTS}
+    return pa.table(arrays)
 
 
 def _floats(batches: Sequence[Float[np.ndarray, " _"]]) -> pa.Array:

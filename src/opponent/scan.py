@@ -1,21 +1,24 @@
 """One pass over many images for many features."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from opponent.attribution import Rule, attribute_each, mean_activation
+from opponent.attribution import Attribution, Rule, attribute_each, mean_activation
 from opponent.features import Feature
 from opponent.files import to_path
 from opponent.images import ImageSet, Unreadable, open_images, stream
 from opponent.network import Network
 from opponent.run import EXEMPLARS, SCALARS, Manifest, Run, versions
+from opponent.units import KEEP, AllUnits, scores, summarise
+from opponent.units import SCORES as UNIT_SCORES
 from opponent.view import ROUNDING, view, whole_view
 from opponent.window import Window, feature_window, placement
 from opponent.zoo import load
@@ -28,6 +31,9 @@ SHARD = 256
 CHECKED = 8
 # Largest relative difference that is rounding in half precision.
 COARSE = 0.05
+
+
+_Result = TypeVar("_Result")
 
 
 def scan(
@@ -51,7 +57,8 @@ def scan(
     Args:
         network: a network or its name.
         features: one or more features of one layer; a feature without a position is read at the
-            centre.
+            centre. 'LAYER:*' (or 'LAYER:*@ROW,COLUMN') is all its units: of these, the run keeps
+            extremes and distributions; of the others, every image.
         through: the layer to explain them through.
         images: a folder, files, a text list, or 'photos'.
         out: the run folder, new or that of the same scan.
@@ -159,11 +166,20 @@ def _plan(
         raise ValueError(
             f"batch and shard size must be positive, got {batch_size} and {shard_size}"
         )
-    resolved = [network.resolve(feature) for feature in given]
+    asked = [AllUnits.parse(each) if isinstance(each, str) else None for each in given]
+    stars = [each for each in asked if each is not None]
+    if len(stars) > 1:
+        raise ValueError("one scan takes all units of one layer, at one position")
+    if stars and rule.kind != "gradient":
+        raise ValueError(f"all units at once take the rule 'gradient', not {rule.label!r}")
+    whole = stars[0].widest(network) if stars else None
+    resolved = [
+        network.resolve(feature) for feature, star in zip(given, asked, strict=True) if not star
+    ]
     labels = [feature.label for feature in resolved]
     if len(set(labels)) < len(labels):
         raise ValueError(f"a feature is given twice among {', '.join(labels)}")
-    layers = sorted({feature.layer for feature in resolved})
+    layers = sorted({x.layer for x in (*resolved, *([whole] if whole else []))})
     if len(layers) > 1:
         raise ValueError(f"one scan takes features of one layer, got {', '.join(layers)}")
     network.check(layers[0], through)
@@ -195,6 +211,15 @@ def _plan(
         seed=seed,
         versions=versions(),
         rule=rule.label,
+        units=None
+        if whole is None
+        else {
+            "layer": whole.layer,
+            "position": whole.position and list(whole.position),
+            "count": network.layer(whole.layer).shape[0],
+            "window": _box(feature_window(network, whole, through)),
+            "keep": KEEP,
+        },
     )
     return manifest, found
 
@@ -209,15 +234,33 @@ def _slice(run: Run, shard: int) -> range:
 
 
 def _checked_view(network: Network, manifest: Manifest, images: ImageSet) -> dict[str, Any]:
-    """The part of image and layers that is enough, described, after a check on the first images.
+    """The parts of image and layers that are enough, described, after a check on the first images.
 
     On each of them S must be what the whole image gives, up to rounding.
     """
     features = [Feature.restore(each) for each in manifest.features]
-    part = view(network, features, manifest.through)
+    found: dict[str, Any] = {}
+    if features:
+        found = _checked(network, manifest.through, features, images)
+    if manifest.units is not None:
+        widest = [_widest(network, manifest.units)]
+        found["units"] = _checked(network, manifest.through, widest, images)
+    return found
+
+
+def _widest(network: Network, units: Mapping[str, Any]) -> Feature:
+    place = units["position"]
+    position = (place[0], place[1]) if place else None
+    return AllUnits(layer=units["layer"], position=position).widest(network)
+
+
+def _checked(
+    network: Network, through: str, features: Sequence[Feature], images: ImageSet
+) -> dict[str, Any]:
+    part = view(network, features, through)
     if part.box is None:
         return part.describe()
-    whole = whole_view(network, features, manifest.through, "")
+    whole = whole_view(network, features, through, "")
     prepared = network.preprocessing
     decoded = stream(images[:CHECKED], size=prepared.size, resize=prepared.resize)
     with closing(decoded):
@@ -225,8 +268,8 @@ def _checked_view(network: Network, manifest: Manifest, images: ImageSet) -> dic
     if readable:
         inputs = network.inputs(np.stack(readable))
         for one, other in zip(
-            attribute_each(network, inputs, features, manifest.through, view=part),
-            attribute_each(network, inputs, features, manifest.through, view=whole),
+            attribute_each(network, inputs, features, through, view=part),
+            attribute_each(network, inputs, features, through, view=whole),
             strict=True,
         ):
             for name in ("activation", "attribution"):
@@ -244,7 +287,10 @@ class _Shard:
     def __init__(self, run: Run, network: Network) -> None:
         self.run, self.network = run, network
         self.rule, self.baseline = run.rule, run.baseline(network)
-        self.view = run.view(network)
+        self.view = run.view(network) if run.features else None
+        units = run.manifest.units
+        self.units = None if units is None else run.units_view(_widest(network, units))
+        self.scores: list[Float[np.ndarray, "n u s"]] = []
         self.waiting: list[UInt8[np.ndarray, "h w 3"]] = []
         self.images: list[str] = []
         self.unreadable: dict[str, str] = {}
@@ -266,12 +312,24 @@ class _Shard:
     def write(self, number: int) -> None:
         if self.waiting:
             self._compute()
+        if self.units is not None:
+            self._summarise(number)
         self.run.write_exemplars(number, self.images, self.exemplars)
         self.run.write_shard(number, self.images, self.parts, self.unreadable)
 
     def _compute(self) -> None:
         inputs = self.network.inputs(np.stack(self.waiting))
         self.waiting.clear()
+        first = len(self.images) - len(inputs)
+        for some in _fitting(self._attribute, inputs):
+            self._keep(*some, first)
+            first += len(some[0])
+
+    def _attribute(self, inputs: Tensor) -> tuple[Tensor, Tensor | None, list[Attribution]]:
+        """The images themselves, the scores of all units, and each feature's attribution."""
+        found = None if self.units is None else scores(self.network, inputs, self.units)
+        if self.view is None:
+            return inputs, found, []
         results = attribute_each(
             self.network,
             inputs,
@@ -281,7 +339,15 @@ class _Shard:
             baseline=self.baseline,
             view=self.view,
         )
-        first = len(self.images) - len(inputs)
+        return inputs, found, results
+
+    def _keep(
+        self, inputs: Tensor, found: Tensor | None, results: list[Attribution], first: int
+    ) -> None:
+        if found is not None:
+            self.scores.append(found.float().cpu().numpy())
+        if not results:
+            return
         box = results[0].window
         assert box is not None
         width = self.run.manifest.through_shape[2]
@@ -296,6 +362,31 @@ class _Shard:
                 "inhibition_channels": result.inhibition_channels,
             }
             parts.append({k: v.float().cpu().numpy() for k, v in values.items()})
+
+    def _summarise(self, number: int) -> None:
+        assert self.run.manifest.units is not None
+        units = self.run.manifest.units
+        places = {self.run.images[n].id: n for n in _slice(self.run, number)}
+        numbers = np.array([places[image] for image in self.images], np.int64)
+        empty = np.empty((0, units["count"], len(UNIT_SCORES)), np.float32)
+        summary = summarise(np.concatenate([empty, *self.scores]), numbers, units["keep"])
+        self.run.write_summary(number, summary)
+
+
+def _fitting(compute: Callable[[Tensor], _Result], inputs: Tensor) -> Iterator[_Result]:
+    """What is computed of a batch, or, where memory does not hold all of it, of its halves."""
+    try:
+        yield compute(inputs)
+        return
+    except (RuntimeError, MemoryError) as error:
+        full = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if len(inputs) == 1 or not (full or "can't allocate memory" in str(error)):
+            raise
+    # Here, and not above: the exception held what was computed.
+    if inputs.device.type == "cuda":
+        torch.cuda.empty_cache()
+    for half in inputs.split(-(-len(inputs) // 2)):
+        yield from _fitting(compute, half)
 
 
 class _Exemplars(NamedTuple):

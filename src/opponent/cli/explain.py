@@ -1,6 +1,6 @@
 """Commands on one feature: from images to what drives it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,6 +34,7 @@ from opponent.cli.common import (
 from opponent.files import to_path
 
 if TYPE_CHECKING:
+    from opponent.features import Feature
     from opponent.run import Run
 
 
@@ -91,7 +92,11 @@ def layers(model: Model, weights: Weights = None) -> None:
 def scan(
     model: Model,
     features: Annotated[
-        list[str], typer.Argument(metavar="FEATURE...", help="LAYER:UNIT or LAYER:UNIT@ROW,COLUMN.")
+        list[str],
+        typer.Argument(
+            metavar="FEATURE...",
+            help="LAYER:UNIT or LAYER:UNIT@ROW,COLUMN; LAYER:* is all units of the layer.",
+        ),
     ],
     through: Through,
     images: Annotated[str, typer.Option(help="A folder, a file, a .txt list, or 'photos'.")],
@@ -141,7 +146,9 @@ def scan(
         share = float(device.startswith("cuda")) if gpus is None else gpus
         scan_it = partial(scan_on_ray, address=ray, cpus=cpus, gpus=share)
     network = open_network(model, weights, device)
-    asked = parse_features(features, directions, power)
+    asked: "Sequence[Feature | str]" = features
+    if directions or power:
+        asked = parse_features(features, directions, power)
     with progress_bars() as report:
         run = scan_it(
             network,
@@ -166,7 +173,52 @@ def scan(
     for feature in run.features:
         complete = run.columns(feature, maps=False).completeness
         out.print(f"{feature.label}: {_complete(complete, rule)}", markup=False)
-    out.print(f"next: opponent select {folder}; opponent report {folder}", style="dim")
+    if run.manifest.units is not None:
+        out.print(
+            f"all {run.manifest.units['count']:,} units: opponent units {folder}", style="dim"
+        )
+    if run.features:
+        out.print(f"next: opponent select {folder}; opponent report {folder}", style="dim")
+
+
+@app.command(
+    epilog="Example: [bold]opponent scan inceptionv1-mini 'mixed3b:*' --through mixed3a "
+    "--images photos --out layer[/]; then [bold]opponent units layer --score tension[/]"
+)
+def units(
+    folder: RunFolder,
+    score: Annotated[
+        str, typer.Option(help="activation, excitation, inhibition, tension, l1 or l2.")
+    ] = "tension",
+    top: Annotated[int, typer.Option(min=1, help="How many units.")] = 20,
+) -> None:
+    """List a layer's units by how strong a score is in the images: its 95th percentile.
+
+    Tension is the smaller of excitation and inhibition. Quantiles are right to 1 %; all of them,
+    and 16 images at either end of each score, are in units.parquet.
+    """
+    from opponent.units import SCORES
+
+    if score not in SCORES:
+        raise ValueError(f"--score is one of {', '.join(SCORES)}, not {score!r}")
+    run = open_run(folder)
+    rows = [row for row in run.units().to_pylist() if row["score"] == score]
+    table = new_table("unit", "5 %", "median", "95 %", "largest", "in image")
+    for row in sorted(rows, key=lambda row: -row["q95"])[:top]:
+        values = [row["q05"], row["q50"], row["q95"], *row["top_values"][:1]]
+        table.add_row(
+            str(row["unit"]), *(f"{x:.4g}" for x in values), plain("".join(row["top_images"][:1]))
+        )
+    out.print(table)
+    units = run.manifest.units
+    assert units is not None
+    where = "@{},{}".format(*units["position"]) if units["position"] else ""
+    out.print(
+        f"{score} of {units['layer']}:*{where} through {run.manifest.through} over "
+        f"{rows[0]['images']:,} images",
+        style="dim",
+        markup=False,
+    )
 
 
 def _complete(correlation: float, rule: str) -> str:

@@ -1,0 +1,283 @@
+"""Every unit of a layer over many images, in bounded memory: extremes and distributions.
+
+A summary of some images keeps, for each unit and score, the largest and the smallest values with
+the images that gave them, and a histogram with buckets of even relative width. Two summaries merge
+into that of all their images, in any order and grouping, with the same bytes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from math import log
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from safetensors.numpy import load, save
+from torch import Tensor
+
+from opponent.features import Feature
+from opponent.jacobian import PIECE, NoRule, pieces, sides
+from opponent.network import Network
+from opponent.view import View
+
+SCORES = ("activation", "excitation", "inhibition", "tension", "l1", "l2")
+# Images kept at either end of each score.
+KEEP = 16
+# A bucket ends at so many times its beginning, so that a quantile is right to 1 %.
+# Source: Masson, Rim & Lee (2019), DDSketch.
+GROWTH = 1.02
+# Absolute values under the first are zero, over the last all alike.
+SMALLEST, LARGEST = 1e-12, 1e12
+BUCKETS = int(log(LARGEST / SMALLEST) / log(GROWTH)) + 2
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllUnits:
+    """All units of a layer at one position: 'mixed3b:*', 'mixed3b:*@7,3'.
+
+    Args:
+        layer: the layer.
+        position: (row, column) in its map; None is the centre, and all that vectors have.
+    """
+
+    layer: str
+    position: tuple[int, int] | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "AllUnits | None":
+        """What the text asks for, or None if it is something else.
+
+        Raises:
+            ValueError: all units at a position that is none.
+        """
+        layer, colon, rest = text.strip().rpartition(":")
+        if not colon or not rest.startswith("*"):
+            return None
+        # A feature's grammar, with a unit in place of the star.
+        feature = Feature.parse(f"{layer}:0{rest[1:]}")
+        return cls(layer=layer, position=feature.position)
+
+    def widest(self, network: Network) -> Feature:
+        """A direction that depends on all that any unit depends on, at the position."""
+        channels = network.layer(self.layer).shape[0]
+        return network.resolve(
+            Feature(layer=self.layer, vector=(1.0,) * channels, name="*", position=self.position)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What is kept of u units and s scores over n images.
+
+    Args:
+        count: n.
+        values: the k largest and k smallest of each, best first; NaN where there are fewer.
+        images: the numbers of the images that gave them; -1 where there are fewer.
+        keys: buckets that hold something, each as ((unit * s) + score) * width + bucket, ascending.
+        counts: how many values lie in each.
+    """
+
+    count: int
+    values: Float[np.ndarray, "u s 2 k"]
+    images: Int[np.ndarray, "u s 2 k"]
+    keys: Int[np.ndarray, " b"]
+    counts: Int[np.ndarray, " b"]
+
+    def to_bytes(self) -> bytes:
+        """As a safetensors file."""
+        arrays = {k: np.ascontiguousarray(v) for k, v in vars(self).items() if k != "count"}
+        return save(arrays | {"count": np.array([self.count])})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Summary":
+        """From `to_bytes`."""
+        arrays = load(data)
+        return cls(count=int(arrays.pop("count")[0]), **arrays)
+
+    def quantile(self, share: float) -> Float[np.ndarray, "u s"]:
+        """The value that this share of all images lies below, right to 1 %; NaN without images."""
+        units, scores = self.values.shape[:2]
+        found = np.full(units * scores, np.nan)
+        owners, buckets = np.divmod(self.keys, _WIDTH)
+        total = np.cumsum(self.counts)
+        ends = np.searchsorted(owners, np.arange(units * scores), side="right")
+        before = np.concatenate([[0], total])[np.searchsorted(owners, np.arange(units * scores))]
+        if self.count:
+            rank = np.floor(share * (self.count - 1)).astype(np.int64)
+            place = np.searchsorted(total, before + rank, side="right")
+            found = _middle(buckets[np.minimum(place, ends - 1)])
+        return found.reshape(units, scores)
+
+
+# Buckets of negative values, zero, and of positive ones, in order.
+_WIDTH = 2 * BUCKETS + 1
+
+
+def _bucket(values: Float[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
+    with np.errstate(divide="ignore"):
+        place = np.floor(np.log(np.abs(values.astype(np.float64)) / SMALLEST) / log(GROWTH))
+    size = np.where(place < 0, 0, np.minimum(place, BUCKETS - 1) + 1).astype(np.int64)
+    return np.asarray(BUCKETS + np.sign(values).astype(np.int64) * size)
+
+
+def _middle(buckets: Int[np.ndarray, " b"]) -> Float[np.ndarray, " b"]:
+    away = buckets - BUCKETS
+    size = SMALLEST * GROWTH ** (np.abs(away) - 0.5)
+    found: Float[np.ndarray, " b"] = np.where(away == 0, 0.0, np.sign(away) * size)
+    return found
+
+
+def summarise(
+    values: Float[np.ndarray, "n u s"], numbers: Int[np.ndarray, " n"], keep: int = KEEP
+) -> Summary:
+    """The summary of some images.
+
+    Args:
+        values: each image's, unit's and score's.
+        numbers: the images' numbers.
+        keep: k.
+    Raises:
+        ValueError: a value is not a number.
+    """
+    if np.isnan(values).any():
+        unit = int(np.argwhere(np.isnan(values))[0][1])
+        raise ValueError(f"unit {unit} is not a number (NaN) in some image")
+    n, units, scores = values.shape
+    columns = np.moveaxis(values, 0, 2)  # units, scores, images
+    both = np.stack([columns, -columns], 2)
+    held, images = _best(both, np.broadcast_to(numbers, both.shape), keep)
+    owners = np.arange(units * scores).reshape(units, scores, 1)
+    keys, counts = np.unique(owners * _WIDTH + _bucket(columns), return_counts=True)
+    return Summary(
+        count=n,
+        values=held * np.array([1, -1], held.dtype)[:, None],
+        images=images,
+        keys=keys.astype(np.int64),
+        counts=counts.astype(np.int64),
+    )
+
+
+def _best(
+    values: Float[np.ndarray, "u s 2 n"], numbers: Int[np.ndarray, "u s 2 n"], keep: int
+) -> tuple[Float[np.ndarray, "u s 2 k"], Int[np.ndarray, "u s 2 k"]]:
+    """The largest values; of equals, those of the images that come first. NaN comes last."""
+    missing = keep - values.shape[3]
+    if missing > 0:
+        pad = [(0, 0)] * 3 + [(0, missing)]
+        values = np.pad(values, pad, constant_values=np.nan)
+        numbers = np.pad(numbers, pad, constant_values=-1)
+    order = np.lexsort((numbers, -values))[..., :keep]
+    held = np.take_along_axis(values, order, 3), np.take_along_axis(numbers, order, 3)
+    return held[0].astype(np.float32), held[1].astype(np.int64)
+
+
+def merge(a: Summary, b: Summary) -> Summary:
+    """The summary of the images of two summaries that have none in common."""
+    sign = np.array([1, -1], np.float32)[:, None]
+    values, images = _best(
+        np.concatenate([a.values * sign, b.values * sign], 3),
+        np.concatenate([a.images, b.images], 3),
+        a.values.shape[3],
+    )
+    keys, places = np.unique(np.concatenate([a.keys, b.keys]), return_inverse=True)
+    counts = np.zeros(len(keys), np.int64)
+    np.add.at(counts, places, np.concatenate([a.counts, b.counts]))
+    return Summary(
+        count=a.count + b.count, values=values * sign, images=images, keys=keys, counts=counts
+    )
+
+
+def merged(summaries: Sequence[Summary]) -> Summary:
+    """The summary of all images; at least one summary."""
+    return reduce(merge, summaries)
+
+
+def scores(
+    network: Network, inputs: Float[Tensor, "n 3 h w"], view: View
+) -> Float[Tensor, "n u s"]:
+    """The scores of all units of the layer that a view of `AllUnits.widest` looks at.
+
+    Args:
+        network: the network.
+        inputs: its own input.
+        view: of the widest direction through a layer.
+    Returns:
+        `SCORES`, for each unit of the layer.
+    Source: paper, eqs. 1 and 2.
+    """
+    reading = view.run(network, inputs, differentiate="target")
+    assert reading.through is not None
+    position = view.feature.position or (0, 0)
+    activation = reading.target.detach()[:, :, *position]
+    try:
+        found = _walked(reading.target, reading.through, position)
+    except NoRule:
+        found = _one_by_one(reading.target, reading.through, position)
+    excitation, inhibition, l2 = found.unbind(2)
+    return torch.stack(
+        [
+            activation, excitation, inhibition, torch.minimum(excitation, inhibition),
+            excitation + inhibition, l2,
+        ],
+        2,
+    )  # fmt: skip
+
+
+def _walked(target: Tensor, through: Tensor, position: tuple[int, int]) -> Float[Tensor, "n u 3"]:
+    units = target.shape[1]
+    hidden = through.detach().permute(0, 2, 3, 1).contiguous()
+    step = max(1, min(units, PIECE // hidden.numel()))
+    directions = torch.eye(units, dtype=target.dtype, device=target.device)
+    cache: dict[Any, Any] = {}
+    found = []
+    for some in directions.split(step):
+        parts = pieces(target, through, some, position, cache)
+        found.append(sides(parts, hidden, len(some)))
+    return torch.cat(found, 1)
+
+
+def _one_by_one(
+    target: Tensor, through: Tensor, position: tuple[int, int]
+) -> Float[Tensor, "n u 3"]:
+    """One backward pass a unit, where the network does what the walk has no rule for."""
+    found, hidden = [], through.detach()
+    for unit in range(target.shape[1]):
+        with torch.enable_grad():
+            value = target[:, unit, *position].sum()
+        [gradient] = torch.autograd.grad(value, through, retain_graph=True)
+        s = (gradient * hidden).flatten(1)
+        found.append(
+            torch.stack([s.clamp(min=0).sum(1), s.clamp(max=0).sum(1).neg(), s.norm(dim=1)], 1)
+        )
+    return torch.stack(found, 1)
+
+
+def rows(summary: Summary, names: Sequence[str]) -> Mapping[str, list[Any]]:
+    """A summary as columns of a table, one row a unit and score.
+
+    Args:
+        summary: of all images.
+        names: the images' ids, by their numbers.
+    """
+    units, count = summary.values.shape[:2]
+    quantiles = {f"q{round(100 * q):02d}": summary.quantile(q) for q in QUANTILES}
+    flat = summary.values.reshape(units * count, 2, -1)
+    images = summary.images.reshape(units * count, 2, -1)
+    table: dict[str, list[Any]] = {
+        "unit": np.repeat(np.arange(units), count).tolist(),
+        "score": list(SCORES) * units,
+        "images": [summary.count] * (units * count),
+    }
+    table |= {name: values.ravel().tolist() for name, values in quantiles.items()}
+    for end, name in enumerate(("top", "bottom")):
+        there = images[:, end] >= 0
+        table[f"{name}_images"] = [
+            [names[i] for i in row[kept]] for row, kept in zip(images[:, end], there, strict=True)
+        ]
+        table[f"{name}_values"] = [
+            row[kept].tolist() for row, kept in zip(flat[:, end], there, strict=True)
+        ]
+    return table
