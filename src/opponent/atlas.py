@@ -411,7 +411,9 @@ class _Making:
         entries = [self.run.images.find(image) for image in images]
         baseline = self.run.baseline(self.network)
         part = self.run.view(self.network, [self.feature])
-        decoded = stream(entries[start:], size=prepared.size, resize=prepared.resize)
+        decoded = stream(
+            entries[start:], size=prepared.size, resize=prepared.resize, draft=prepared.draft
+        )
         with closing(decoded):
             for first in range(start, len(entries), size):
                 pixels = []

@@ -345,7 +345,9 @@ def mean_activation(
     """
     prepared, total, done = network.preprocessing, torch.zeros(()), 0
     found = open_images(images, size=prepared.size)
-    decoded = stream(found.entries[:count], size=prepared.size, resize=prepared.resize)
+    decoded = stream(
+        found.entries[:count], size=prepared.size, resize=prepared.resize, draft=prepared.draft
+    )
     with closing(decoded):
         while batch := list(islice(decoded, AT_ONCE)):
             readable = [image for image in batch if not isinstance(image, Unreadable)]
@@ -413,7 +415,9 @@ def network_input(
     pixels = []
     for entry in chosen:
         try:
-            pixels.append(load(entry, size=prepared.size, resize=prepared.resize))
+            pixels.append(
+                load(entry, size=prepared.size, resize=prepared.resize, draft=prepared.draft)
+            )
         except Unreadable as error:
             raise Unreadable(f"{entry.path} cannot be read: {error.reason}") from error
     return network.inputs(np.stack(pixels))

@@ -323,7 +323,9 @@ def _hidden_vectors(
     asked = json.dumps({**provenance, "k": None})  # another k takes the same vectors
     done = _resume(vectors, keep, asked)
     prepared = network.preprocessing
-    decoded = stream(images.entries[done:], size=prepared.size, resize=prepared.resize)
+    decoded = stream(
+        images.entries[done:], size=prepared.size, resize=prepared.resize, draft=prepared.draft
+    )
     try:
         with closing(decoded):
             numbered = iter(enumerate(decoded, done))

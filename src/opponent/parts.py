@@ -125,7 +125,13 @@ def scan_images(
     if progress is not None:
         progress(done, len(images))
     with closing(
-        stream(waiting, size=prepared.size, resize=prepared.resize, ahead=2 * batch_size)
+        stream(
+            waiting,
+            size=prepared.size,
+            resize=prepared.resize,
+            draft=prepared.draft,
+            ahead=2 * batch_size,
+        )
     ) as decoded:
         for i in missing:
             read: list[str] = []

@@ -334,6 +334,7 @@ class Run:
                 f"the network of {self.folder}, {name!r}, cannot be loaded: {error}. In Python, "
                 "hand the network over yourself"
             ) from error
+        network.preprocessing = replace(network.preprocessing, draft=self.preprocessing.draft)
         self.check_network(network)
         return network
 

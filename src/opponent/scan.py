@@ -136,6 +136,7 @@ def compute_shards(
         [run.images[n] for shard in shards for n in _slice(run, shard)],
         size=prepared.size,
         resize=prepared.resize,
+        draft=prepared.draft,
         ahead=2 * run.manifest.batch_size,
     )
     with closing(decoded):
@@ -262,7 +263,9 @@ def _checked(
         return part.describe()
     whole = whole_view(network, features, through, "")
     prepared = network.preprocessing
-    decoded = stream(images[:CHECKED], size=prepared.size, resize=prepared.resize)
+    decoded = stream(
+        images[:CHECKED], size=prepared.size, resize=prepared.resize, draft=prepared.draft
+    )
     with closing(decoded):
         readable = [image for image in decoded if not isinstance(image, Unreadable)]
     if readable:

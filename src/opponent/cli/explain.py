@@ -1,6 +1,7 @@
 """Commands on one feature: from images to what drives it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -115,6 +116,9 @@ def scan(
     batch_size: Annotated[int, typer.Option(min=1, help="Images a pass.")] = 32,
     shard_size: Annotated[int, typer.Option(min=1, help="Images a file of results.")] = 256,
     rule: RuleName = "gradient",
+    draft: Annotated[
+        bool, typer.Option("--draft", help="Decode large JPEGs at fewer pixels: faster, not exact.")
+    ] = False,
     seed: Seed = 0,
     device: Device = "cpu",
     ray: Annotated[
@@ -146,6 +150,7 @@ def scan(
         share = float(device.startswith("cuda")) if gpus is None else gpus
         scan_it = partial(scan_on_ray, address=ray, cpus=cpus, gpus=share)
     network = open_network(model, weights, device)
+    network.preprocessing = replace(network.preprocessing, draft=draft)
     asked: "Sequence[Feature | str]" = features
     if directions or power:
         asked = parse_features(features, directions, power)
