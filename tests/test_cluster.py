@@ -5,10 +5,12 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import types
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,7 @@ from torch import nn
 from opponent import Network, Preprocessing, Run, RunError, scan
 from opponent import cluster as module
 from opponent.cluster import map_parts, scan_on_ray
+from opponent.files import AnyPath, to_path
 
 # Everything that needs Ray, in a process of its own: three machines of one processor each, as Ray's
 # own tests have them.
@@ -507,6 +510,20 @@ def test_without_ray_it_says_what_to_install(
         scan_on_ray(small, "two:4", through="relu", images=pictures, out=tmp_path / "other")
 
 
+def test_where_no_cluster_is_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake({}, [[1]])
+    monkeypatch.setattr(module, "_ray", lambda: fake)
+    with socket.socket() as free:
+        # Bound, but nobody listens.
+        free.bind(("127.0.0.1", 0))
+        address = "{}:{}".format(*free.getsockname())
+        with pytest.raises(ConnectionError, match=f"no Ray answers at {address} .*refused"):
+            list(map_parts(lambda: print, [1], address=address))
+        free.listen()
+        assert list(map_parts(lambda: print, [1], address=address)) == [1]
+    assert not fake.connected
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -560,3 +577,65 @@ def test_a_folder_within_this_process_is_refused(
     asked = {"through": "relu", "images": pictures, "out": "memory://refused/run"}
     with pytest.raises(ValueError, match="memory://refused/run lies within this process"):
         scan_on_ray(small, "two:3", **asked)
+
+
+# Run folders elsewhere
+
+
+@pytest.fixture
+def memory() -> Iterator[AnyPath]:
+    """A folder of another file system, as an object store's."""
+    pytest.importorskip("upath")
+    folder = to_path("memory://opponent-runs")
+    yield folder
+    if folder.exists():
+        folder.fs.rm(folder.path, recursive=True)
+
+
+def test_a_run_elsewhere_has_the_same_bytes(
+    small: Network, pictures: Path, tmp_path: Path, memory: AnyPath
+) -> None:
+    asked = {"through": "relu", "images": pictures, "shard_size": 4, "rule": "integrated-mean/2"}
+    here = scan(small, "two:3", **asked, out=tmp_path / "run")
+    there = scan(small, "two:3", **asked, out=f"{memory}/run")
+    expected = files(tmp_path / "run")
+
+    def found() -> dict[str, bytes]:
+        prefix = f"{there.folder.path}/"
+        return {
+            path.removeprefix(prefix): there.folder.fs.cat_file(path)
+            for path in there.folder.fs.find(there.folder.path)
+        }
+
+    assert found() == expected
+    again = Run(f"{memory}/run")
+    assert str(again.folder) == "memory://opponent-runs/run"
+    assert again.images.entries == here.images.entries
+    assert again.unreadable() == here.unreadable()
+    np.testing.assert_array_equal(again.columns().l2, here.columns().l2)
+    np.testing.assert_array_equal(again.channels(rows=np.array([7, 2])), here.channels()[[7, 2]])
+    assert again.exemplars(2, 3) == here.exemplars(2, 3)
+    assert torch.equal(again.baseline(small), here.baseline(small))
+    # What is lost is computed again, and only that.
+    again.shard(1).unlink()
+    assert again.missing() == [1]
+    with pytest.raises(RunError, match=r"memory://opponent-runs/run is not finished \(2 of 3"):
+        again.columns()
+    scan(small, "two:3", **asked, out=f"{memory}/run")
+    assert found() == expected
+
+
+def test_whose_folder_it_is_matters_elsewhere_too(
+    small: Network, pictures: Path, memory: AnyPath
+) -> None:
+    asked = {"through": "relu", "images": pictures, "out": f"{memory}/run"}
+    scan(small, "two:3", **asked)
+    with pytest.raises(RunError, match="memory://opponent-runs/run holds another scan"):
+        scan(small, "two:2", **asked)
+    with pytest.raises(RunError, match="memory://opponent-runs exists and is not a run folder"):
+        scan(small, "two:3", **{**asked, "out": str(memory)})
+    with pytest.raises(RunError, match="memory://opponent-runs/none is no run folder"):
+        Run(f"{memory}/none")
+    (memory / "run" / "scan" / "000000.parquet").write_bytes(b"PAR1 but no more")
+    with pytest.raises(RunError, match=r"memory://.*000000\.parquet is damaged .*delete it"):
+        Run(f"{memory}/run").columns()

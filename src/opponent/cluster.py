@@ -6,6 +6,7 @@ each part itself to where all can reach it, and says so; then the driver counts 
 
 import logging
 import os
+import socket
 import time
 import warnings
 from collections import Counter, deque
@@ -290,6 +291,15 @@ def _connect(ray: Any, address: str | None) -> bool:
     """Whether this process was connected to no Ray before."""
     if ray.is_initialized():
         return False
+    host, _, port = (address or "").rpartition(":")
+    if port.isdecimal() and "://" not in host:
+        try:
+            # Ray itself would try for minutes.
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise ConnectionError(
+                f"no Ray answers at {address} ({error}); `ray start --head` starts one there"
+            ) from error
     alone = {"address": "local", "include_dashboard": False}
     with warnings.catch_warnings():
         # Of changes that a future version of Ray will bring.
