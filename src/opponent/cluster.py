@@ -18,7 +18,7 @@ from importlib import import_module
 from math import floor
 from pathlib import Path
 from platform import node
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 
@@ -87,9 +87,7 @@ def scan_on_ray(
     opened = load(network, weights)
     _check_device(opened, by_name=isinstance(network, str), gpus=gpus)
     run = begin(
-        opened, features, through=through, images=images,
-        out=cast("str | Path", out),  # it hands the name on to the run, which takes others too
-        batch_size=batch_size,
+        opened, features, through=through, images=images, out=out, batch_size=batch_size,
         shard_size=shard_size, seed=seed, rule=rule,
     )  # fmt: skip
     if not isinstance(run.folder, Path) and run.folder.protocol == "memory":

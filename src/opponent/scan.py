@@ -13,7 +13,7 @@ from torch import Tensor
 
 from opponent.attribution import Attribution, Rule, attribute_each, mean_activation
 from opponent.features import Feature
-from opponent.files import to_path
+from opponent.files import AnyPath, to_path
 from opponent.images import ImageSet, Unreadable, open_images, stream
 from opponent.network import Network
 from opponent.run import EXEMPLARS, SCALARS, Manifest, Run, versions
@@ -42,7 +42,7 @@ def scan(
     *,
     through: str,
     images: str | Path | Sequence[str | Path] | ImageSet,
-    out: str | Path,
+    out: str | AnyPath,
     weights: str | Path | None = None,
     batch_size: int = BATCH,
     shard_size: int = SHARD,
@@ -102,7 +102,7 @@ def begin(
     *,
     through: str,
     images: str | Path | Sequence[str | Path] | ImageSet,
-    out: str | Path,
+    out: str | AnyPath,
     batch_size: int = BATCH,
     shard_size: int = SHARD,
     seed: int = 0,
