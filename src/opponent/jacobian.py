@@ -9,6 +9,7 @@ The graph is autograd's own, of the pass from the through layer to the target. A
 no rule here is an error, `NoRule`; the caller then takes one pass a feature.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -44,6 +45,10 @@ class Piece:
     rows: Rows
 
 
+_Result = Iterator[tuple[int, Piece]]
+_Given = list[tuple[int, ...] | None]
+
+
 @torch.no_grad()
 def pieces(
     target: Float[Tensor, "n c h w"],
@@ -66,7 +71,8 @@ def pieces(
         NoRule: an operation between the two that has no rule.
     """
     cache = {} if cache is None else cache
-    start, leaf = target.grad_fn, through
+    start: Any = target.grad_fn
+    leaf = through
     units = torch.arange(len(directions), device=directions.device)
     begun = Piece(
         units=units,
@@ -76,23 +82,28 @@ def pieces(
     )
     if start is None:
         return []
+    if target.output_nr:
+        raise NoRule(f"the walk has no rule for the second output of {start.name()}")
     waiting = _consumers(start, leaf, cache)
-    found: dict[Any, list[Piece]] = {(start, target.output_nr): [begun]}
+    if start not in waiting:
+        return []
+    found: dict[Any, list[Piece]] = {start: [begun]}
     ready, ends = [start], list[Piece]()
     while ready:
         node = ready.pop()
-        parts = _merged(found.pop((node, 0), []))
+        parts = _merged(found.pop(node, []))
         following = [(n, k) for n, k in node.next_functions]
-        results = _through(node, parts, cache)
-        for (after, output), result in zip(following, results, strict=True):
-            if after is None or (after not in waiting and not _is_leaf(after, leaf)):
+        leading = [_is_leaf(n, leaf) or n in waiting for n, _ in following]
+        results = _through(node, parts, leading, cache)
+        for (after, output), leads, result in zip(following, leading, results, strict=True):
+            if not leads:
                 continue
             if _is_leaf(after, leaf):
                 ends += result
                 continue
             if output:
-                raise NoRule(f"no rule for the second output of {after.name()}")
-            found.setdefault((after, 0), []).extend(result)
+                raise NoRule(f"the walk has no rule for the second output of {after.name()}")
+            found.setdefault(after, []).extend(result)
             waiting[after] -= 1
             if not waiting[after]:
                 ready.append(after)
@@ -132,10 +143,12 @@ def _merged(parts: list[Piece]) -> list[Piece]:
     """Pieces that share features, added up over the box that holds them all."""
     apart: list[Piece] = []
     for part in parts:
-        shared = [x for x in apart if bool(torch.isin(x.units, part.units).any())]
-        apart = [x for x in apart if x not in shared]
-        for other in shared:
-            part = _sum(part, other)
+        others, apart = apart, []
+        for other in others:
+            if bool(torch.isin(other.units, part.units).any()):
+                part = _sum(part, other)
+            else:
+                apart.append(other)
         apart.append(part)
     return apart
 
@@ -167,20 +180,42 @@ def _size(shape: Sequence[int]) -> tuple[int, int]:
     return (shape[2], shape[3]) if len(shape) == 4 else (1, 1)
 
 
-def _through(node: Any, parts: list[Piece], cache: dict[Any, Any]) -> list[list[Piece]]:
-    """From derivatives by what a node gave, those by each thing that it was given."""
-    name = node.name().rstrip("0123456789").removesuffix("Backward")
+def _through(
+    node: Any, parts: list[Piece], leading: list[bool], cache: dict[Any, Any]
+) -> list[list[Piece]]:
+    """From derivatives by what a node gave, those by each thing that it was given.
+
+    Args:
+        leading: which of these depend on the leaf.
+    """
+    # Those of users' own functions have no number, and may be called anything.
+    match = re.fullmatch(r"(\w+)Backward\d+", node.name())
+    name = "" if match is None else match[1]
     given = [None if n is None else _shape(n, k) for n, k in node.next_functions]
-    if name in _POINTWISE:
-        return [[_pointwise(node, part, cache) for part in parts]]
-    flat = _RULES.get(name) is not _view and 3 in (len(_shape(node)), len(given[0] or ()))
-    if name not in _RULES or flat:
+    rule = _pointwise if name in _POINTWISE else _RULES.get(name)
+    made = node._input_metadata[0]
+    shapes = [tuple(made.shape)]
+    shapes += [x for x, leads in zip(given, leading, strict=True) if leads and x is not None]
+    if rule is None or (rule is not _view and any(len(x) not in (2, 4) for x in shapes)):
         raise NoRule(f"the walk has no rule for {node.name()}")
+    if rule in (_add, _mul):
+        given = [x if leads else None for x, leads in zip(given, leading, strict=True)]
+    elif rule is not _cat and any(leading[: _data(name)] + leading[_data(name) + 1 :]):
+        raise NoRule(f"the walk has no rule for weights of {node.name()} that images change")
     results: list[list[Piece]] = [[] for _ in given]
     for part in parts:
-        for number, result in _RULES[name](node, part, given, cache):
-            results[number].append(result)
+        if made.dtype != part.rows.dtype:
+            raise NoRule(f"the walk has no rule for {made.dtype} among {part.rows.dtype}")
+        for number, result in rule(node, part, given, cache):
+            # A box is empty where there is nothing but padding.
+            if leading[number] and result.rows.numel():
+                results[number].append(result)
     return results
+
+
+def _data(name: str) -> int:
+    """Which of the things that an operation is given is no weight."""
+    return 1 if name == "Addmm" else 0
 
 
 _POINTWISE = {
@@ -195,7 +230,7 @@ def _once(cache: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
     return cache[key]
 
 
-def _pointwise(node: Any, part: Piece, cache: dict[Any, Any]) -> Piece:
+def _pointwise(node: Any, part: Piece, given: _Given, cache: dict[Any, Any]) -> _Result:
     def slope() -> Tensor:
         ones = part.rows.new_ones(()).expand(_shape(node)).contiguous()
         found = node(ones)
@@ -206,8 +241,9 @@ def _pointwise(node: Any, part: Piece, cache: dict[Any, Any]) -> Piece:
     y, x = part.rows.shape[2:4]
     box = slopes[:, None, part.top : part.top + y, part.left : part.left + x]
     if len(part.rows) == len(box):  # no two pieces share memory
-        return replace(part, rows=part.rows.mul_(box))
-    return replace(part, rows=part.rows * box)
+        yield 0, replace(part, rows=part.rows.mul_(box))
+    else:
+        yield 0, replace(part, rows=part.rows * box)
 
 
 def _last(maps: Tensor) -> Tensor:
@@ -221,10 +257,6 @@ def _clipped(part: Piece, size: tuple[int, int]) -> Piece:
     y1, x1 = size[0] - part.top, size[1] - part.left
     rows = part.rows[:, :, y0 : max(y0, y1), x0 : max(x0, x1)]
     return replace(part, top=part.top + y0, left=part.left + x0, rows=rows)
-
-
-_Result = Iterator[tuple[int, Piece]]
-_Given = list[tuple[int, ...] | None]
 
 
 def _same(node: Any, part: Piece, given: _Given, cache: dict[Any, Any]) -> _Result:
@@ -266,7 +298,9 @@ def _convolution(node: Any, part: Piece, given: _Given, cache: dict[Any, Any]) -
     yield 0, _clipped(replace(part, top=top, left=left, rows=rows), _size(given[0]))
 
 
-def _grouped(rows: Rows, weight: Float[Tensor, "o i"], groups: int) -> Rows:
+def _grouped(
+    rows: Float[Tensor, "n u y x o"], weight: Float[Tensor, "o i"], groups: int
+) -> Float[Tensor, "n u y x k"]:
     if groups == 1:
         return rows @ weight
     if weight.shape[1] == 1 and weight.shape[0] == groups:
@@ -282,20 +316,30 @@ def _pair(values: Any) -> tuple[int, int]:
 
 
 def _cat(node: Any, part: Piece, given: _Given, cache: dict[Any, Any]) -> _Result:
-    if node._saved_dim != 1:
+    if _signed(node._saved_dim) % len(_shape(node)) != 1:
         raise NoRule("the walk has no rule for joining along rows or columns")
+    # The graph does not know the widths of what does not depend on the leaf, only their sum.
+    unknown = [number for number, shape in enumerate(given) if shape is None]
+    if unknown and unknown[-1] - unknown[0] >= len(unknown):
+        raise NoRule("the walk has no rule for joining with several constants")
+    rest = _shape(node)[1] - sum(shape[1] for shape in given if shape is not None)
     first = 0
     for number, shape in enumerate(given):
         if shape is None:
-            raise NoRule("the walk has no rule for joining with a constant")
+            first, rest = first + rest, 0
+            continue
         rows, units = part.rows[..., first : first + shape[1]], part.units
         first += shape[1]
         if len(rows) == 1:
             # A feature that does not begin here need not be carried on.
             some = rows[0].flatten(1).any(1)
             rows, units = rows[:, some], units[some]
-        if len(units):
-            yield number, replace(part, units=units, rows=rows)
+        yield number, replace(part, units=units, rows=rows)
+
+
+def _signed(number: int) -> int:
+    """Autograd hands negative numbers out as if they had no sign."""
+    return number - 2**64 if number >= 2**63 else number
 
 
 def _add(node: Any, part: Piece, given: _Given, cache: dict[Any, Any]) -> _Result:
@@ -364,16 +408,21 @@ def _average_pool(node: Any, part: Piece, given: _Given, cache: dict[Any, Any]) 
         _pair(getattr(node, f"_saved_{what}") or node._saved_kernel_size)
         for what in ("kernel_size", "stride", "padding")
     )
-    uneven = padding != (0, 0) and not node._saved_count_include_pad
-    divisor = node._saved_divisor_override
-    if (node._saved_ceil_mode or uneven) and divisor is None:
-        raise NoRule("the walk has no rule for means over windows of different sizes")
     y, x = part.rows.shape[2:4]
     rows = part.rows.new_zeros(
         *part.rows.shape[:2], (y - 1) * stride[0] + size[0], (x - 1) * stride[1] + size[1],
         part.rows.shape[4],
     )  # fmt: skip
-    share = part.rows / (divisor or size[0] * size[1])
+    divisor = node._saved_divisor_override
+    if divisor is None:
+        counted = node._saved_count_include_pad
+        down, across = (
+            _window_lengths((part.top, part.left)[k], (y, x)[k], size[k], stride[k], padding[k],
+                            given[0][2 + k], counted)
+            for k in (0, 1)
+        )  # fmt: skip
+        divisor = (down[:, None, None] * across[:, None]).to(rows)
+    share = part.rows / divisor
     for i in range(size[0]):
         for j in range(size[1]):
             rows[
@@ -384,12 +433,26 @@ def _average_pool(node: Any, part: Piece, given: _Given, cache: dict[Any, Any]) 
     yield 0, _clipped(replace(part, top=top, left=left, rows=rows), _size(given[0]))
 
 
+def _window_lengths(
+    first: int, count: int, size: int, stride: int, padding: int, end: int, counted: bool
+) -> Int[Tensor, " _"]:
+    """How many rows, or columns, a mean pool's windows have: at the map's end some are cut off."""
+    begins = torch.arange(first, first + count) * stride - padding
+    ends = (begins + size).clamp(max=end + padding)
+    return ends - begins if counted else ends.clamp(max=end) - begins.clamp(min=0)
+
+
 def _mean(node: Any, part: Piece, given: _Given, cache: dict[Any, Any]) -> _Result:
-    shape = given[0]
-    if shape is None or len(shape) != 4 or _size(_shape(node)) != (1, 1):
+    shape, made = given[0], _shape(node)
+    assert shape is not None
+    if shape == made:  # a pool as large as the map
+        yield 0, part
+        return
+    whole = getattr(node, "_saved_dim", None)  # a pool has none
+    if len(shape) != 4 or (
+        made != (*shape[:2], 1, 1) if whole is None else {_signed(d) % 4 for d in whole} != {2, 3}
+    ):
         raise NoRule("the walk has no rule for this mean")
-    if part.rows.shape[4] != shape[1]:
-        raise NoRule("the walk has no rule for means over channels")
     rows = part.rows.expand(-1, -1, shape[2], shape[3], -1) / (shape[2] * shape[3])
     yield 0, replace(part, top=0, left=0, rows=rows)
 
@@ -399,7 +462,8 @@ def _batch_norm(node: Any, part: Piece, given: _Given, cache: dict[Any, Any]) ->
         raise NoRule("the walk has no rule for batch norm by the batch's own statistics")
 
     def scale() -> Tensor:
-        found: Tensor = torch.rsqrt(node._saved_running_var + node._saved_eps)
+        eps = node._saved_epsilon if node.name().startswith("Cudnn") else node._saved_eps
+        found: Tensor = torch.rsqrt(node._saved_running_var + eps)
         return found if node._saved_weight is None else found * node._saved_weight
 
     yield 0, replace(part, rows=part.rows * _once(cache, node, scale))
@@ -412,18 +476,19 @@ def _view(node: Any, part: Piece, given: _Given, cache: dict[Any, Any]) -> _Resu
     if len(shape) == 4 and len(made) == 2 and made[1] == shape[1] * shape[2] * shape[3]:
         maps = part.rows.squeeze(3).squeeze(2).unflatten(2, shape[1:])
         yield 0, replace(part, top=0, left=0, rows=maps.permute(0, 1, 3, 4, 2))
-    elif (*shape, 1, 1)[:4] == (*made, 1, 1)[:4]:
+    elif max(len(shape), len(made)) <= 4 and (*shape, 1, 1)[:4] == (*made, 1, 1)[:4]:
         yield 0, part
     else:
         raise NoRule(f"the walk has no rule for a view of {shape} as {made}")
 
 
 def _slice(node: Any, part: Piece, given: _Given, cache: dict[Any, Any]) -> _Result:
-    shape, dim, start = given[0], node._saved_dim, node._saved_start
+    shape = given[0]
     assert shape is not None
     if node._saved_step != 1 or len(shape) != 4:
         raise NoRule("the walk has no rule for slices with steps")
-    start = start + shape[dim] if start < 0 else start
+    dim, start = _signed(node._saved_dim) % 4, _signed(node._saved_start)
+    start = max(0, start + shape[dim] if start < 0 else start)
     if dim == 2:
         part = replace(part, top=part.top + start)
     elif dim == 3:
@@ -431,14 +496,14 @@ def _slice(node: Any, part: Piece, given: _Given, cache: dict[Any, Any]) -> _Res
     elif dim == 1:
         after = shape[1] - start - part.rows.shape[4]
         part = replace(part, rows=F.pad(part.rows, (start, after)))
-    elif start or shape[0] != _shape(node)[0]:
+    elif shape != _shape(node):
         raise NoRule("the walk has no rule for slices of images")
     yield 0, part
 
 
 def _pad(node: Any, part: Piece, given: _Given, cache: dict[Any, Any]) -> _Result:
-    shape, pad = given[0], list(node._saved_pad)
-    if shape is None or len(pad) > 4:
+    shape, pad = given[0], [_signed(x) for x in node._saved_pad]
+    if shape is None or len(shape) != 4 or len(pad) > 4:
         raise NoRule("the walk has no rule for padding channels")
     left, _, top, _ = (*pad, 0, 0)[:4]
     yield 0, _clipped(replace(part, top=part.top - top, left=part.left - left), _size(shape))
@@ -446,10 +511,10 @@ def _pad(node: Any, part: Piece, given: _Given, cache: dict[Any, Any]) -> _Resul
 
 def _linear(node: Any, part: Piece, given: _Given, cache: dict[Any, Any]) -> _Result:
     """From addmm(bias, x, weight) or mm(x, weight), by x."""
-    number = 1 if node.name().startswith("Addmm") else 0
-    if number and node._saved_alpha != 1:
+    name = node.name().partition("Backward")[0]
+    if name == "Addmm" and node._saved_alpha != 1:
         raise NoRule("the walk has no rule for a scaled product")
-    yield number, replace(part, rows=part.rows @ node._saved_mat2.T)
+    yield _data(name), replace(part, rows=part.rows @ node._saved_mat2.T)
 
 
 _RULES: dict[str, Callable[[Any, Piece, _Given, dict[Any, Any]], _Result]] = {
@@ -514,5 +579,7 @@ def _constant(
     if hidden.numel() and hidden.min() < 0:
         below = (-hidden).clamp(min=0)
         excitation, inhibition = excitation + below @ minus.T, inhibition + below @ plus.T
-    norm = (hidden.square() @ jacobian.square().T).sqrt()
+    # Squares leave the range of half precision.
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    norm = (hidden.to(wide).square() @ jacobian.to(wide).square().T).sqrt().to(hidden)
     return torch.stack([excitation, inhibition, norm], 2)
