@@ -93,8 +93,25 @@ def difference(task: str, hidden: int, steps: int) -> tuple[float, float]:
     return float(np.abs(ours - theirs).max()), float(moved)
 
 
+def measure(task: str, hidden: int, models: int, steps: int, plain_steps: int) -> tuple[float, ...]:
+    """Seconds a step of both; how far 1,000 steps leave them apart, and how far they move."""
+    cores = numba.get_num_threads()
+    apart, moved = difference(task, hidden, 1000)
+    train(task, hidden, range(cores), steps=10)
+    plain: dict[int, list[float]] = {1: [], cores: []}
+    ours = []
+    for _ in range(ROUNDS):
+        for threads, times in plain.items():
+            torch.set_num_threads(threads)
+            times.append(plain_time(task, hidden, plain_steps))
+        ours.append(our_time(task, hidden, models, steps))
+    torch.set_num_threads(cores)
+    slow, fast = min(map(np.median, plain.values())), float(np.median(ours))
+    return float(slow), fast, apart, moved
+
+
 def main() -> None:
-    """Measure both tasks, widest and narrowest."""
+    """Measure both tasks, all widths."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--models", type=int, default=8)
@@ -105,16 +122,9 @@ def main() -> None:
     for task in TASKS:
         total = 0.0
         for hidden in (12, 10, 8, 6):
-            apart, moved = difference(task, hidden, 1000)
-            train(task, hidden, range(cores), steps=10)
-            plain: dict[int, list[float]] = {1: [], cores: []}
-            ours = []
-            for _ in range(ROUNDS):
-                for threads, times in plain.items():
-                    torch.set_num_threads(threads)
-                    times.append(plain_time(task, hidden, arguments.plain_steps))
-                ours.append(our_time(task, hidden, arguments.models, arguments.steps))
-            slow, fast = min(map(np.median, plain.values())), float(np.median(ours))
+            slow, fast, apart, moved = measure(
+                task, hidden, arguments.models, arguments.steps, arguments.plain_steps
+            )
             total += fast * 20_000 * 1000
             print(
                 f"{task}, {hidden:2} hidden: plain {1e6 * slow:6.1f} us a step, ours "

@@ -36,6 +36,10 @@ def test_a_view_gives_the_whole_images_numbers(
     cut = part.run(network, inputs)
     assert part.box is not None
     assert part.box.height * part.box.width < 64 * 64
+    if through != "pixels":
+        alone = part.run(network, part.cut(inputs), watch=False, cut=True).target
+        assert cut.through is not None
+        torch.testing.assert_close(part.within(alone), part.within(cut.through))
     expected = feature.read(whole.target)
     torch.testing.assert_close(part.feature.read(cut.target), expected, rtol=1e-5, atol=1e-5)
     assert part.window is not None

@@ -367,7 +367,6 @@ class Network:
             torch.set_grad_enabled(differentiate == "images"),
             suppress(_Reached),
         ):
-            hooks += _watch(stop, read_target)
             # Hooks at one point run in the order given: what is read has been cropped.
             for name, part in (crops or {}).items():
                 hooks += _watch(self.through_point(name), partial(crop, part))
@@ -377,6 +376,7 @@ class Network:
                 images = read_through(images)
             elif start is not None:
                 hooks += _watch(start, read_through)
+            hooks += _watch(stop, read_target)
             self.module(images)
         if found.keys() < {"target"} | ({"through"} if through else set()):
             raise RuntimeError(f"{self.name}: the pass ended without reaching {target!r}")

@@ -76,20 +76,23 @@ class View:
         *,
         differentiate: Literal["target", "images"] | None = None,
         watch: bool = True,
+        cut: bool = False,
         substitute: Callable[[Tensor], Tensor] | None = None,
     ) -> Reading:
         """`Network.run` up to the features' layer on whole inputs, of which it takes the view.
 
-        Without `watch`, the pass ends at the through layer, read as the target.
+        Without `watch`, the pass ends at the through layer, read as the target. With `cut`, the
+        inputs are the view's part already.
         """
         layer, through = self.features[0].layer, self.through
+        inputs = inputs if cut else self.cut(inputs)
         given = {name: box.slices for name, box in self.crops.items()}
         if not watch and through not in (None, PIXELS):
             return network.run(
-                self.cut(inputs), through, after=True, differentiate=differentiate, crops=given
+                inputs, through, after=True, differentiate=differentiate, crops=given
             )
         return network.run(
-            self.cut(inputs), layer, through, differentiate=differentiate, crops=given,
+            inputs, layer, through, differentiate=differentiate, crops=given,
             substitute=substitute,
         )  # fmt: skip
 

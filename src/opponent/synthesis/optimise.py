@@ -90,9 +90,9 @@ def ascend(
     with torch.inference_mode(False), torch.enable_grad():
         for step in range(steps):
             images = start.images()
-            views = transforms(images, size, generator)
+            views = transforms(images, size, generator, part.box)
             inputs = network.preprocessing.normalise(views).to(network.dtype)
-            reading = part.run(network, inputs, differentiate="images", watch=watch)
+            reading = part.run(network, inputs, differentiate="images", watch=watch, cut=True)
             values = objective(reading.target if reading.through is None else reading.through)
             [to_images] = torch.autograd.grad(values.sum() / transforms.draws, images)
             gradients = torch.autograd.grad(images, start.parameters, to_images)

@@ -32,6 +32,11 @@ def _recolour(plain: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
     return torch.einsum("ij,njhw->nihw", matrix, plain)
 
 
+def _polar(magnitude: Tensor, phase: Tensor) -> Tensor:
+    """Complex numbers. `torch.polar` does the same, but on processors one number at a time."""
+    return torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
+
+
 def _leaf(values: Tensor, count: int) -> Tensor:
     return values.expand(count, *values.shape[1:]).clone().requires_grad_()
 
@@ -64,7 +69,7 @@ class Phases(Parameterisation):
 
     def images(self) -> Float[Tensor, "n 3 h w"]:
         """Images whose logits have mean 0 and standard deviation 1."""
-        spectrum = torch.polar(self.magnitude.expand_as(self.parameters[0]), self.parameters[0])
+        spectrum = _polar(self.magnitude, self.parameters[0])
         logits = _recolour(torch.fft.irfft2(spectrum, s=self.size))
         mean = logits.mean((1, 2, 3), keepdim=True)
         deviation = logits.std((1, 2, 3), keepdim=True, correction=0)
@@ -92,7 +97,7 @@ class Photographs(Parameterisation):
     def images(self) -> Float[Tensor, "n 3 h w"]:
         """The photographs as they have become."""
         phases, gates = self.parameters
-        spectrum = torch.polar(self.magnitude * (2 * torch.sigmoid(gates)), phases)
+        spectrum = _polar(self.magnitude * (2 * torch.sigmoid(gates)), phases)
         return torch.sigmoid(torch.fft.irfft2(spectrum, s=self.size))
 
 

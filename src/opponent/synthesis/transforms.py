@@ -1,11 +1,14 @@
 """What is done to an image before the network sees it, anew at each step."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
+
+from opponent.window import Window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,17 +43,26 @@ class Transforms:
         images: Float[Tensor, "n 3 h w"],
         size: tuple[int, int],
         generator: torch.Generator,
+        window: Window | None = None,
     ) -> Float[Tensor, "m 3 y x"]:
         """`draws` views of each image, one draw after the other.
 
         Box and noise are drawn once for all images of a batch, so that none depends on the others.
+
+        Args:
+            images: what is seen.
+            size: (height, width) of a view.
+            generator: of boxes and noise.
+            window: the part of each view that is wanted; None is all of it.
         """
+        rows, columns = (slice(None), slice(None)) if window is None else window.slices
         views = []
         for _ in range(self.draws):
-            view = resize(self._box(images, generator), size)
+            view = resize(self._box(images, generator), size, window)
             noise = torch.rand(1, 3, *size, generator=generator) * 2 - 1
             normal = torch.randn(1, 3, *size, generator=generator)
-            views.append(view + (noise * self.uniform + normal * self.gaussian).to(view))
+            both = (noise * self.uniform + normal * self.gaussian)[:, :, rows, columns]
+            views.append(view + both.to(view))
         return torch.cat(views)
 
     def _box(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -64,6 +76,28 @@ class Transforms:
         return images[:, :, *slices]
 
 
-def resize(images: Float[Tensor, "n 3 h w"], size: tuple[int, int]) -> Float[Tensor, "n 3 y x"]:
-    """Images at another size, without aliasing."""
-    return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+def resize(
+    images: Float[Tensor, "n 3 h w"], size: tuple[int, int], window: Window | None = None
+) -> Float[Tensor, "n 3 y x"]:
+    """Images at another size, without aliasing; with a window, that part of the result alone."""
+    if window is None:
+        return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+    # Each side is a linear map of its own.
+    for axis, wanted, length in zip((2, 3), window.slices, size, strict=True):
+        weights = _weights(images.shape[axis], length)[wanted]
+        needed = weights.any(0).nonzero().flatten()
+        first, last = int(needed[0]), int(needed[-1]) + 1
+        weights = weights[:, first:last].to(images)
+        images = images.narrow(axis, first, last - first)
+        images = weights @ images if axis == 2 else images @ weights.T
+    return images
+
+
+@lru_cache(maxsize=128)
+def _weights(length: int, resized: int) -> Float[Tensor, "y h"]:
+    """What each place of a resized side takes from the places of the side."""
+    each = torch.eye(length, dtype=torch.float64)[None, None]
+    weights = F.interpolate(
+        each, (resized, length), mode="bilinear", antialias=True, align_corners=False
+    )
+    return weights[0, 0]
