@@ -7,13 +7,13 @@ into that of all their images, in any order and grouping, with the same bytes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from math import log
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import Tensor
 
@@ -57,7 +57,15 @@ class AllUnits:
         if not colon or not rest.startswith("*"):
             return None
         # A feature's grammar, with a unit in place of the star.
-        feature = Feature.parse(f"{layer}:0{rest[1:]}")
+        try:
+            feature = Feature.parse(f"{layer}:0{rest[1:]}")
+        except ValueError:
+            feature = None
+        if feature is None or feature.unit:
+            raise ValueError(
+                f"{text!r} does not name all units of a layer; write LAYER:* or "
+                "LAYER:*@ROW,COLUMN, for example 'mixed3b:*' or 'mixed3b:*@7,3'"
+            )
         return cls(layer=layer, position=feature.position)
 
     def widest(self, network: Network) -> Feature:
@@ -87,15 +95,34 @@ class Summary:
     counts: Int[np.ndarray, " b"]
 
     def to_bytes(self) -> bytes:
-        """As a safetensors file."""
-        arrays = {k: np.ascontiguousarray(v) for k, v in vars(self).items() if k != "count"}
-        return save(arrays | {"count": np.array([self.count])})
+        """As a safetensors file, with whole numbers as narrow as they are."""
+        owners, buckets = np.divmod(self.keys, _WIDTH)
+        sizes = np.bincount(owners, minlength=self.values[:, :, 0, 0].size)
+        whole = {"images": self.images, "sizes": sizes, "buckets": buckets, "counts": self.counts}
+        arrays = {name: x.astype(np.min_scalar_type(x.max(initial=0))) for name, x in whole.items()}
+        # -1, where there is no image, is not narrow.
+        arrays["images"] = self.images.astype(np.min_scalar_type(-1 - self.images.max(initial=0)))
+        return save(arrays | {"values": self.values.copy(), "count": np.array([self.count])})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Summary":
-        """From `to_bytes`."""
-        arrays = load(data)
-        return cls(count=int(arrays.pop("count")[0]), **arrays)
+        """From `to_bytes`.
+
+        Raises:
+            ValueError: the bytes are damaged.
+        """
+        try:
+            arrays = load(data)
+        except SafetensorError as error:
+            raise ValueError(str(error)) from error
+        sizes = arrays["sizes"].astype(np.int64)
+        return cls(
+            count=int(arrays["count"][0]),
+            values=arrays["values"],
+            images=arrays["images"].astype(np.int64),
+            keys=np.repeat(np.arange(len(sizes)), sizes) * _WIDTH + arrays["buckets"],
+            counts=arrays["counts"].astype(np.int64),
+        )
 
     def quantile(self, share: float) -> Float[np.ndarray, "u s"]:
         """The value that this share of all images lies below, right to 1 %; NaN without images."""
@@ -146,7 +173,7 @@ def summarise(
         unit = int(np.argwhere(np.isnan(values))[0][1])
         raise ValueError(f"unit {unit} is not a number (NaN) in some image")
     n, units, scores = values.shape
-    columns = np.moveaxis(values, 0, 2)  # units, scores, images
+    columns = np.moveaxis(values.astype(np.float32), 0, 2)  # units, scores, images
     both = np.stack([columns, -columns], 2)
     held, images = _best(both, np.broadcast_to(numbers, both.shape), keep)
     owners = np.arange(units * scores).reshape(units, scores, 1)
@@ -171,7 +198,7 @@ def _best(
         numbers = np.pad(numbers, pad, constant_values=-1)
     order = np.lexsort((numbers, -values))[..., :keep]
     held = np.take_along_axis(values, order, 3), np.take_along_axis(numbers, order, 3)
-    return held[0].astype(np.float32), held[1].astype(np.int64)
+    return held[0], held[1].astype(np.int64)
 
 
 def merge(a: Summary, b: Summary) -> Summary:
@@ -182,19 +209,21 @@ def merge(a: Summary, b: Summary) -> Summary:
         np.concatenate([a.images, b.images], 3),
         a.values.shape[3],
     )
-    keys, places = np.unique(np.concatenate([a.keys, b.keys]), return_inverse=True)
-    counts = np.zeros(len(keys), np.int64)
-    np.add.at(counts, places, np.concatenate([a.counts, b.counts]))
+    places = np.searchsorted(a.keys, b.keys)
+    known = np.append(a.keys, -1)[places] == b.keys
+    counts = a.counts.copy()
+    counts[places[known]] += b.counts[known]
+    new = places[~known]
     return Summary(
-        count=a.count + b.count, values=values * sign, images=images, keys=keys, counts=counts
+        count=a.count + b.count,
+        values=values * sign,
+        images=images,
+        keys=np.insert(a.keys, new, b.keys[~known]),
+        counts=np.insert(counts, new, b.counts[~known]),
     )
 
 
-def merged(summaries: Sequence[Summary]) -> Summary:
-    """The summary of all images; at least one summary."""
-    return reduce(merge, summaries)
-
-
+@torch.inference_mode(False)
 def scores(
     network: Network, inputs: Float[Tensor, "n 3 h w"], view: View
 ) -> Float[Tensor, "n u s"]:

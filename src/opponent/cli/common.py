@@ -116,6 +116,8 @@ def open_run(folder: Path) -> "Run":
 
 
 def chosen(run: "Run", features: list[str] | None) -> "list[Feature]":
+    if not run.features:
+        run.feature()  # says what the run holds instead
     return [run.feature(each) for each in features] if features else list(run.features)
 
 
