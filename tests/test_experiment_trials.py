@@ -83,19 +83,38 @@ def test_too_few_distractors_are_told_in_numbers() -> None:
         choose([candidate(RAMP, norm)], 1)
 
 
-def test_a_feature_that_shares_its_mii_is_passed_over() -> None:
+def test_who_shares_its_mii_takes_the_next_smallest() -> None:
     one = candidate([*RAMP, *[0.1] * 20], label="a:1")
-    same = candidate([*np.roll(RAMP[:19], 7), -9, *[0.1] * 20], label="a:2")
-    other = candidate([*[0.1] * 20, *RAMP], label="a:3")
-    chosen, passed = choose([one, same, other], 2, distractors=2)
-    assert [x.feature for x in chosen] == [0, 2]
-    assert passed == {"a:2": "the crop of its MII is the MII of a:1"}
+    same = candidate([*[0.1] * 20, *RAMP[:12], *[0.0] * 7, -10], label="a:2")
+    values = same.activation.copy()
+    values[19], values[30] = -11, -9
+    same = candidate(values.tolist(), label="a:2")
+    chosen, passed = choose([one, same], 2, distractors=2)
+    assert passed == {}
+    assert [x.mii for x in chosen] == [19, 39]
+
+
+def test_who_has_none_of_the_seven_smallest_left_is_passed_over() -> None:
+    count = 40
+    low = [*range(-20, -13)]
+    first = [
+        candidate(
+            [*np.roll(low, i), *[0.0] * 26, *[float(x + 10 * i) for x in range(1, 8)]],
+            label=f"a:{i}",
+        )
+        for i in range(8)
+    ]
+    assert len(first[0].activation) == count
+    chosen, _ = choose(first[:7], 7, distractors=0)
+    assert sorted(x.mii for x in chosen) == list(range(7)), "one each"
+    with pytest.raises(ValueError, match=r"a:7: none of its 7 smallest .* its MII is the MII of a"):
+        choose(first, 8, distractors=0)
 
 
 def test_what_is_an_mii_is_no_other_feature_s_mei() -> None:
     one = candidate([*RAMP, *[0.1] * 20], label="a:1")
     turned = candidate([*(-x for x in RAMP), *[0.1] * 20], label="a:2")
-    with pytest.raises(ValueError, match="a:2: the crop of its MII is the MEI of a:1"):
+    with pytest.raises(ValueError, match="a:2: the crop of its MEI is the MII of a:1"):
         choose([one, turned], 2)
 
 
@@ -106,9 +125,9 @@ def test_no_two_crops_of_one_photograph() -> None:
     [one], _ = choose([candidate([*RAMP[:7], 3.0, *RAMP[8:]], photos=photos)], 1, distractors=2)
     assert one.examples == (1, 2, 4, 5, 6, 7), "the next photograph stands in for a second crop"
     photos[19] = photos[0]
-    with pytest.raises(ValueError, match="its MEI and its MII are of one photograph"):
-        choose([candidate(RAMP, photos=photos)], 1)
-    with pytest.raises(ValueError, match="only 3 of 7 MEIs are of different photographs"):
+    [one], _ = choose([candidate([*RAMP[:18], -5.0, -10.0], photos=photos)], 1, distractors=2)
+    assert one.mii == 18, "and for an MII that is a crop of the MEI's photograph"
+    with pytest.raises(ValueError, match="only 4 of 7 MEIs are of different photographs"):
         choose([candidate(RAMP, photos=["x"] * 7 + ["y"] * 10 + ["z", "z", "w"])], 1)
 
 
@@ -127,9 +146,9 @@ def test_pictures_that_look_the_same_are_one() -> None:
 @pytest.mark.parametrize(
     ("activation", "match"),
     [
-        ([1.0] * 20, "its activation is 1 in all images"),
+        ([1.0] * 20, "its activation is 1 in its MII and in an example"),
         ([*RAMP[:-1], float("nan")], "not finite"),
-        (RAMP[:7], "7 images, too few for 8"),
+        (RAMP[:13], "13 images, too few for 7 at either end"),
     ],
 )
 def test_features_that_say_nothing_are_passed_over(activation: Any, match: str) -> None:
@@ -155,7 +174,7 @@ def follows_appendix_b(candidates: Sequence[Candidate], chosen: Sequence[Chosen]
         everything = [*targets, trial.mii, *trial.distractors]
         assert len(everything) == len(set(everything)) == 15
         assert f[trial.mei] == max(f)
-        assert f[trial.mii] == min(f)
+        assert f[trial.mii] < f[trial.examples[-1]]
         # 2nd to 7th: whatever is larger is the MEI, an example, or of a photograph shown here.
         shown = {one.photos[i] for i in (*targets, trial.mii)}
         shown_crops = {one.crop(i) for i in (*targets, trial.mii)}
@@ -177,6 +196,15 @@ def follows_appendix_b(candidates: Sequence[Candidate], chosen: Sequence[Chosen]
         crops += [("once", one.crop(i)) for i in (trial.mii, *trial.distractors)]
         for i in everything:
             photos.setdefault(one.photos[i], set()).add(one.crop(i))
+    # The smallest that no other trial shows, of the seven smallest.
+    everywhere = {name for _, name in crops}
+    for trial in chosen:
+        one = candidates[trial.feature]
+        smaller = [
+            i for i in range(len(one.photos)) if one.activation[i] < one.activation[trial.mii]
+        ]
+        assert len(smaller) < 7
+        assert all(one.crop(i) in everywhere or one.photos[i] in photos for i in smaller)
     once = [crop for role, crop in crops if role == "once"]
     assert len(set(once)) == len(once)
     assert set(once).isdisjoint(crop for role, crop in crops if role == "MEI")
@@ -301,7 +329,7 @@ def test_the_pictures_are_the_crops_that_it_says(study: Study, runs: list[Run]) 
                 assert f == columns.activation[columns.images.index(image)]
         f = row["choices_activation"]
         assert f[0] == columns.activation.max()
-        assert f[1] == columns.activation.min()
+        assert row["mii_rank"] == 1 + (columns.activation < f[1]).sum() <= 7
         assert row["mean"] == pytest.approx(columns.activation.mean(dtype=np.float64))
         assert all(abs(x - row["mean"]) <= 2 * row["sd"] for x in f[2:])
         assert all(x >= row["salient"] for x in row["choices_norm"][2:])
@@ -399,7 +427,7 @@ def test_sheets_show_every_trial(study: Study) -> None:
     page, *prints = write_sheets(study, suffix="svg")
     text = page.read_text()
     for trial in study.trials:
-        assert trial.feature.removeprefix(trial.layer + ":") in text
+        assert trial.feature.removeprefix(trial.layer + ":").partition("@")[0] in text
         assert trial.id in text
     assert text.count("data:image/png;base64,") == 15 * len(study.trials)
     assert "http" not in text.replace("http://www.w3.org", "")

@@ -272,14 +272,17 @@ def power(
 ) -> float:
     """How often the test would find this difference with so many participants.
 
-    Studies are simulated with the same features at their fitted rates, and participants that differ
-    as the fitted ones do. Args as `contrast`.
+    Studies are simulated with as many features a layer, drawn from these at their fitted rates, and
+    participants that differ as the fitted ones do. So more participants make up for few features
+    only to a point. Args as `contrast`.
     """
     rng = np.random.default_rng((seed, people))
     base, spread = _logit(_rates(correct)), person_spread(correct)
+    alike = [np.flatnonzero(layers == layer) for layer in layers]
     found = 0
     for _ in range(draws):
-        odds = base + spread * rng.standard_normal((people, 1))
+        features = [rng.choice(others) for others in alike]
+        odds = base[features] + spread * rng.standard_normal((people, 1))
         simulated = (rng.random(odds.shape) < 1 / (1 + np.exp(-odds))).astype(np.float64)
         p = contrast(simulated, layers, weights).p
         found += p is not None and p < alpha

@@ -90,12 +90,13 @@ def _deviations(row: Mapping[str, Any], what: str) -> list[str]:
 
 
 def _name(row: Mapping[str, Any]) -> str:
-    return str(row["feature"]).removeprefix(row["layer"] + ":")
+    return str(row["feature"]).removeprefix(row["layer"] + ":").partition("@")[0]
 
 
 def _about(row: Mapping[str, Any]) -> list[str]:
     height, width = row["box"][2:]
-    return [x for x in (_KINDS[row["kind"]], f"{height} × {width} px", row["trial"]) if x]
+    rank = f"MII: smallest but {row['mii_rank'] - 1}" if row["mii_rank"] > 1 else ""
+    return [x for x in (_KINDS[row["kind"]], f"{height} × {width} px", row["trial"], rank) if x]
 
 
 def _pixels(path: Path) -> UInt8[np.ndarray, "h w 3"]:

@@ -39,7 +39,7 @@ _DIFFERENCE, _SECONDS, _SPREAD = 0.4, 5.0, 0.5
 _TOGETHER = 8
 
 Progress = Callable[[str, int, int], None]
-Vector = Float[np.ndarray, " d"]
+Vector = Float[np.ndarray, " _"]
 
 
 class Observer(Protocol):
@@ -81,6 +81,9 @@ class Perfect:
 class Similarity:
     """Who takes the picture most like the examples, and then the one least like them.
 
+    Like is what resembles their mean and one of them, so that a picture that is one of them stands
+    out; unlike is what resembles their mean least.
+
     Args:
         seen: each stimulus as two vectors, of looks and of content.
         temperature: how much chance there is in a choice, in units of the mean cosine: 0 for none.
@@ -93,29 +96,36 @@ class Similarity:
         self, trial: str, examples: Sequence[str], choices: Sequence[str], rng: np.random.Generator
     ) -> tuple[str, str]:
         """The nearest and the farthest of the choices, more or less."""
-        alike = self._alike(examples, choices)
-        first = self._pick(alike, rng)
+        middle, nearest = self._alike(examples, choices)
+        first = self._pick((middle + nearest) / 2, rng)
         others = [i for i in range(len(choices)) if i != first]
-        second = others[self._pick(-alike[others], rng)]
+        second = others[self._pick(-middle[others], rng)]
         return choices[first], choices[second]
 
-    def _alike(self, examples: Sequence[str], choices: Sequence[str]) -> Vector:
-        """Each choice's mean cosine with the examples' mean, over both kinds of vectors."""
-        found = np.zeros(len(choices))
+    def _alike(self, examples: Sequence[str], choices: Sequence[str]) -> tuple[Vector, Vector]:
+        """Each choice's cosine with the examples' mean, and with the nearest of them.
+
+        Both are means over the two kinds of vectors.
+        """
+        middle, each = np.zeros(len(choices)), np.zeros((len(choices), len(examples)))
         for kind in range(2):
             shown = np.stack([self.seen[id][kind] for id in (*examples, *choices)])
             # Against what else is on the screen: all photographs are alike besides.
-            shown = shown - shown.mean(0)
-            norms = np.linalg.norm(shown, axis=1, keepdims=True)
-            shown = shown / np.where(norms > 0, norms, 1)
-            middle = shown[: len(examples)].mean(0)
-            length = float(np.linalg.norm(middle))
-            found += shown[len(examples) :] @ middle / (length or 1) / 2
-        return found
+            shown = _unit(shown - shown.mean(0))
+            given, asked = shown[: len(examples)], shown[len(examples) :]
+            middle += asked @ _unit(given.mean(0, keepdims=True))[0] / 2
+            each += asked @ given.T / 2
+        return middle, each.max(1)
 
     def _pick(self, scores: Vector, rng: np.random.Generator) -> int:
         """The largest score, with Gumbel noise: a softmax at the temperature."""
         return int((scores + self.temperature * rng.gumbel(size=len(scores))).argmax())
+
+
+def _unit(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: Float[np.ndarray, "n d"] = vectors / np.where(norms > 0, norms, 1)
+    return scaled
 
 
 def embed(

@@ -9,7 +9,9 @@ Source: paper, appendix B. What it leaves open, and what is done here:
   change the activation, clipped at the image: `Run.receptive_field`. Crops are what the network
   saw, pixel for pixel.
 - Distractors are drawn at random among those that qualify.
-- A crop that is an MII or a distractor is shown in no other trial of its layer. Crops with the same
+- A crop that is an MII or a distractor is shown in no other trial of its layer. So where another
+  trial shows the image of the smallest activation, the next smallest is the MII, down to the
+  seventh; the table says which (`mii_rank`), and the others are passed over. Crops with the same
   pixels are one crop, whatever their files are called. MEIs and examples may be those of other
   trials too, as the appendix has it.
 """
@@ -24,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from jaxtyping import Float, UInt8
 from PIL import Image
 
@@ -197,46 +201,51 @@ def _targets(
             break
         if number in unfit:
             continue
-        found = _extremes(one, number, examples)
+        found = _extremes(one, number, examples, shown)
         if isinstance(found, str):
             clashes[number] = found
             continue
-        roles = {found.mii: "MII", **dict.fromkeys(found.exciting, "MEI")}
-        crops = {i: one.crop(i) for i in roles}
-        reasons = [shown.clash(role, crops[i], one.photos[i]) for i, role in roles.items()]
-        if why := next((x for x in reasons if x), None):
-            clashes[number] = why
-            continue
-        for i, role in roles.items():
-            shown.add(role, one.label, crops[i], one.photos[i])
+        for i in (found.mii, *found.exciting):
+            role = "MII" if i == found.mii else "MEI"
+            shown.add(role, one.label, one.crop(i), one.photos[i])
         chosen.append(found)
     return chosen, clashes
 
 
-def _extremes(one: Candidate, number: int, examples: int) -> Chosen | str:
-    """MEI, MII and examples of a feature, or why there are none."""
+def _extremes(one: Candidate, number: int, examples: int, shown: _Shown) -> Chosen | str:
+    """MEI, MII and examples of a feature beside what is shown already, or why there are none."""
     f = one.activation
-    if len(f) < examples + 2:
-        return f"{len(f)} images, too few for {examples + 2} different pictures"
+    if len(f) < 2 * (examples + 1):
+        return f"{len(f)} images, too few for {examples + 1} at either end"
     if not np.isfinite(f).all() or not np.isfinite(one.norm).all():
         return "an activation or norm is not finite"
-    if f.min() == f.max():
-        return f"its activation is {f[0]:.3g} in all images"
-    mii, order = int(f.argmin()), np.argsort(-f, kind="stable").tolist()
-    crops, photos = {one.crop(mii)}, {one.photos[mii]}
-    found: list[int] = []
+    order = np.argsort(-f, kind="stable").tolist()
+    crops, photos, found = set[str](), set[str](), list[int]()
     for i in order:
         # With one crop a photograph, as usual, these are the first to seventh.
-        if one.photos[i] in photos or one.crop(i) in crops or f[i] == f[mii]:
-            if not found:
-                return "its MEI and its MII are of one photograph, or look the same"
+        if one.photos[i] in photos or one.crop(i) in crops:
             continue
+        if why := shown.clash("MEI", one.crop(i), one.photos[i]):
+            return why
         found.append(i)
         photos.add(one.photos[i])
         crops.add(one.crop(i))
         if len(found) == examples + 1:
-            return Chosen(feature=number, mei=found[0], mii=mii, examples=tuple(found[1:]))
-    return f"only {len(found)} of {examples + 1} MEIs are of different photographs"
+            break
+    else:
+        return f"only {len(found)} of {examples + 1} MEIs are of different photographs"
+    reasons = []
+    # As many count as smallest as count as largest. Stable: of equals, the image that comes first.
+    for i in np.argsort(f, kind="stable")[: examples + 1].tolist():
+        if f[i] >= f[found[-1]]:
+            reasons.append(f"its activation is {f[i]:.3g} in its MII and in an example")
+        elif one.photos[i] in photos or one.crop(i) in crops:
+            reasons.append("its MII and an MEI are of one photograph, or look the same")
+        elif why := shown.clash("MII", one.crop(i), one.photos[i]):
+            reasons.append(why)
+        else:
+            return Chosen(feature=number, mei=found[0], mii=i, examples=tuple(found[1:]))
+    return f"none of its {examples + 1} smallest activations can be its MII; first: {reasons[0]}"
 
 
 def _with_distractors(
@@ -311,6 +320,7 @@ class _Source:
             "mean": float(f.astype(np.float64).mean()),
             "sd": float(f.astype(np.float64).std()),
             "salient": salient(self.candidate.norm),
+            "mii_rank": 1 + int((f < f[chosen.mii]).sum()),
             "box": [box.top, box.left, box.height, box.width],
         }
         for what, indices in (("examples", examples), ("choices", choices)):
@@ -494,32 +504,53 @@ def _sources(
         parts, network, run.images, norms, batch_size=_BATCH, progress=report
     )
     at = dict(zip(ids, arrays["norm"], strict=True))
+    images, activations = _activations(run)
+    if gone := [image for image in images if image not in at]:
+        raise RunError(
+            f"{len(gone):,} images of {run.folder} cannot be read any more, first {gone[0]}; "
+            "put them back, or scan again into another folder"
+        )
+    norm = np.stack([at[image] for image in images])
+    photos = [str(run.images.find(image).path) for image in images]
     found = []
-    for feature in run.features:
-        known = run.columns(feature, maps=False)
-        if gone := [image for image in known.images if image not in at]:
-            raise RunError(
-                f"{len(gone):,} images of {run.folder} cannot be read any more, first {gone[0]}; "
-                "put them back, or scan again into another folder"
-            )
-        norm = np.stack([at[image] for image in known.images])
+    for feature, activation in zip(run.features, activations, strict=True):
         pictures = _Pictures(run, feature, seed)
         found.append(
             _Source(
                 run=run,
                 feature=feature,
-                images=known.images,
+                images=images,
                 pictures=pictures,
                 candidate=Candidate(
                     label=feature.label,
-                    activation=known.activation,
+                    activation=activation,
                     norm=norm[:, places.index(feature.resolve(*shape))],
-                    photos=[str(run.images.find(image).path) for image in known.images],
-                    crop=_remembering(pictures, run, known.images),
+                    photos=photos,
+                    crop=_remembering(pictures, run, images),
                 ),
             )
         )
     return found
+
+
+def _activations(run: Run) -> tuple[tuple[str, ...], Float[np.ndarray, "features n"]]:
+    """The images that could be read, and each feature's activation in them, in one reading."""
+    images, parts = list[str](), list[np.ndarray]()
+    for number in range(run.shard_count):
+        path = run.shard(number)
+        try:
+            table = pq.read_table(
+                path, columns=["image", "activation"], page_checksum_verification=True
+            )
+        except (OSError, pa.ArrowException) as error:
+            raise RunError(
+                f"{path} is damaged ({error}); delete it and give the same `opponent scan` again"
+            ) from error
+        # Features follow each other, each with the same images.
+        count = len(table) // len(run.features)
+        images += table["image"].slice(0, count).to_pylist()
+        parts.append(table["activation"].to_numpy().reshape(len(run.features), count))
+    return tuple(images), np.concatenate(parts, 1)
 
 
 def _remembering(pictures: _Pictures, run: Run, images: Sequence[str]) -> Callable[[int], str]:

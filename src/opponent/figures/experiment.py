@@ -116,7 +116,7 @@ def experiment_figure(
         raise ValueError("experiment_figure: give at least one layer")
     height = 2.9
     figure = Figure(figsize=(PAGE, height))
-    widths, gap, bottom, top = (2.6, 1.75, 1.15), 0.5, 0.75, 0.3
+    widths, gap, bottom, top = (2.35, 1.75, 1.5), 0.46, 0.72, 0.3
     left, axes = 0.45, []
     for letter, width in zip("abc", widths, strict=True):
         box = _Box(left, top, width, height - top - bottom)
@@ -132,8 +132,14 @@ def experiment_figure(
         each.tick_params(axis="x", length=0, labelsize=_SMALL if len(layers) < 5 else 5)
     handles: list[Any] = [Patch(color=colour, label=name) for name, colour in _QUESTIONS.values()]
     handles.append(Line2D([], [], color=_INK, lw=0.8, ls=(0, (3, 2)), label="chance"))
-    options: dict[str, Any] = {"frameon": False, "fontsize": _SMALL, "handlelength": 1.4}
-    options |= {"columnspacing": 1.0, "loc": "lower center", "borderpad": 0, "borderaxespad": 0}
+    options: dict[str, Any] = {"frameon": False, "fontsize": 6, "handlelength": 1.4}
+    options |= {
+        "handletextpad": 0.5,
+        "columnspacing": 0.9,
+        "loc": "lower center",
+        "borderpad": 0,
+        "borderaxespad": 0,
+    }
     axes[0].legend(handles=handles, ncols=3, bbox_to_anchor=(0.5, 1.02), **options)
     handles = [Patch(color=colour, label=name) for name, colour in _ROLES.values()]
     options["handlelength"] = 1.0
@@ -232,7 +238,7 @@ def sheet_figure(title: str, rows: Sequence[SheetRow]) -> Figure:
     side = (space - gap * (sum(counts) - len(counts))) / sum(counts)
     tiles = [x for row in rows for x in (row.mei, row.mii, *row.examples, *row.distractors)]
     cell = _cell_height(tiles, side)
-    line = max(cell + 0.16, 3 * 0.12)
+    line = max(cell + 0.16, 0.12 * (2 + max(row.about.count("\n") for row in rows)))
     head = 0.62
     figure = Figure(figsize=(PAGE, head + len(rows) * (line + 0.05) + _MARGIN))
     _text(figure, _MARGIN, 0.08, title, width=PAGE - 2 * _MARGIN, size=_LETTER, weight="bold")
