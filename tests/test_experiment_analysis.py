@@ -235,6 +235,7 @@ def test_perfect_people(study: Study, tmp_path: Path) -> None:
     assert found["test"]["p"] is None
     assert found["test"]["reason"] == "the answers of a layer are all right"
     assert found["test"]["difference"] == 0
+    assert found["power"] is None
 
 
 def test_who_is_left_out_and_why(study: Study, tmp_path: Path) -> None:

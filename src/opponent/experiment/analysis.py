@@ -543,7 +543,7 @@ def _powers(
     kept: Kept, plan: Plan, count: int, seed: int, progress: Progress | None
 ) -> dict[str, Any] | None:
     correct = kept.correct(plan.question)
-    if count < 2 or len(kept.people) < 2:
+    if count < 2 or contrast(correct, kept.layers, first_against_others(count)).p is None:
         return None
     weights, found = first_against_others(count), dict[str, float]()
     for done, people in enumerate(plan.power_for):
