@@ -34,7 +34,7 @@ from opponent import (
 )
 from opponent.attribution import attribute_each, network_input
 from opponent.images import ImageEntry, ImageSet, load
-from opponent.synthesis import inversion, optimise, store
+from opponent.synthesis import inversion, optimise, parameters, store
 from opponent.synthesis.objectives import LEAST_COSINE, dot_cosine
 from opponent.synthesis.optimise import ascend
 from opponent.synthesis.parameters import (
@@ -50,6 +50,7 @@ from opponent.synthesis.spectrum import photographs as shipped
 from opponent.synthesis.transforms import Transforms, resize
 from opponent.tension import Columns, tense
 from opponent.view import View, view, whole_view
+from opponent.window import Window
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -706,6 +707,33 @@ def everything(network: Network, features: list[Feature], through: str | None = 
     return whole_view(network, features, through, "asked for")
 
 
+def test_the_window_of_a_view_is_what_the_whole_view_has() -> None:
+    images = torch.rand(2, 3, 50, 61, generator=seeded())
+    window = Window(top=7, left=0, height=9, width=23)
+    whole = Transforms(draws=3)(images, (40, 30), seeded(1))
+    part = Transforms(draws=3)(images, (40, 30), seeded(1), window)
+    torch.testing.assert_close(part, whole[:, :, *window.slices])
+    torch.testing.assert_close(
+        resize(images, (70, 90), window), resize(images, (70, 90))[:, :, *window.slices]
+    )
+
+
+def test_gradients_by_hand_are_those_of_autograd() -> None:
+    values = torch.randn(2, 3, 5, 4, generator=seeded(), dtype=torch.float64, requires_grad=True)
+    magnitude = torch.rand(3, 5, 4, generator=seeded(1), dtype=torch.float64)
+    assert torch.autograd.gradcheck(parameters._Squashed.apply, (values,))
+    assert torch.autograd.gradcheck(
+        lambda phase: torch.view_as_real(parameters._Polar.apply(magnitude, phase)), (values,)
+    )
+    expected = (values - values.mean((1, 2, 3), keepdim=True)) / values.std(
+        (1, 2, 3), keepdim=True, correction=0
+    )
+    torch.testing.assert_close(parameters._Squashed.apply(values), expected.sigmoid())
+    torch.testing.assert_close(
+        parameters._Polar.apply(magnitude, values), torch.polar(magnitude.expand_as(values), values)
+    )
+
+
 @pytest.mark.parametrize("name", ["end:1", "end:1@0,15", "end:3@19,0", "end:2@4,9"])
 def test_views_change_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network, images = toy(), paint(tmp_path, 2)
@@ -740,8 +768,7 @@ def test_ascent_takes_any_objective() -> None:
         lambda hidden: hidden.mean((1, 2, 3)),
         Feature(layer="end", unit=0),
         sign=1,
-        through="pixels",
-        part=everything(network, Feature(layer="end", unit=0)),
+        part=everything(network, [Feature(layer="end", unit=0)], "pixels"),
         transforms=Transforms(draws=3),
         steps=10,
         rate=0.5,

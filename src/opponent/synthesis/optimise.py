@@ -83,7 +83,7 @@ def ascend(
         progress: called with the steps done and the steps in all.
     """
     # Gradients by phase are tiny; Adam's usual 1e-8 would damp them.
-    adam = torch.optim.Adam(start.parameters, lr=rate, maximize=True, eps=1e-16)
+    adam = torch.optim.Adam(start.parameters, lr=rate, maximize=True, eps=1e-16, fused=True)
     size = network.preprocessing.size
     objectives, activations = [], []
     acted: Tensor | None = None
@@ -97,7 +97,8 @@ def ascend(
             [to_images] = torch.autograd.grad(values.sum() / transforms.draws, images)
             gradients = torch.autograd.grad(images, start.parameters, to_images)
             for parameter, gradient in zip(start.parameters, gradients, strict=True):
-                parameter.grad = gradient
+                # Fused, Adam takes both in the order in which they lie in memory.
+                parameter.grad = gradient.contiguous()
             adam.step()
             strength = to_images.abs().mean(1)
             acted = strength if acted is None else acted + strength
@@ -109,8 +110,8 @@ def ascend(
     assert acted is not None
     with torch.no_grad():
         images = start.images()
-        inputs = network.preprocessing.normalise(resize(images, size)).to(network.dtype)
-        final = feature.read(network.run(inputs, feature.layer).target)
+        inputs = network.preprocessing.normalise(resize(images, size, part.box)).to(network.dtype)
+        final = part.feature.read(part.run(network, inputs, cut=True).target)
     return Synthesis(
         feature=feature,
         sign=sign,

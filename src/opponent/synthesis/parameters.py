@@ -5,7 +5,7 @@ from the same noise, so that none depends on what else is in the batch.
 """
 
 from abc import ABC, abstractmethod
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
@@ -32,9 +32,43 @@ def _recolour(plain: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
     return torch.einsum("ij,njhw->nihw", matrix, plain)
 
 
-def _polar(magnitude: Tensor, phase: Tensor) -> Tensor:
-    """Complex numbers. `torch.polar` does the same, but on processors one number at a time."""
-    return torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
+class _Polar(torch.autograd.Function):
+    """Complex numbers from magnitude and phase, differentiated by the phase.
+
+    `torch.polar` does the same, but on processors one number at a time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, magnitude: Tensor, phase: Tensor) -> Tensor:
+        found = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
+        ctx.save_for_backward(found)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        [found] = ctx.saved_tensors
+        return None, found.real * gradient.imag - found.imag * gradient.real
+
+
+class _Squashed(torch.autograd.Function):
+    """Each image's values with mean 0 and standard deviation 1, through a sigmoid."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        deviation, mean = torch.std_mean(values, (1, 2, 3), keepdim=True, correction=0)
+        standard = (values - mean).div_(deviation)
+        found = standard.sigmoid()
+        ctx.save_for_backward(standard, found, deviation)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        standard, found, deviation = ctx.saved_tensors
+        inner: Tensor = torch.ops.aten.sigmoid_backward(gradient, found)
+        along = (inner * standard).mean((1, 2, 3), keepdim=True)
+        inner -= inner.mean((1, 2, 3), keepdim=True)
+        inner.addcmul_(standard, along, value=-1)
+        return inner / deviation
 
 
 def _leaf(values: Tensor, count: int) -> Tensor:
@@ -69,11 +103,10 @@ class Phases(Parameterisation):
 
     def images(self) -> Float[Tensor, "n 3 h w"]:
         """Images whose logits have mean 0 and standard deviation 1."""
-        spectrum = _polar(self.magnitude, self.parameters[0])
+        spectrum = _Polar.apply(self.magnitude, self.parameters[0])  # type: ignore[no-untyped-call]
         logits = _recolour(torch.fft.irfft2(spectrum, s=self.size))
-        mean = logits.mean((1, 2, 3), keepdim=True)
-        deviation = logits.std((1, 2, 3), keepdim=True, correction=0)
-        return torch.sigmoid((logits - mean) / deviation)
+        squashed: Tensor = _Squashed.apply(logits)  # type: ignore[no-untyped-call]
+        return squashed
 
 
 @final
@@ -97,7 +130,7 @@ class Photographs(Parameterisation):
     def images(self) -> Float[Tensor, "n 3 h w"]:
         """The photographs as they have become."""
         phases, gates = self.parameters
-        spectrum = _polar(self.magnitude * (2 * torch.sigmoid(gates)), phases)
+        spectrum = torch.polar(self.magnitude * (2 * torch.sigmoid(gates)), phases)
         return torch.sigmoid(torch.fft.irfft2(spectrum, s=self.size))
 
 

@@ -59,10 +59,10 @@ class Transforms:
         views = []
         for _ in range(self.draws):
             view = resize(self._box(images, generator), size, window)
-            noise = torch.rand(1, 3, *size, generator=generator) * 2 - 1
-            normal = torch.randn(1, 3, *size, generator=generator)
-            both = (noise * self.uniform + normal * self.gaussian)[:, :, rows, columns]
-            views.append(view + both.to(view))
+            # The window's noise is the same as in the whole.
+            noise = torch.rand(1, 3, *size, generator=generator)[:, :, rows, columns] * 2 - 1
+            normal = torch.randn(1, 3, *size, generator=generator)[:, :, rows, columns]
+            views.append(view + (noise * self.uniform + normal * self.gaussian).to(view))
         return torch.cat(views)
 
     def _box(self, images: Tensor, generator: torch.Generator) -> Tensor:
