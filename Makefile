@@ -22,13 +22,18 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 	$(PIP) --editable ".[demo,dev,models]"
 	touch $@
 
+# jsPsych, for the tests of the experiment's page; without npm they skip.
+PAGE := src/opponent/experiment/page
+$(PAGE)/node_modules/.package-lock.json: $(PAGE)/package-lock.json
+	if command -v npm >/dev/null; then npm ci --silent --ignore-scripts --prefix $(PAGE); fi
+
 demo: $(VENV)/.demo
 	$(BIN)/opponent demo --out demo
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev $(PAGE)/node_modules/.package-lock.json
 	$(TEST)
 
-check: $(VENV)/.dev
+check: $(VENV)/.dev $(PAGE)/node_modules/.package-lock.json
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -36,9 +41,6 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.bench
-	$(BIN)/python -m benchmarks.icons
-	$(BIN)/python -m benchmarks.atlas_scale
-	$(BIN)/python -m benchmarks.toy
 
 # The README's picture and the documentation's.
 figures: $(VENV)/.dev

@@ -25,6 +25,8 @@ from opponent import Feature, Network, Preprocessing, Run, RunError, attribute, 
 from opponent.attribution import attribute_each
 from opponent.images import ImageEntry, ImageSet, load
 from opponent.run import LISTS, SCALARS
+from opponent.scan import _fitting, rounding
+from opponent.zoo import load as load_network
 from opponent.zoo.load import MINI_INPUT
 
 
@@ -923,3 +925,44 @@ def test_weights_from_a_file_are_found_again(tmp_path: Path, pictures: Path, min
         Run(run.folder).load_network()
     scan("inceptionv1-mini", **asked, weights=tmp_path / "moved.safetensors", out=run.folder)
     assert Run(run.folder).load_network().weights_sha256() == again.weights_sha256()
+
+
+def test_in_half_precision_the_error_is_told_and_the_run_knows_it(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for number in range(5):
+        pixels = generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    network = load_network("inceptionv1-mini")
+    features = ["mixed3b:9", "mixed3b:*"]
+    errors = rounding(network, torch.bfloat16, features, through="mixed3a", images=tmp_path)
+    assert network.dtype == torch.bfloat16
+    assert errors.keys() == {"activation", "excitation", "inhibition"}
+    assert all(1e-4 < error < 0.1 for error in errors.values())
+    run = scan(network, features, through="mixed3a", images=tmp_path, out=tmp_path / "run")
+    assert run.manifest.network["dtype"] == "bfloat16"
+    assert run.load_network().dtype == torch.bfloat16
+    exact = scan(
+        "inceptionv1-mini", features, through="mixed3a", images=tmp_path, out=tmp_path / "exact"
+    )
+    found, expected = run.columns().excitation, exact.columns().excitation
+    np.testing.assert_allclose(found, expected, rtol=0.1)
+    assert (found != expected).any()
+
+
+def test_a_batch_that_memory_does_not_hold_is_halved() -> None:
+    sizes = []
+
+    def compute(inputs: torch.Tensor) -> int:
+        sizes.append(len(inputs))
+        if len(inputs) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return len(inputs)
+
+    assert list(_fitting(compute, torch.zeros(10, 1))) == [3, 2, 3, 2]
+    assert sizes == [10, 5, 3, 2, 5, 3, 2]
+
+    def never(inputs: torch.Tensor) -> int:
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        list(_fitting(never, torch.zeros(10, 1)))

@@ -49,6 +49,8 @@ from opponent.window import Window
 from opponent.zoo import load
 
 FORMAT = 2
+# What a network may compute in.
+DTYPES = {str(x).removeprefix("torch."): x for x in (torch.float32, torch.bfloat16, torch.float64)}
 SCALARS = ("activation", "excitation", "inhibition", "l1", "l2")
 LISTS = ("excitation_map", "inhibition_map", "channels", "inhibition_channels")
 # Exemplars of each channel that a shard keeps: three rows of three.
@@ -335,6 +337,7 @@ class Run:
                 "hand the network over yourself"
             ) from error
         network.preprocessing = replace(network.preprocessing, draft=self.preprocessing.draft)
+        network.module.to(DTYPES[self.manifest.network.get("dtype", "float32")])
         self.check_network(network)
         return network
 

@@ -193,6 +193,7 @@ def _plan(
             "weights_file": None if network.weights_file is None else str(network.weights_file),
             "weights_sha256": network.weights_sha256(),
             "preprocessing": asdict(network.preprocessing),
+            "dtype": str(network.dtype).removeprefix("torch."),
         },
         features=[feature.describe() for feature in resolved],
         through=through,
@@ -247,6 +248,52 @@ def _checked_view(network: Network, manifest: Manifest, images: ImageSet) -> dic
         widest = [_widest(network, manifest.units)]
         found["units"] = _checked(network, manifest.through, widest, images)
     return found
+
+
+def rounding(
+    network: Network,
+    dtype: torch.dtype,
+    features: Sequence[Feature | str],
+    *,
+    through: str,
+    images: str | Path | Sequence[str | Path] | ImageSet,
+) -> dict[str, float]:
+    """Put a network into another type, and say what that does on the first images.
+
+    Args:
+        network: it stays in the new type.
+        dtype: the new type.
+        features: features as `scan` takes them.
+        through: the layer to explain them through.
+        images: as `scan` takes them.
+    Returns:
+        For activation, excitation and inhibition the root mean square of their differences over
+        that of their values.
+    Raises:
+        ValueError: no image can be read.
+    """
+    stars = [AllUnits.parse(each) if isinstance(each, str) else None for each in features]
+    asked = [
+        network.resolve(feature) if star is None else star.widest(network)
+        for feature, star in zip(features, stars, strict=True)
+    ]
+    prepared = network.preprocessing
+    entries = open_images(images, size=prepared.size)[:CHECKED]
+    decoded = stream(entries, size=prepared.size, resize=prepared.resize, draft=prepared.draft)
+    with closing(decoded):
+        readable = [image for image in decoded if not isinstance(image, Unreadable)]
+    if not readable:
+        raise ValueError(f"none of the first {len(entries)} images can be read")
+    results = []
+    for _ in range(2):
+        found = attribute_each(network, network.inputs(np.stack(readable)), asked, through)
+        results.append(found)
+        network.module.to(dtype)
+    error = {}
+    for name in ("activation", "excitation", "inhibition"):
+        exact, coarse = (torch.stack([getattr(x, name).double() for x in r]) for r in results)
+        error[name] = float((coarse - exact).norm() / exact.norm())
+    return error
 
 
 def _widest(network: Network, units: Mapping[str, Any]) -> Feature:

@@ -36,6 +36,7 @@ from opponent.files import to_path
 
 if TYPE_CHECKING:
     from opponent.features import Feature
+    from opponent.network import Network
     from opponent.run import Run
 
 
@@ -116,6 +117,10 @@ def scan(
     batch_size: Annotated[int, typer.Option(min=1, help="Images a pass.")] = 32,
     shard_size: Annotated[int, typer.Option(min=1, help="Images a file of results.")] = 256,
     rule: RuleName = "gradient",
+    dtype: Annotated[
+        str,
+        typer.Option(help="What to compute in: float32, bfloat16 (its error is printed), float64."),
+    ] = "float32",
     draft: Annotated[
         bool, typer.Option("--draft", help="Decode large JPEGs at fewer pixels: faster, not exact.")
     ] = False,
@@ -154,6 +159,8 @@ def scan(
     asked: "Sequence[Feature | str]" = features
     if directions or power:
         asked = parse_features(features, directions, power)
+    if dtype != "float32":
+        _compute_in(network, dtype, asked, through, images)
     with progress_bars() as report:
         run = scan_it(
             network,
@@ -224,6 +231,19 @@ def units(
         style="dim",
         markup=False,
     )
+
+
+def _compute_in(
+    network: "Network", dtype: str, asked: "Sequence[Feature | str]", through: str, images: str
+) -> None:
+    from opponent.run import DTYPES
+    from opponent.scan import rounding
+
+    if dtype not in DTYPES:
+        raise ValueError(f"--dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
+    errors = rounding(network, DTYPES[dtype], asked, through=through, images=images)
+    said = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
+    out.print(f"{dtype} against float32 on the first images, relative error: {said}")
 
 
 def _complete(correlation: float, rule: str) -> str:

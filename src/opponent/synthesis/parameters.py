@@ -68,7 +68,8 @@ class _Squashed(torch.autograd.Function):
         along = (inner * standard).mean((1, 2, 3), keepdim=True)
         inner -= inner.mean((1, 2, 3), keepdim=True)
         inner.addcmul_(standard, along, value=-1)
-        return inner / deviation
+        result: Tensor = inner / deviation
+        return result
 
 
 def _leaf(values: Tensor, count: int) -> Tensor:
