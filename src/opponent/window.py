@@ -7,6 +7,7 @@ of everything.
 One pass, without a multiplication, gives the box of every position of every layer.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,7 +100,8 @@ def reaches(
         border: whether the image has one.
         until: the last layer; without one, all.
     Returns:
-        Maps of one channel each.
+        Maps of one channel each. Of a layer that is called several times NAME is the last call,
+        NAME#1 the first.
     Raises:
         UnknownGeometry: an operation mixes images or fails, so that no box can be told.
     """
@@ -112,12 +114,17 @@ def reaches(
 
 def _reaches(network: Network, border: bool, until: str | None) -> dict[str, Reach]:
     found: dict[str, Tensor] = {}
+    calls = Counter[str]()
     images = torch.zeros(4, 3, *network.preprocessing.size, device=network.device)
     with _telling("the layers"), _Coordinates(border=border) as mode:
 
         def keep(name: str, output: Tensor) -> None:
+            calls[name] += 1
+            found.pop(name, None)  # of an earlier call
             if mode.known.get(output) and output.shape[0] == 4:
                 found[name] = output.amax(1, keepdim=True)
+                if network.layers[name].calls > 1:
+                    found[f"{name}#{calls[name]}"] = found[name]
 
         network.visit(mode.coordinates(images.to(network.dtype)), keep, until=until)
     return {
