@@ -90,21 +90,22 @@ def test_another_seed_gives_another_order(tmp_path: Path) -> None:
     assert Study(one.folder).session(0) != one.session(0)
 
 
-def test_places_and_layers_are_even(study: Study) -> None:
-    """Over 900 participants each place holds the MEI, and each layer comes first, about as often.
+def test_places_and_layers_are_even(tmp_path: Path) -> None:
+    """Over 300 participants each place holds the MEI, and each layer comes first, about as often.
 
-    Bounds are 5 standard deviations: 100 +- 47 of 900, 300 +- 71.
+    Bounds are 5 standard deviations: 33 +- 27 of 300, 100 +- 41.
     """
+    study = small_study(tmp_path / "s", features=2, catch=0, practice=0)
     places, first, trials = Counter[int](), Counter[str](), Counter[str]()
-    for number in range(900):
-        blocks = study.session(number)[1:]
-        first[blocks[0].layer] += 1
-        trials[blocks[0].trials[0].trial.id] += 1
-        shown = blocks[0].trials[0]
+    for number in range(300):
+        block = study.session(number)[0]
+        first[block.layer] += 1
+        shown = block.trials[0]
+        trials[shown.trial.feature] += 1
         places[shown.choices.index(shown.trial.mei)] += 1
-    assert all(abs(places[i] - 100) < 47 for i in range(9))
-    assert all(abs(first[x] - 300) < 71 for x in LAYERS)
-    assert all(abs(trials[x.id] - 75) < 42 for x in study.trials if x.kind != "practice")
+    assert all(abs(places[i] - 300 / 9) < 27 for i in range(9))
+    assert all(abs(first[x] - 100) < 41 for x in LAYERS)
+    assert all(abs(trials[f"{x}:kmeans0"] - trials[f"{x}:kmeans1"]) < 60 for x in LAYERS)
 
 
 def test_the_fingerprint_tells_any_change(tmp_path: Path) -> None:
