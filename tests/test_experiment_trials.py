@@ -83,6 +83,18 @@ def test_too_few_distractors_are_told_in_numbers() -> None:
         choose([candidate(RAMP, norm)], 1)
 
 
+def test_no_more_trials_are_counted_than_have_distractors() -> None:
+    """Of 40 images 20 are targets; the 4 with large norms are enough for one trial of two."""
+    norm = [*[0.0] * 36, *[1.0] * 4]
+    front = [float(x) for x in range(10, 3, -1)]
+    one = candidate([*front, -10.0, *[0.0] * 32], norm, label="a:1")
+    two = candidate([*[0.0] * 8, *front, -10.0, *[0.0] * 24], norm, label="a:2")
+    [found], _ = choose([one, two], 1, distractors=3)
+    assert set(found.distractors) <= {36, 37, 38, 39}
+    with pytest.raises(ValueError, match=r"1 of 2 trials can be .* a:2: 1 of 3 |\(a:2: 1 of 3 d"):
+        choose([one, two], 2, distractors=3)
+
+
 def test_who_shares_its_mii_takes_the_next_smallest() -> None:
     one = candidate([*RAMP, *[0.1] * 20], label="a:1")
     same = candidate([*[0.1] * 20, *RAMP[:12], *[0.0] * 7, -10], label="a:2")

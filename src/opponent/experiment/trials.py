@@ -153,20 +153,22 @@ def choose(
     """
     unfit: dict[int, str] = {}
     while True:
-        chosen, clashes = _targets(candidates, count, examples, unfit)
+        targets, clashes = _targets(candidates, count, examples, unfit)
+        chosen, failed = _with_distractors(candidates, targets, distractors, seed)
         passed = {candidates[i].label: why for i, why in sorted((unfit | clashes).items())}
+        if len(chosen) == count and not failed:
+            return chosen, passed
+        unfit |= failed
         if len(chosen) < count:
+            passed |= {candidates[i].label: why for i, why in failed.items()}
             reasons = "; ".join(f"{label}: {why}" for label, why in [*passed.items()][:5])
             raise ValueError(
-                f"{len(chosen)} of {count} trials can be filled from {len(candidates)} features "
+                f"{len(chosen) - len(failed)} of {count} trials can be filled from "
+                f"{len(candidates)} features "
                 f"({reasons}{'; …' if len(passed) > 5 else ''}). Scan more features, or the same "
                 "ones in more images, or ask for fewer trials (--features, --catch, --practice); "
                 f"N images hold distractors for at most N / {10 * distractors} trials"
             )
-        chosen, failed = _with_distractors(candidates, chosen, distractors, seed)
-        if not failed:
-            return chosen, passed
-        unfit |= failed
 
 
 class _Shown:
