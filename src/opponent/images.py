@@ -81,7 +81,7 @@ class Unreadable(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ImageEntry:
     """One image: where it lies and what it is called.
 
