@@ -158,7 +158,8 @@ def test_pictures_that_look_the_same_are_one() -> None:
 @pytest.mark.parametrize(
     ("activation", "match"),
     [
-        ([1.0] * 20, "its activation is 1 in its MII and in an example"),
+        ([-1.0] * 20, "its activation is -1 in its MII and in an example"),
+        ([x + 10 for x in RAMP], "never negative: scan the ReLU by name"),
         ([*RAMP[:-1], float("nan")], "not finite"),
         (RAMP[:13], "13 images, too few for 7 at either end"),
     ],

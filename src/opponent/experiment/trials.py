@@ -221,6 +221,8 @@ def _extremes(one: Candidate, number: int, examples: int, shown: _Shown) -> Chos
         return f"{len(f)} images, too few for {examples + 1} at either end"
     if not np.isfinite(f).all() or not np.isfinite(one.norm).all():
         return "an activation or norm is not finite"
+    if f.min() >= 0:
+        return "its activation is never negative: scan the ReLU by name, which is read before it"
     order = np.argsort(-f, kind="stable").tolist()
     crops, photos, found = set[str](), set[str](), list[int]()
     for i in order:

@@ -26,6 +26,7 @@ from opponent.figures.page import (
     _Box,
     _caption,
     _cell_height,
+    _fit,
     _heading,
     _picture,
     _styled,
@@ -126,8 +127,10 @@ def experiment_figure(
     _accuracies(axes[0], layers, chance)
     _choices(axes[1], layers)
     _times(axes[2], layers)
-    for each in axes:
-        each.set_xticks(range(len(layers)), [f"{x.label}\n{x.name}" for x in layers])
+    for each, width in zip(axes, widths, strict=True):
+        room = width / len(layers) - 0.05
+        lines = [[_fit(text, room, _SMALL, "normal") for text in (x.label, x.name)] for x in layers]
+        each.set_xticks(range(len(layers)), ["\n".join(x) for x in lines])
         each.set_xlim(-0.6, len(layers) - 0.4)
         each.tick_params(axis="x", length=0, labelsize=_SMALL if len(layers) < 5 else 5)
     handles: list[Any] = [Patch(color=colour, label=name) for name, colour in _QUESTIONS.values()]
