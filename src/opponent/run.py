@@ -56,6 +56,7 @@ LISTS = ("excitation_map", "inhibition_map", "channels", "inhibition_channels")
 # Exemplars of each channel that a shard keeps: three rows of three.
 EXEMPLARS = 9
 _UNREADABLE = b"unreadable"
+BOX = ("top", "left", "height", "width")
 
 
 class RunError(RuntimeError):
@@ -198,15 +199,20 @@ class Run:
                 "image": [entry.id for entry in images],
                 "path": _paths(images),
             }
-            | {
-                name: pa.array([box[i] for box in boxes], pa.int32())
-                for i, name in enumerate(("top", "left", "height", "width"))
-            }
+            | {name: pa.array([box[i] for box in boxes], pa.int32()) for i, name in enumerate(BOX)}
         )
         # The manifest comes first: where it lies, all else is ours to write.
         write_text(folder / "manifest.json", manifest.to_json())
         _write_table(folder / "images.parquet", table)
-        return cls(folder)
+        run = cls(folder)
+        # What reading the table would give, without a second list.
+        run.__dict__["images"] = ImageSet(
+            source=images.source,
+            entries=tuple(
+                x if x.path.is_absolute() else replace(x, path=x.path.absolute()) for x in images
+            ),
+        )
+        return run
 
     # What determines it
 
@@ -399,17 +405,17 @@ class Run:
     @cached_property
     def images(self) -> ImageSet:
         """The images of the scan, in order."""
-        rows = self._read(self.folder / "images.parquet").to_pylist()
-        entries = [
+        # Column by column: a dictionary for each of a million rows takes gigabytes.
+        table = self._read(self.folder / "images.parquet")
+        columns = (table[name].to_pylist() for name in ("image", "path", *BOX))
+        entries = (
             ImageEntry(
-                id=row["image"],
-                path=Path(os.fsdecode(row["path"])),
-                box=None
-                if row["top"] is None
-                else (row["top"], row["left"], row["height"], row["width"]),
+                id=image,
+                path=Path(os.fsdecode(path)),
+                box=None if top is None else (top, left, height, width),
             )
-            for row in rows
-        ]
+            for image, path, top, left, height, width in zip(*columns, strict=True)
+        )
         return ImageSet(source=str(self.manifest.images["source"]), entries=tuple(entries))
 
     # Shards
