@@ -91,7 +91,9 @@ def ascend(
         for step in range(steps):
             images = start.images()
             views = transforms(images, size, generator, part.box)
-            inputs = network.preprocessing.normalise(views).to(network.dtype)
+            inputs = network.preprocessing.normalise(views).to(
+                network.dtype, memory_format=torch.channels_last
+            )
             reading = part.run(network, inputs, differentiate="images", watch=watch, cut=True)
             values = objective(reading.target if reading.through is None else reading.through)
             [to_images] = torch.autograd.grad(values.sum() / transforms.draws, images)
