@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import fields
 from functools import reduce
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,21 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import opponent
-from opponent import Network, Preprocessing, Run, RunError, scan
+from opponent import Feature, Network, Preprocessing, Run, RunError, attribute, load, scan
 from opponent.attribution import attribute_each
 from opponent.cli import app
 from opponent.jacobian import NoRule, pieces
-from opponent.units import QUANTILES, SCORES, AllUnits, Summary, merge, rows, scores, summarise
+from opponent.units import (
+    QUANTILES,
+    SCORES,
+    AllUnits,
+    Summary,
+    merge,
+    rows,
+    scores,
+    scores_everywhere,
+    summarise,
+)
 from opponent.view import view, whole_view
 
 
@@ -550,3 +561,56 @@ def test_one_summary_is_held_at_a_time(scanned: Run, monkeypatch: pytest.MonkeyP
     assert scanned.summary().count == 11
     # The first; then the sum, and what was read last.
     assert alive == [0, 1, 2]
+
+
+@pytest.mark.parametrize("normed", [False, True])
+def test_every_position_is_what_each_position_gives(normed: bool, tmp_path: Path) -> None:
+    """One convolution, stride, padding, groups, an h that may be negative; place by place."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = [
+            nn.Conv2d(3, 4, 3, padding=1), nn.GELU(),
+            nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 0), groups=2),
+        ]  # fmt: skip
+        if normed:
+            layers.append(nn.BatchNorm2d(6))
+        module = nn.Sequential(*layers, nn.ReLU()).double()
+        if normed:
+            norm = module[3]
+            assert isinstance(norm, nn.BatchNorm2d)
+            nn.init.normal_(norm.weight)
+            nn.init.uniform_(norm.running_var, 0.5, 2)
+    network = Network(module, preprocessing=Preprocessing(size=(9, 11)))
+    layer = "4" if normed else "3"
+    inputs = torch.randn(
+        3, 3, 9, 11, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
+    found = scores_everywhere(network, inputs, layer, "1")
+    _, height, width = network.layer(layer).shape
+    for unit in (0, 5):
+        each = []
+        for place in product(range(height), range(width)):
+            feature = Feature(layer=layer, unit=unit, position=place)
+            one = attribute(network, inputs, feature, "1")
+            tension = torch.minimum(one.excitation, one.inhibition)
+            each.append([one.activation, one.excitation, one.inhibition, tension, one.l1, one.l2])
+        largest = torch.stack([torch.stack(x) for x in each]).amax(0)
+        torch.testing.assert_close(found[:, unit], largest.T)
+    with pytest.raises(ValueError, match="needs a layer that one convolution makes"):
+        scores_everywhere(network, inputs, layer, "pixels")
+
+
+def test_a_scan_of_every_position(tmp_path: Path) -> None:
+    for number in range(3):
+        noise = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{number}.png")
+    network = load()
+    run = scan(network, "conv2d2:*@*", through="conv2d1", images=tmp_path, out=tmp_path / "run")
+    here = scan(network, "conv2d2:*", through="conv2d1", images=tmp_path, out=tmp_path / "here")
+    assert run.manifest.units is not None
+    assert run.manifest.units["position"] == "*"
+    everywhere, centre = run.summary(), here.summary()
+    assert (everywhere.values[:, :, 0, :3] >= centre.values[:, :, 0, :3] - 1e-4).all()
+    with pytest.raises(ValueError, match="needs a layer that one convolution makes"):
+        scan(network, "mixed3b:*@*", through="mixed3a", images=tmp_path, out=tmp_path / "no")
+    assert not (tmp_path / "no").exists()

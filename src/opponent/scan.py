@@ -17,9 +17,9 @@ from opponent.files import AnyPath, to_path
 from opponent.images import ImageSet, Unreadable, open_images, stream
 from opponent.network import Network
 from opponent.run import EXEMPLARS, SCALARS, Manifest, Run, versions
-from opponent.units import KEEP, AllUnits, scores, summarise
+from opponent.units import KEEP, AllUnits, scores, scores_everywhere, summarise
 from opponent.units import SCORES as UNIT_SCORES
-from opponent.view import ROUNDING, view, whole_view
+from opponent.view import ROUNDING, View, view, whole_view
 from opponent.window import Window, feature_window, placement
 from opponent.zoo import load
 
@@ -58,7 +58,8 @@ def scan(
         network: a network or its name.
         features: one or more features of one layer; a feature without a position is read at the
             centre. 'LAYER:*' (or 'LAYER:*@ROW,COLUMN') is all its units: of these, the run keeps
-            extremes and distributions; of the others, every image.
+            extremes and distributions; of the others, every image. 'LAYER:*@*' is each unit's
+            largest score over all positions, where one convolution gives the layer.
         through: the layer to explain them through.
         images: a folder, files, a text list, or 'photos'.
         out: the run folder, new or that of the same scan.
@@ -184,6 +185,11 @@ def _plan(
     if len(layers) > 1:
         raise ValueError(f"one scan takes features of one layer, got {', '.join(layers)}")
     network.check(layers[0], through)
+    if stars and stars[0].everywhere:
+        blank = torch.zeros(1, 3, *network.preprocessing.size)
+        scores_everywhere(
+            network, blank.to(network.device, network.dtype), layers[0], through
+        )  # says whether it can
     found = open_images(images, size=network.preprocessing.size)
     if not found:
         raise ValueError(f"{found.source!r} has no images")
@@ -217,9 +223,11 @@ def _plan(
         if whole is None
         else {
             "layer": whole.layer,
-            "position": whole.position and list(whole.position),
+            "position": "*" if stars[0].everywhere else whole.position and list(whole.position),
             "count": network.layer(whole.layer).shape[0],
-            "window": _box(feature_window(network, whole, through)),
+            "window": _box(feature_window(network, whole, through))
+            if not stars[0].everywhere
+            else [0, 0, *network.map_shape(through)[1:]],
             "keep": KEEP,
         },
     )
@@ -244,7 +252,9 @@ def _checked_view(network: Network, manifest: Manifest, images: ImageSet) -> dic
     found: dict[str, Any] = {}
     if features:
         found = _checked(network, manifest.through, features, images)
-    if manifest.units is not None:
+    if manifest.units is not None and manifest.units["position"] == "*":
+        found["units"] = {"whole": "every position is asked for"}
+    elif manifest.units is not None:
         widest = [_widest(network, manifest.units)]
         found["units"] = _checked(network, manifest.through, widest, images)
     return found
@@ -298,7 +308,7 @@ def rounding(
 
 def _widest(network: Network, units: Mapping[str, Any]) -> Feature:
     place = units["position"]
-    position = (place[0], place[1]) if place else None
+    position = (place[0], place[1]) if place and place != "*" else None
     return AllUnits(layer=units["layer"], position=position).widest(network)
 
 
@@ -377,7 +387,7 @@ class _Shard:
 
     def _attribute(self, inputs: Tensor) -> tuple[Tensor, Tensor | None, list[Attribution]]:
         """The images themselves, the scores of all units, and each feature's attribution."""
-        found = None if self.units is None else scores(self.network, inputs, self.units)
+        found = None if self.units is None else self._score(inputs, self.units)
         if self.view is None:
             return inputs, found, []
         results = attribute_each(
@@ -390,6 +400,14 @@ class _Shard:
             view=self.view,
         )
         return inputs, found, results
+
+    def _score(self, inputs: Tensor, part: View) -> Float[Tensor, "n u s"]:
+        units = self.run.manifest.units
+        assert units is not None
+        if units["position"] == "*":
+            through = self.run.manifest.through
+            return scores_everywhere(self.network, inputs, units["layer"], through)
+        return scores(self.network, inputs, part)
 
     def _keep(
         self, inputs: Tensor, found: Tensor | None, results: list[Attribution], first: int

@@ -5,7 +5,7 @@ the images that gave them, and a histogram with buckets of even relative width. 
 into that of all their images, in any order and grouping, with the same bytes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 from typing import Any
@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import Tensor
+from torch.nn import functional
 
 from opponent.features import Feature
 from opponent.jacobian import PIECE, NoRule, pieces, sides
@@ -36,15 +37,17 @@ QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 @dataclass(frozen=True, kw_only=True)
 class AllUnits:
-    """All units of a layer at one position: 'mixed3b:*', 'mixed3b:*@7,3'.
+    """All units of a layer at one position: 'mixed3b:*', 'mixed3b:*@7,3'; or at all: '5:*@*'.
 
     Args:
         layer: the layer.
         position: (row, column) in its map; None is the centre, and all that vectors have.
+        everywhere: at every position; an image's score is then its largest over them.
     """
 
     layer: str
     position: tuple[int, int] | None = None
+    everywhere: bool = False
 
     @classmethod
     def parse(cls, text: str) -> "AllUnits | None":
@@ -56,6 +59,8 @@ class AllUnits:
         layer, colon, rest = text.strip().rpartition(":")
         if not colon or not rest.startswith("*"):
             return None
+        if rest == "*@*":
+            return cls(layer=layer, everywhere=True)
         # A feature's grammar, with a unit in place of the star.
         try:
             feature = Feature.parse(f"{layer}:0{rest[1:]}")
@@ -63,8 +68,8 @@ class AllUnits:
             feature = None
         if feature is None or feature.unit:
             raise ValueError(
-                f"{text!r} does not name all units of a layer; write LAYER:* or "
-                "LAYER:*@ROW,COLUMN, for example 'mixed3b:*' or 'mixed3b:*@7,3'"
+                f"{text!r} does not name all units of a layer; write LAYER:*, "
+                "LAYER:*@ROW,COLUMN or LAYER:*@*, for example 'mixed3b:*' or 'mixed3b:*@7,3'"
             )
         return cls(layer=layer, position=feature.position)
 
@@ -245,14 +250,96 @@ def scores(
         found = _walked(reading.target, reading.through, position)
     except NoRule:
         found = _one_by_one(reading.target, reading.through, position)
-    excitation, inhibition, l2 = found.unbind(2)
-    return torch.stack(
-        [
-            activation, excitation, inhibition, torch.minimum(excitation, inhibition),
-            excitation + inhibition, l2,
-        ],
-        2,
-    )  # fmt: skip
+    return _scores(activation, *found.unbind(2))
+
+
+def _scores(
+    activation: Tensor, excitation: Tensor, inhibition: Tensor, l2: Tensor
+) -> Float[Tensor, "n u s"]:
+    tension = torch.minimum(excitation, inhibition)
+    every = [activation, excitation, inhibition, tension, excitation + inhibition, l2]
+    return torch.stack([x.flatten(2).amax(2) if x.ndim == 4 else x for x in every], 2)
+
+
+def scores_everywhere(
+    network: Network, inputs: Float[Tensor, "n 3 h w"], layer: str, through: str
+) -> Float[Tensor, "n u s"]:
+    """The scores of all units at all positions, where one convolution gives them: the largest.
+
+    Excitation is then a convolution with the positive weights, and inhibition one with the negative
+    ones (of a negative h the other way round).
+
+    Args:
+        network: the network.
+        inputs: its own input.
+        layer: of the units.
+        through: the layer whose output is convolved.
+    Returns:
+        `SCORES`, for each unit the largest over positions.
+    Raises:
+        ValueError: between the two lies more than one convolution and batch norm in evaluation.
+    Source: paper, eqs. 1 and 2.
+    """
+    reading = network.run(inputs, layer, through, differentiate="target")
+    assert reading.through is not None
+    apply = _convolution(reading.target, reading.through)
+    if apply is None:
+        raise ValueError(
+            "every position at once needs a layer that one convolution makes of the through layer; "
+            f"between {through!r} and {layer!r} lies something else: scan '{layer}:*'"
+        )
+    found = []
+    hidden, target = reading.through.detach(), reading.target.detach()
+    # Not all images at once, since early layers have maps of hundreds of positions a side.
+    size = max(1, _AT_ONCE // target[0].numel())
+    for h, f in zip(hidden.split(size), target.split(size), strict=True):
+        above, below = h.clamp(min=0), (-h).clamp(min=0)
+        excitation, inhibition = apply(above, 1), apply(above, -1)
+        if below.any():
+            excitation, inhibition = excitation + apply(below, -1), inhibition + apply(below, 1)
+        found.append(_scores(f, excitation, inhibition, apply(h.square(), 2).sqrt()))
+    return torch.cat(found)
+
+
+# Numbers of a layer's maps that are worked on at once.
+_AT_ONCE = 2**24
+
+
+def _convolution(target: Tensor, through: Tensor) -> Callable[[Tensor, int], Tensor] | None:
+    """The convolution with the positive weights (1), the negative ones (-1) or the squares (2).
+
+    None where the target is not one convolution of the through layer.
+    """
+    node: Any = target.grad_fn
+    scale: Tensor | None = None
+    same = ("CloneBackward", "AliasBackward")
+    while node is not None and node.name().startswith((*same, "NativeBatchNorm")):
+        if node.name().startswith("NativeBatchNorm"):
+            if node._saved_training or scale is not None:
+                return None
+            scale = torch.rsqrt(node._saved_running_var + node._saved_eps)
+            if node._saved_weight is not None:
+                scale = scale * node._saved_weight
+        node = node.next_functions[0][0]
+    if node is None or not node.name().startswith("ConvolutionBackward") or node._saved_transposed:
+        return None
+    before = node.next_functions[0][0]
+    while before is not None and before.name().startswith(same):
+        before = before.next_functions[0][0]
+    if getattr(before, "variable", None) is not through:
+        return None
+    weight = node._saved_weight.detach()
+    if scale is not None:
+        weight = weight * scale.detach()[:, None, None, None]
+    kinds = {1: weight.clamp(min=0), -1: (-weight).clamp(min=0), 2: weight.square()}
+    stride, padding, dilation = node._saved_stride, node._saved_padding, node._saved_dilation
+
+    def apply(h: Tensor, kind: int) -> Tensor:
+        return functional.conv2d(
+            h, kinds[kind], None, stride, padding, dilation, node._saved_groups
+        )
+
+    return apply
 
 
 def _walked(target: Tensor, through: Tensor, position: tuple[int, int]) -> Float[Tensor, "n u 3"]:

@@ -97,7 +97,8 @@ def scan(
         list[str],
         typer.Argument(
             metavar="FEATURE...",
-            help="LAYER:UNIT or LAYER:UNIT@ROW,COLUMN; LAYER:* is all units of the layer.",
+            help="LAYER:UNIT or LAYER:UNIT@ROW,COLUMN; LAYER:* is all units of the layer, "
+            "LAYER:*@* at all positions.",
         ),
     ],
     through: Through,
@@ -224,7 +225,8 @@ def units(
     out.print(table)
     units = run.manifest.units
     assert units is not None
-    where = "@{},{}".format(*units["position"]) if units["position"] else ""
+    place = units["position"]
+    where = "@" + ("*" if place == "*" else "{},{}".format(*place)) if place else ""
     out.print(
         f"{score} of {units['layer']}:*{where} through {run.manifest.through} over "
         f"{rows[0]['images']:,} images",
