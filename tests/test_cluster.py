@@ -639,3 +639,18 @@ def test_whose_folder_it_is_matters_elsewhere_too(
     (memory / "run" / "scan" / "000000.parquet").write_bytes(b"PAR1 but no more")
     with pytest.raises(RunError, match=r"memory://.*000000\.parquet is damaged .*delete it"):
         Run(f"{memory}/run").columns()
+
+
+def test_toy_models_train_on_ray_as_they_do_alone(tmp_path: Path) -> None:
+    """In a process of its own, since Ray would stay in this one."""
+    pytest.importorskip("ray")
+    command = [sys.executable, "-m", "opponent", "toy", "abs", "--hidden", "6", "--seeds", "20"]
+    command += ["--steps", "50", "--out"]
+    for name, more in (("alone", []), ("spread", ["--ray", "local"])):
+        done = subprocess.run(
+            [*command, str(tmp_path / name), *more], capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+    for file in ("asked.json", "toy.json", "models.safetensors"):
+        alone, spread = ((tmp_path / name / file).read_bytes() for name in ("alone", "spread"))
+        assert alone == spread

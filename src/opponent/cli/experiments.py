@@ -356,6 +356,15 @@ def toy(
     ] = 0.1,
     format: Annotated[str, typer.Option(help="png, pdf or svg.")] = "png",
     seed: Seed = 0,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Train with Ray: 'local' on all of this machine, 'auto' or HOST:PORT in a cluster "
+            "that runs and whose machines share --out.",
+        ),
+    ] = None,
+    cpus: Annotated[float, typer.Option(min=0, help="Processors for each of Ray's actors.")] = 1,
 ) -> None:
     """Train toy models of superposition (the paper's figures 7 and 15).
 
@@ -377,6 +386,8 @@ def toy(
             steps=steps,
             settle=settle,
             seed=seed,
+            ray=ray,
+            cpus=cpus,
             progress=lambda done, total: report("models", done, total),
         )
     table = new_table(

@@ -6,9 +6,9 @@ Source: paper, section 6 and appendix G; after Elhage et al. (2022).
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
@@ -308,6 +308,8 @@ def study(
     steps: int = STEPS,
     settle: float = SETTLE,
     seed: int = 0,
+    ray: str | None = None,
+    cpus: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Study:
     """Train many models of each width.
@@ -319,6 +321,8 @@ def study(
         out: the folder, new or that of the same question.
         hidden: the widths.
         seeds: models of each width.
+        ray: train on Ray's actors: 'local', 'auto' or HOST:PORT. All machines must see `out`.
+        cpus: processors for each of them.
         progress: called with the models done and the models in all.
     Raises:
         ValueError: as for `train`, or no model.
@@ -341,22 +345,65 @@ def study(
         "versions": versions() | {"numba": numba.__version__},
     }
     parts = Parts(out, asked)
-    models, done, total = {}, 0, len(hidden) * seeds
-    for m in hidden:
-        rows = []
-        for first in range(0, seeds, _CHUNK):
-            name, numbers = f"hidden-{m}-{first:06d}", range(first, min(first + _CHUNK, seeds))
-            if progress is not None:
-                progress(done, total)
-            if not parts.has(name):
-                some = train(task, m, numbers, seed=seed, steps=steps, settle=settle)
-                parts.write(name, some.parameters)
-            rows.append(parts.read(name)[0])
-            done += len(numbers)
-        models[m] = Toys(task=task, **{k: np.concatenate([x[k] for x in rows]) for k in _PARTS})
+    blocks = [
+        (m, first, min(first + _CHUNK, seeds)) for m in hidden for first in range(0, seeds, _CHUNK)
+    ]
+    missing = [block for block in blocks if not parts.has(_name(block))]
+    total = len(hidden) * seeds
+    done = total - sum(last - first for _, first, last in missing)
+    if ray is None:
+        finished: Iterable[_Block] = _in_turn(_trainer(parts.folder, asked), missing)
+    else:
+        from opponent.cluster import map_parts
+
+        finished = map_parts(
+            partial(_trainer, parts.folder.absolute(), asked, cpus), missing, address=ray, cpus=cpus
+        )
     if progress is not None:
         progress(done, total)
+    for _, first, last in finished:
+        done += last - first
+        if progress is not None:
+            progress(done, total)
+    models = {}
+    for m in hidden:
+        rows = [parts.read(_name(block))[0] for block in blocks if block[0] == m]
+        models[m] = Toys(task=task, **{k: np.concatenate([x[k] for x in rows]) for k in _PARTS})
     return Study(asked=asked, models=models)
+
+
+_Block = tuple[int, int, int]  # width, first model and the one after the last
+
+
+def _name(block: _Block) -> str:
+    return f"hidden-{block[0]}-{block[1]:06d}"
+
+
+def _in_turn(compute: Callable[[_Block], None], blocks: Sequence[_Block]) -> Iterator[_Block]:
+    for block in blocks:
+        compute(block)
+        yield block
+
+
+def _trainer(
+    folder: Path, asked: Mapping[str, Any], cpus: float | None = None
+) -> Callable[[_Block], None]:
+    """What trains a block of a study and writes it, on this machine or another."""
+    parts = Parts(folder, asked)
+    if cpus is not None:
+        import numba
+
+        numba.set_num_threads(max(1, min(int(cpus), numba.get_num_threads())))
+
+    def compute(block: _Block) -> None:
+        hidden, first, last = block
+        task, numbers = asked["task"], range(first, last)
+        some = train(
+            task, hidden, numbers, seed=asked["seed"], steps=asked["steps"], settle=asked["settle"]
+        )
+        parts.write(_name(block), some.parameters)
+
+    return compute
 
 
 def describe(toys: Toys) -> dict[str, Any]:
