@@ -614,3 +614,23 @@ def test_a_scan_of_every_position(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs a layer that one convolution makes"):
         scan(network, "mixed3b:*@*", through="mixed3a", images=tmp_path, out=tmp_path / "no")
     assert not (tmp_path / "no").exists()
+
+
+class _OwnWeights(nn.Module):
+    """A convolution whose weights the image makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 1), nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        weight = h.mean((0, 2, 3))[None, :, None, None].expand(5, 4, 1, 1)
+        return self.last(torch.conv2d(h, weight))
+
+
+def test_weights_that_the_image_makes_are_no_linear_map() -> None:
+    with torch.random.fork_rng(devices=[]):
+        network = Network(_OwnWeights(), preprocessing=Preprocessing(size=(5, 6)))
+    with pytest.raises(ValueError, match="needs a layer that one convolution makes"):
+        scores_everywhere(network, torch.ones(1, 3, 5, 6), "last", "first")

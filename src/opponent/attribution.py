@@ -248,11 +248,12 @@ def _gradient(
     """The gradient times h. Source: paper, eq. 1."""
     reading = view.run(network, inputs, differentiate="target")
     assert reading.through is not None
+    assert view.through is not None
     hidden = view.within(reading.through.detach())
     return [
         Attribution(
             feature=feature,
-            through=view.through or PIXELS,
+            through=view.through,
             activation=activation,
             attribution=view.within(gradient) * hidden,
             hidden=hidden,
@@ -286,12 +287,13 @@ def _integrated(
     # As many copies as points from the start: a network may remember how many images came.
     copies = inputs.repeat(len(points), 1, 1, 1)
     reading = view.run(network, copies, differentiate="target", substitute=along)
+    assert view.through is not None
     [hidden] = found
     change = hidden if start is None else hidden - start
     return [
         Attribution(
             feature=feature,
-            through=view.through or PIXELS,
+            through=view.through,
             activation=activation[-count:].clone(),
             attribution=view.within(
                 torch.einsum("s,snkyx->nkyx", weights, gradient.unflatten(0, (-1, count))) * change

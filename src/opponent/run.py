@@ -272,8 +272,7 @@ class Run:
         through, found = self.manifest.through, self.manifest.view.get("units", {})
         if "crops" in found:
             return View.restore(found, [widest], through)
-        top, left, height, width = self.manifest.units["window"]
-        window = Window(top=top, left=left, height=height, width=width)
+        window = Window.of(self.manifest.units["window"])
         reason = str(found.get("whole", "unknown"))
         return View(features=(widest,), through=through, window=window, inner=window, reason=reason)
 
@@ -318,8 +317,7 @@ class Run:
         return self.folder / "units.parquet"
 
     def _window(self, feature: Feature, source: str) -> Window:
-        top, left, height, width = self.manifest.windows[self.features.index(feature)][source]
-        return Window(top=top, left=left, height=height, width=width)
+        return Window.of(self.manifest.windows[self.features.index(feature)][source])
 
     @property
     def preprocessing(self) -> Preprocessing:

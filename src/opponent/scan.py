@@ -206,8 +206,8 @@ def _plan(
         through_shape=network.map_shape(through),
         windows=[
             {
-                "through": _box(feature_window(network, feature, through)),
-                "pixels": _box(feature_window(network, feature)),
+                "through": feature_window(network, feature, through).numbers,
+                "pixels": feature_window(network, feature).numbers,
             }
             for feature in resolved
         ],
@@ -225,17 +225,13 @@ def _plan(
             "layer": whole.layer,
             "position": "*" if stars[0].everywhere else whole.position and list(whole.position),
             "count": network.layer(whole.layer).shape[0],
-            "window": _box(feature_window(network, whole, through))
+            "window": feature_window(network, whole, through).numbers
             if not stars[0].everywhere
             else [0, 0, *network.map_shape(through)[1:]],
             "keep": KEEP,
         },
     )
     return manifest, found
-
-
-def _box(window: Window) -> list[int]:
-    return [window.top, window.left, window.height, window.width]
 
 
 def _slice(run: Run, shard: int) -> range:
@@ -287,23 +283,29 @@ def rounding(
         network.resolve(feature) if star is None else star.widest(network)
         for feature, star in zip(features, stars, strict=True)
     ]
-    prepared = network.preprocessing
-    entries = open_images(images, size=prepared.size)[:CHECKED]
-    decoded = stream(entries, size=prepared.size, resize=prepared.resize, draft=prepared.draft)
-    with closing(decoded):
-        readable = [image for image in decoded if not isinstance(image, Unreadable)]
-    if not readable:
-        raise ValueError(f"none of the first {len(entries)} images can be read")
-    results = []
-    for _ in range(2):
-        found = attribute_each(network, network.inputs(np.stack(readable)), asked, through)
-        results.append(found)
-        network.module.to(dtype)
+    found = open_images(images, size=network.preprocessing.size)
+    inputs = _first(network, found)
+    if inputs is None:
+        raise ValueError(f"none of the first {CHECKED} images of {found.source!r} can be read")
+    results = [attribute_each(network, inputs, asked, through)]
+    network.module.to(dtype)
+    results.append(attribute_each(network, inputs.to(dtype), asked, through))
     error = {}
     for name in ("activation", "excitation", "inhibition"):
         exact, coarse = (torch.stack([getattr(x, name).double() for x in r]) for r in results)
         error[name] = float((coarse - exact).norm() / exact.norm())
     return error
+
+
+def _first(network: Network, images: ImageSet) -> Float[Tensor, "n 3 h w"] | None:
+    """The network's input from the first images, as far as they can be read."""
+    prepared = network.preprocessing
+    decoded = stream(
+        images[:CHECKED], size=prepared.size, resize=prepared.resize, draft=prepared.draft
+    )
+    with closing(decoded):
+        readable = [image for image in decoded if not isinstance(image, Unreadable)]
+    return network.inputs(np.stack(readable)) if readable else None
 
 
 def _widest(network: Network, units: Mapping[str, Any]) -> Feature:
@@ -319,14 +321,8 @@ def _checked(
     if part.box is None:
         return part.describe()
     whole = whole_view(network, features, through, "")
-    prepared = network.preprocessing
-    decoded = stream(
-        images[:CHECKED], size=prepared.size, resize=prepared.resize, draft=prepared.draft
-    )
-    with closing(decoded):
-        readable = [image for image in decoded if not isinstance(image, Unreadable)]
-    if readable:
-        inputs = network.inputs(np.stack(readable))
+    inputs = _first(network, images)
+    if inputs is not None:
         for one, other in zip(
             attribute_each(network, inputs, features, through, view=part),
             attribute_each(network, inputs, features, through, view=whole),

@@ -310,6 +310,12 @@ def _convolution(target: Tensor, through: Tensor) -> Callable[[Tensor, int], Ten
 
     None where the target is not one convolution of the through layer.
     """
+    # The walk refuses weights that the image itself makes.
+    one = torch.eye(target.shape[1], dtype=target.dtype, device=target.device)[:1]
+    try:
+        pieces(target, through, one, (0, 0))
+    except NoRule:
+        return None
     node: Any = target.grad_fn
     scale: Tensor | None = None
     same = ("CloneBackward", "AliasBackward")

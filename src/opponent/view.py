@@ -111,11 +111,11 @@ class View:
         boxes = {PIXELS: self.box, **self.crops}
         origin = [f.position for f in self.features]
         return {
-            "crops": {name: _numbers(x) for name, x in boxes.items()},
+            "crops": {name: x.numbers for name, x in boxes.items()},
             "positions": [list(x) for x in origin if x is not None],
-            "window": self.window and _numbers(self.window),
-            "inner": self.inner and _numbers(self.inner),
-            "region": self.region and _numbers(self.region),
+            "window": self.window and self.window.numbers,
+            "inner": self.inner and self.inner.numbers,
+            "region": self.region and self.region.numbers,
         }
 
     @classmethod
@@ -123,26 +123,17 @@ class View:
         cls, described: Mapping[str, Any], features: Sequence[Feature], through: str
     ) -> "View":
         """The view of features of the whole image that `describe` described, of a part of it."""
-        crops = {name: _restored(x) for name, x in described["crops"].items()}
+        crops = {name: Window.of(x) for name, x in described["crops"].items()}
         places = (tuple(x) for x in described["positions"])
         return cls(
             box=crops.pop(PIXELS),
             crops=crops,
             features=tuple(x.at(place) for x, place in zip(features, places, strict=True)),
             through=through,
-            window=_restored(described["window"]),
-            inner=_restored(described["inner"]),
-            region=_restored(described["region"]),
+            window=Window.of(described["window"]),
+            inner=Window.of(described["inner"]),
+            region=Window.of(described["region"]),
         )
-
-
-def _numbers(box: Window) -> list[int]:
-    return [box.top, box.left, box.height, box.width]
-
-
-def _restored(numbers: Sequence[int]) -> Window:
-    top, left, height, width = numbers
-    return Window(top=top, left=left, height=height, width=width)
 
 
 def whole_view(
@@ -289,16 +280,9 @@ def _agreeing(network: Network, whole: View, part: View) -> View | None:
         if part.inner is None or reading.through is None or whole.window is None:
             return part
         assert part.window is not None
-        shape = reading.through.shape[2:]
-        region = _box(*shape)
-        return replace(
-            part,
-            region=replace(
-                region,
-                top=part.window.top - part.inner.top,
-                left=part.window.left - part.inner.left,
-            ),
-        )
+        height, width = reading.through.shape[2:]
+        top, left = part.window.top - part.inner.top, part.window.left - part.inner.left
+        return replace(part, region=Window(top=top, left=left, height=height, width=width))
     return None
 
 
@@ -307,14 +291,8 @@ def _values(network: Network, each: View) -> tuple[list[Tensor], Reading]:
     noise = torch.rand(1, 3, *network.preprocessing.size, generator=generator)
     inputs = network.preprocessing.normalise(noise).to(network.device, network.dtype)
     reading = each.run(network, inputs)
-    row_column = {feature.position for feature in each.features}
-    values = [reading.target[:, :, row, column] for row, column in filter(None, row_column)]
-    # One feature may need less than others at its place.
-    units = [f.unit for f in each.features]
-    if len(row_column) == 1 and None not in units:
-        values = [values[0][:, units]]
-    elif len(each.features) <= 64:
-        values = [feature.read(reading.target) for feature in each.features]
+    # Feature by feature: one may need less than others at its place.
+    values = [feature.read(reading.target) for feature in each.features]
     if reading.through is not None:
         values.append(each.within(reading.through))
     return values, reading

@@ -8,7 +8,7 @@ One pass, without a multiplication, gives the box of every position of every lay
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +36,17 @@ class Window:
     left: int
     height: int
     width: int
+
+    @classmethod
+    def of(cls, numbers: Sequence[int]) -> "Window":
+        """From `numbers`."""
+        top, left, height, width = numbers
+        return cls(top=top, left=left, height=height, width=width)
+
+    @property
+    def numbers(self) -> list[int]:
+        """[top, left, height, width], ready for JSON."""
+        return [self.top, self.left, self.height, self.width]
 
     @property
     def slices(self) -> tuple[slice, slice]:
