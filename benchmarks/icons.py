@@ -3,8 +3,8 @@
     python -m benchmarks.icons [--network inceptionv1-mini] [--icons 8] [--steps 20] [--canvas 0]
 
 The plain procedure optimises one icon after the other; each step runs the whole network forward,
-keeps the through layer's output by a hook, and calls `loss.backward()`. Equal targets, steps, size
-and views.
+keeps the through layer's output by a hook, and calls `loss.backward()`. Equal targets, steps, size,
+boxes and noise (outside what the feature sees, the plain procedure's noise is its own).
 """
 
 import argparse
@@ -19,7 +19,8 @@ from opponent.network import Network
 from opponent.synthesis.inversion import Settings, invert_attribution
 from opponent.synthesis.objectives import dot_cosine
 from opponent.synthesis.parameters import Phases
-from opponent.window import feature_window
+from opponent.view import view
+from opponent.window import Window, feature_window
 from opponent.zoo import load
 from opponent.zoo.inceptionv1 import InceptionV1
 from opponent.zoo.load import INCEPTIONV1_INPUT
@@ -35,6 +36,8 @@ def plain(
     start = Phases(1, settings.canvas_for(network), generator=generator)
     assert settings.rate is not None
     adam = torch.optim.Adam(start.parameters, lr=settings.rate, eps=1e-16)
+    transforms, outside = settings.transforms, torch.Generator().manual_seed(settings.seed)
+    seen = view(network, [feature], THROUGH).box or Window.of([0, 0, *network.preprocessing.size])
     rows, columns = feature_window(network, feature, THROUGH).slices
     kept: dict[str, Tensor] = {}
     layer = dict(network.module.named_modules())[THROUGH]
@@ -42,11 +45,15 @@ def plain(
     objectives = []
     for _ in range(settings.steps):
         adam.zero_grad()
-        views = settings.transforms(start.images(), network.preprocessing.size, generator)
+        views = transforms.boxed(start.images(), network.preprocessing.size, generator)
+        noise = transforms.noise((*views.shape,), outside)
+        inner = (transforms.draws, 3, seen.height, seen.width)
+        noise[:, :, *seen.slices] = transforms.noise(inner, generator)
+        views = views + noise
         network.module(network.preprocessing.normalise(views))
         hidden = kept["output"][:, :, rows, columns]
         wanted = target.expand_as(hidden)
-        loss = -dot_cosine(hidden, wanted, settings.power).sum() / settings.transforms.draws
+        loss = -dot_cosine(hidden, wanted, settings.power).sum() / transforms.draws
         loss.backward()
         adam.step()
         objectives.append(-float(loss.detach()))

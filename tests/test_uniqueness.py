@@ -600,3 +600,15 @@ def test_ties_are_broken_by_order_and_do_not_count_dead_features(seed: int) -> N
     values[:, 3:, 1:] *= rng.random((30, 3, 1)) < 0.05
     found = assess(made({"units": values, "kmeans": values}), 8)
     assert {x.features for x in found.table} == {3}
+
+
+def test_norms_of_whole_maps_lose_no_digits() -> None:
+    maps = torch.randn(3, 64, 56, 56, generator=torch.Generator().manual_seed(0))
+    plus, minus, l2 = module._norms(maps)
+    exact = maps.double()
+    for found, expected in (
+        (plus, exact.clamp(min=0).sum((1, 2, 3))),
+        (minus, (-exact).clamp(min=0).sum((1, 2, 3))),
+        (l2, exact.square().sum((1, 2, 3)).sqrt()),
+    ):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)

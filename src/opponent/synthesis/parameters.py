@@ -4,7 +4,9 @@ A parameterisation holds tensors to optimise and gives images in [0, 1]. All ima
 from the same noise, so that none depends on what else is in the batch.
 """
 
+import math
 from abc import ABC, abstractmethod
+from functools import lru_cache
 from typing import Any, final
 
 import torch
@@ -25,6 +27,11 @@ class Parameterisation(ABC):
     @abstractmethod
     def images(self) -> Float[Tensor, "n 3 h w"]:
         """The images, in [0, 1], with a graph to the parameters."""
+
+
+@lru_cache(maxsize=4)
+def _magnitude(height: int, width: int) -> Float[Tensor, "3 h w"]:
+    return photographs().magnitude(height, width)
 
 
 def _recolour(plain: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
@@ -51,13 +58,16 @@ class _Polar(torch.autograd.Function):
 
 
 class _Squashed(torch.autograd.Function):
-    """Each image's values with mean 0 and standard deviation 1, through a sigmoid."""
+    """Each image's values, of mean 0, with standard deviation 1, through a sigmoid."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
-        deviation, mean = torch.std_mean(values, (1, 2, 3), keepdim=True, correction=0)
-        standard = (values - mean).div_(deviation)
-        found = standard.sigmoid()
+        # In two steps: a norm adds one square after the other, and loses digits over a million.
+        rows = torch.linalg.vector_norm(values, dim=3, keepdim=True)
+        deviation = torch.linalg.vector_norm(rows, dim=(1, 2, 3), keepdim=True)
+        deviation /= math.sqrt(values[0].numel())
+        standard = values / deviation
+        found: Tensor = standard.sigmoid()
         ctx.save_for_backward(standard, found, deviation)
         return found
 
@@ -66,10 +76,9 @@ class _Squashed(torch.autograd.Function):
         standard, found, deviation = ctx.saved_tensors
         inner: Tensor = torch.ops.aten.sigmoid_backward(gradient, found)
         along = (inner * standard).mean((1, 2, 3), keepdim=True)
-        inner -= inner.mean((1, 2, 3), keepdim=True)
         inner.addcmul_(standard, along, value=-1)
-        result: Tensor = inner / deviation
-        return result
+        inner /= deviation
+        return inner
 
 
 def _leaf(values: Tensor, count: int) -> Tensor:
@@ -96,7 +105,7 @@ class Phases(Parameterisation):
         device: torch.device | str = "cpu",
     ) -> None:
         self.size = size
-        self.magnitude = photographs().magnitude(*size).to(device)
+        self.magnitude = _magnitude(*size).to(device)
         # Those of white noise: a real image's first and last columns mirror themselves, and phases
         # that do not would cost magnitude.
         phase = torch.fft.rfft2(torch.randn(1, 3, *size, generator=generator)).angle()
@@ -151,7 +160,7 @@ class Fourier(Parameterisation):
         device: torch.device | str = "cpu",
     ) -> None:
         self.size = size
-        magnitude = photographs().magnitude(*size)
+        magnitude = _magnitude(*size)
         # Logits of a faint start have a standard deviation of about a tenth.
         power = magnitude.square().sum() * 2 / (size[0] * size[1]) ** 2 / 3
         self.scale = (magnitude / power.sqrt())[..., None].to(device)

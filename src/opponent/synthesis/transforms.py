@@ -55,42 +55,62 @@ class Transforms:
             generator: of boxes and noise.
             window: the part of each view that is wanted; None is all of it.
         """
-        rows, columns = (slice(None), slice(None)) if window is None else window.slices
-        views = []
-        for _ in range(self.draws):
-            view = resize(self._box(images, generator), size, window)
-            # The window's noise is the same as in the whole.
-            noise = torch.rand(1, 3, *size, generator=generator)[:, :, rows, columns] * 2 - 1
-            normal = torch.randn(1, 3, *size, generator=generator)[:, :, rows, columns]
-            views.append(view + (noise * self.uniform + normal * self.gaussian).to(view))
-        return torch.cat(views)
+        views = self.boxed(images, size, generator, window)
+        # No more noise than is wanted: to draw a whole view's takes as long as its gradient.
+        noise = self.noise((self.draws, 1, *views.shape[1:]), generator).to(views)
+        noisy: Tensor = views.unflatten(0, (self.draws, -1)) + noise
+        return noisy.flatten(0, 1)
 
-    def _box(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def boxed(
+        self,
+        images: Float[Tensor, "n 3 h w"],
+        size: tuple[int, int],
+        generator: torch.Generator,
+        window: Window | None = None,
+    ) -> Float[Tensor, "m 3 y x"]:
+        """The views before noise is added; arguments as for these."""
+        boxes = [self._box(images, generator) for _ in range(self.draws)]
+        return torch.cat([resize(images, size, window, box) for box in boxes])
+
+    def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Noise of both kinds; the generator's state after it does not depend on the shape."""
+        seed = int(torch.randint(2**62, (), generator=generator))
+        own = torch.Generator().manual_seed(seed)
+        uniform = torch.rand(shape, generator=own) * 2 - 1
+        return self.uniform * uniform + self.gaussian * torch.randn(shape, generator=own)
+
+    def _box(self, images: Tensor, generator: torch.Generator) -> Window:
         share = self.smallest + (self.largest - self.smallest) * torch.rand((), generator=generator)
         centres = 0.5 + self.wander * torch.randn(2, generator=generator)
-        slices = []
+        sides, starts = [], []
         for length, centre in zip(images.shape[2:], centres.tolist(), strict=True):
             side = max(1, round(length * float(share)))
-            start = min(max(round(length * centre - side / 2), 0), length - side)
-            slices.append(slice(start, start + side))
-        return images[:, :, *slices]
+            sides.append(side)
+            starts.append(min(max(round(length * centre - side / 2), 0), length - side))
+        return Window.of([*starts, *sides])
 
 
 def resize(
-    images: Float[Tensor, "n 3 h w"], size: tuple[int, int], window: Window | None = None
+    images: Float[Tensor, "n 3 h w"],
+    size: tuple[int, int],
+    window: Window | None = None,
+    box: Window | None = None,
 ) -> Float[Tensor, "n 3 y x"]:
-    """Images at another size, without aliasing; with a window, that part of the result alone."""
+    """Images, or a box of them, at another size, without aliasing; of it all, or a window."""
+    box = box or Window.of([0, 0, *images.shape[2:]])
     if window is None:
-        return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+        return F.interpolate(
+            images[:, :, *box.slices], size, mode="bilinear", antialias=True, align_corners=False
+        )
     # Each side is a linear map of its own.
-    for axis, wanted, length in zip((2, 3), window.slices, size, strict=True):
-        weights = _weights(images.shape[axis], length)[wanted]
-        needed = weights.any(0).nonzero().flatten()
-        first, last = int(needed[0]), int(needed[-1]) + 1
-        weights = weights[:, first:last].to(images)
-        images = images.narrow(axis, first, last - first)
-        images = weights @ images if axis == 2 else images @ weights.T
-    return images
+    weights, needed = [], []
+    for part, wanted, length in zip(box.slices, window.slices, size, strict=True):
+        each = _weights(part.stop - part.start, length)[wanted]
+        used = each.any(0).nonzero().flatten()
+        first, last = int(used[0]), int(used[-1]) + 1
+        weights.append(each[:, first:last].to(images))
+        needed.append(slice(part.start + first, part.start + last))
+    return weights[0] @ images[:, :, *needed] @ weights[1].T
 
 
 @lru_cache(maxsize=128)
