@@ -398,6 +398,12 @@ def test_a_layout_depends_on_its_seed_alone() -> None:
     assert one.tobytes() != other.tobytes()
 
 
+def test_a_layout_leaves_the_number_of_threads_as_it_was() -> None:
+    assert torch.get_num_threads() == 1  # of this module's tests
+    lay_out(np.random.default_rng(0).random((30, 4), dtype=np.float32), neighbours=5)
+    assert torch.get_num_threads() == 1
+
+
 def test_vectors_of_like_direction_lie_together_whatever_their_length() -> None:
     generator = np.random.default_rng(0)
     kinds = np.repeat(np.arange(3), 30)

@@ -654,3 +654,27 @@ def test_toy_models_train_on_ray_as_they_do_alone(tmp_path: Path) -> None:
     for file in ("asked.json", "toy.json", "models.safetensors"):
         alone, spread = ((tmp_path / name / file).read_bytes() for name in ("alone", "spread"))
         assert alone == spread
+
+
+def test_icons_are_made_on_ray_as_they_are_alone(tmp_path: Path) -> None:
+    """In processes of their own, since Ray would stay in this one."""
+    pytest.importorskip("ray")
+
+    def opponent(*given: object) -> None:
+        command = [sys.executable, "-m", "opponent", *map(str, given)]
+        alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=alone)
+        assert done.returncode == 0, done.stderr
+
+    images, run = paint(tmp_path / "images", 24), tmp_path / "alone"
+    opponent(
+        "scan", "inceptionv1-mini", "mixed3a:0", "--through", "conv2d2", "--images", images,
+        "--out", run,
+    )  # fmt: skip
+    shutil.copytree(run, tmp_path / "spread")
+    for name, more in (("alone", []), ("spread", ["--ray", "local"])):
+        few = ("--grid", 4, "--min-images", 1, "--steps", 2, "--signed")
+        opponent("atlas", tmp_path / name, *few, *more)
+    alone, spread = files(run), files(tmp_path / "spread")
+    assert len([name for name in alone if "/icons/" in name and name.endswith(".json")]) > 3
+    assert alone == spread

@@ -16,7 +16,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from math import floor
 from typing import Any
 
 import numpy as np
@@ -129,7 +130,13 @@ def lay_out(
     mapper = UMAP(
         n_neighbors=neighbours, min_dist=min_dist, metric="cosine", random_state=seed, n_jobs=1
     )
-    places: Float[np.ndarray, "n 2"] = mapper.fit_transform(vectors)
+    threads = torch.get_num_threads()
+    try:
+        places: Float[np.ndarray, "n 2"] = mapper.fit_transform(vectors)
+    finally:
+        # Its threads are PyTorch's: it sets how many, and with other threads the icons round
+        # otherwise.
+        torch.set_num_threads(threads)
     return places
 
 
@@ -275,6 +282,9 @@ def make_atlas(
     network: Network | None = None,
     settings: AtlasSettings | None = None,
     signed: bool = False,
+    ray: str | None = None,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
     progress: Progress | None = None,
 ) -> Atlas:
     """Make a feature's atlas, or go on with one that was interrupted.
@@ -285,11 +295,14 @@ def make_atlas(
         network: the network that was scanned; default: loaded by its name.
         settings: which images, cells and icons.
         signed: make each cell's icons of either side too, since |S| loses the sign.
+        ray, cpus, gpus: have Ray's actors make the icons, a batch at a time, as `address`, `cpus`
+            and `gpus` of `opponent.cluster.scan_on_ray` say; None makes them here.
         progress: called with what is being done, the steps done and the steps in all.
     Raises:
         RunError: the run is unfinished, or the network is not the one that was scanned.
         ValueError: too few images, or no cell with enough of them.
         Unreadable: an image that was scanned cannot be read any more.
+        ImportError, ConnectionError: as for `scan_on_ray`, whose other errors are these too.
     Source: paper, section 5 and figure 6.
     """
     feature, settings = run.feature(feature), settings or AtlasSettings(seed=run.manifest.seed)
@@ -311,13 +324,16 @@ def make_atlas(
     columns = run.columns(feature, maps=False)
     table = making.map(columns)
     members = _members(table, settings)
-    attributions = making.means(table, members)
+    means = making.means(table, members)
     signed = signed or (folder / "icons" / "excitation-000.json").is_file()
-    icons = {
-        sign: making.icons(members, *attributions, sign)
-        for sign in SIGNS
-        if signed or sign == "both"
-    }
+    signs = [sign for sign in SIGNS if signed or sign == "both"]
+    missing = [(sign, number) for sign in signs for number in making.missing(members, sign)]
+    if ray is None:
+        for part in missing:
+            making.icons(members, *means, *part)
+    else:
+        making.icons_on_ray(members, means, missing, ray, cpus, gpus)
+    icons = {sign: making.activations(members, sign) for sign in signs}
     rho, p = _correlation(making.cells(table, members, icons))
     about = {
         "asked": asked,
@@ -470,28 +486,69 @@ class _Making:
         partial.unlink(missing_ok=True)
         return _read_means(path, len(members))[:2]
 
+    def missing(self, members: Members, sign: str) -> list[int]:
+        """The batches whose icons are not there."""
+        batches = enumerate(self._batches(members))
+        return [number for number, cells in batches if not self._made(number, cells, sign)]
+
+    def activations(self, members: Members, sign: str) -> list[float | None]:
+        """The feature's activation in each cell's icon."""
+        batches = enumerate(self._batches(members))
+        return [
+            value
+            for number, cells in batches
+            for value in _record(self._record(sign, number), len(cells))
+        ]
+
     def icons(
         self,
         members: Members,
         attribution: Float[Tensor, "m k y x"],
         hidden: Float[Tensor, "m k y x"],
         sign: str,
-    ) -> list[float | None]:
-        """Invert each cell's mean S; the feature's activation in each icon."""
-        folder, size, cells = self.folder / "icons", self.settings.batch, list(members)
-        starts = range(0, len(cells), size)
-        activations: list[float | None] = []
-        for number, first in enumerate(starts):
-            record, part = folder / f"{sign}-{number:03d}.json", slice(first, first + size)
-            if not record.is_file() or self._lost(
-                _record(record, len(cells[part])), cells[part], sign
-            ):
-                made = self._icons(
-                    cells[part], attribution[part], hidden[part], sign, number, len(starts)
-                )
-                write_text(record, json.dumps(made) + "\n")
-            activations += _record(record, len(cells[part]))
-        return activations
+        number: int,
+    ) -> None:
+        """Invert the mean S of one batch of cells."""
+        batches, size = self._batches(members), self.settings.batch
+        part = slice(number * size, (number + 1) * size)
+        made = self._icons(
+            batches[number], attribution[part], hidden[part], sign, number, len(batches)
+        )
+        write_text(self._record(sign, number), json.dumps(made) + "\n")
+
+    def icons_on_ray(
+        self,
+        members: Members,
+        means: tuple[Tensor, Tensor],
+        parts: Sequence[tuple[str, int]],
+        address: str,
+        cpus: float,
+        gpus: float,
+    ) -> None:
+        """Batches of icons, made by actors, each by its sign and number."""
+        from opponent.cluster import check_device, map_parts, on_cpu
+
+        check_device(self.network, by_name=False, gpus=gpus)
+        make = partial(
+            _icon_maker, self.run.folder.absolute(), on_cpu(self.network), self.feature,
+            self.settings, self.folder.absolute(), members, means, self.network.device.type,
+            max(1, floor(cpus)),
+        )  # fmt: skip
+        finished = map_parts(make, parts, address=address, cpus=cpus, gpus=gpus)
+        with closing(finished):
+            for done, _ in enumerate(finished, 1):
+                self.progress(f"{self.feature.label}: batches of icons", done, len(parts))
+
+    def _batches(self, members: Members) -> list[list[tuple[int, int]]]:
+        cells, size = list(members), self.settings.batch
+        return [cells[first : first + size] for first in range(0, len(cells), size)]
+
+    def _record(self, sign: str, number: int) -> AnyPath:
+        return self.folder / "icons" / f"{sign}-{number:03d}.json"
+
+    def _made(self, number: int, cells: Sequence[tuple[int, int]], sign: str) -> bool:
+        record = self._record(sign, number)
+        return record.is_file() and not self._lost(_record(record, len(cells)), cells, sign)
 
     def _lost(
         self, activations: Sequence[float | None], cells: Sequence[tuple[int, int]], sign: str
@@ -574,6 +631,28 @@ class _Making:
                 return made
         _write_table(path, made)
         return made
+
+
+def _icon_maker(
+    run: AnyPath,
+    network: Network,
+    feature: Feature,
+    settings: AtlasSettings,
+    folder: AnyPath,
+    members: Members,
+    means: tuple[Tensor, Tensor],
+    device: str,
+    threads: int,
+) -> Callable[[tuple[str, int]], None]:
+    """What makes a batch of icons on this machine, given its sign and number."""
+    from opponent.cluster import check_software
+
+    torch.set_num_threads(threads)
+    opened_run = Run(run)
+    check_software(opened_run)
+    network.module.to(device)
+    making = _Making(opened_run, network, feature, settings, folder, lambda *_: None)
+    return lambda part: making.icons(members, *means, *part)
 
 
 def _members(table: pa.Table, settings: AtlasSettings) -> Members:

@@ -85,7 +85,7 @@ def scan_on_ray(
             machine that finds other images, or has other software.
     """
     opened = load(network, weights)
-    _check_device(opened, by_name=isinstance(network, str), gpus=gpus)
+    check_device(opened, by_name=isinstance(network, str), gpus=gpus)
     run = begin(
         opened, features, through=through, images=images, out=out, batch_size=batch_size,
         shard_size=shard_size, seed=seed, rule=rule,
@@ -98,7 +98,7 @@ def scan_on_ray(
     done = total - sum(len(entries) for entries in shards.values())
     if progress is not None:
         progress(done, total)
-    handed = None if isinstance(network, str) else _on_cpu(opened)
+    handed = None if isinstance(network, str) else on_cpu(opened)
     make = partial(_scanner, folder, handed, opened.device.type, max(1, floor(cpus)))
     parts = [(number, entries.digest()) for number, entries in shards.items()]
     finished = map_parts(
@@ -222,13 +222,7 @@ def _scanner(
     """What computes a run's shards on this machine: each with its number and its images' digest."""
     torch.set_num_threads(threads)
     run = Run(folder)
-    here, there = versions(), run.manifest.versions
-    if here != there:
-        other = ", ".join(f"{k} {here.get(k)}" for k in there if here.get(k) != there[k])
-        raise RunError(
-            f"{node()} has other software than the scan in {folder} began with ({other}); install "
-            "the same versions on every machine"
-        )
+    check_software(run)
     network = network or run.load_network()
     network.module.to(device)
 
@@ -251,7 +245,19 @@ def _entries(run: Run, shard: int) -> ImageSet:
     return ImageSet(source="", entries=run.images.entries[shard * size : (shard + 1) * size])
 
 
-def _check_device(network: Network, *, by_name: bool, gpus: float) -> None:
+def check_software(run: Run) -> None:
+    """Raise RunError where this machine has other versions than a run was begun with."""
+    here, there = versions(), run.manifest.versions
+    if here != there:
+        other = ", ".join(f"{k} {here.get(k)}" for k in there if here.get(k) != there[k])
+        raise RunError(
+            f"{node()} has other software than the scan in {run.folder} began with ({other}); "
+            "install the same versions on every machine"
+        )
+
+
+def check_device(network: Network, *, by_name: bool, gpus: float) -> None:
+    """Raise ValueError where a network lies elsewhere than actors with so many GPUs compute."""
     if by_name and gpus:
         try:
             network.module.to("cuda")
@@ -267,7 +273,7 @@ def _check_device(network: Network, *, by_name: bool, gpus: float) -> None:
         )
 
 
-def _on_cpu(network: Network) -> Network:
+def on_cpu(network: Network) -> Network:
     """A network that can be sent to where there is no such device, or one of another number."""
     if network.device.type == "cpu":
         return network

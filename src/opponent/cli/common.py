@@ -67,6 +67,22 @@ RuleName = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.")]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Compute with Ray: 'local' on all of this machine, 'auto' or HOST:PORT in a cluster "
+        "that runs and whose machines share the folder.",
+    ),
+]
+Cpus = Annotated[float, typer.Option(min=0, help="Processors for each of Ray's actors.")]
+Gpus = Annotated[
+    float | None,
+    typer.Option(
+        min=0, help="GPUs for each of Ray's actors, such as 0.5; default: 1 on --device cuda."
+    ),
+]
 Steps = Annotated[int, typer.Option(min=1, help="Steps of optimisation.")]
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
 
@@ -173,3 +189,8 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
             bars.update(tasks[what], completed=done, total=total)  # type: ignore[arg-type]
 
         yield report
+
+
+def gpu_share(gpus: float | None, device: str) -> float:
+    """GPUs for each of Ray's actors."""
+    return float(device.startswith("cuda")) if gpus is None else gpus

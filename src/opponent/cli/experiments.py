@@ -6,8 +6,10 @@ from typing import Annotated
 import typer
 
 from opponent.cli.common import (
+    Cpus,
     Device,
     Model,
+    Ray,
     RuleName,
     Seed,
     Steps,
@@ -356,15 +358,8 @@ def toy(
     ] = 0.1,
     format: Annotated[str, typer.Option(help="png, pdf or svg.")] = "png",
     seed: Seed = 0,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Train with Ray: 'local' on all of this machine, 'auto' or HOST:PORT in a cluster "
-            "that runs and whose machines share --out.",
-        ),
-    ] = None,
-    cpus: Annotated[float, typer.Option(min=0, help="Processors for each of Ray's actors.")] = 1,
+    ray: Ray = None,
+    cpus: Cpus = 1,
 ) -> None:
     """Train toy models of superposition (the paper's figures 7 and 15).
 

@@ -10,11 +10,14 @@ import typer
 from rich.table import Table
 
 from opponent.cli.common import (
+    Cpus,
     Device,
     DirectionsFile,
     Features,
+    Gpus,
     Model,
     Power,
+    Ray,
     RuleName,
     RunFolder,
     Seed,
@@ -23,6 +26,7 @@ from opponent.cli.common import (
     Weights,
     app,
     chosen,
+    gpu_share,
     new_table,
     open_network,
     open_run,
@@ -127,21 +131,9 @@ def scan(
     ] = False,
     seed: Seed = 0,
     device: Device = "cpu",
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Compute with Ray: 'local' on all of this machine, 'auto' or HOST:PORT in a "
-            "cluster that runs.",
-        ),
-    ] = None,
-    cpus: Annotated[float, typer.Option(min=0, help="Processors for each of Ray's actors.")] = 1,
-    gpus: Annotated[
-        float | None,
-        typer.Option(
-            min=0, help="GPUs for each of Ray's actors, such as 0.5; default: 1 on --device cuda."
-        ),
-    ] = None,
+    ray: Ray = None,
+    cpus: Cpus = 1,
+    gpus: Gpus = None,
 ) -> None:
     """Attribute features of one layer in every image, into a run folder.
 
@@ -153,8 +145,7 @@ def scan(
     if ray is not None:
         from opponent.cluster import scan_on_ray
 
-        share = float(device.startswith("cuda")) if gpus is None else gpus
-        scan_it = partial(scan_on_ray, address=ray, cpus=cpus, gpus=share)
+        scan_it = partial(scan_on_ray, address=ray, cpus=cpus, gpus=gpu_share(gpus, device))
     network = open_network(model, weights, device)
     network.preprocessing = replace(network.preprocessing, draft=draft)
     asked: "Sequence[Feature | str]" = features
@@ -379,7 +370,7 @@ def figures(
 
 @app.command(
     epilog="Examples: [bold]opponent atlas run[/]; [bold]opponent atlas run --feature mixed4a:5 "
-    "--top 2000 --grid 12 --signed[/]"
+    "--top 2000 --grid 12 --signed[/]; [bold]opponent atlas run --ray auto[/]"
 )
 def atlas(
     run: RunFolder,
@@ -397,6 +388,9 @@ def atlas(
     steps: Steps = 100,
     seed: Seed = 0,
     device: Device = "cpu",
+    ray: Ray = None,
+    cpus: Cpus = 1,
+    gpus: Gpus = None,
 ) -> None:
     """Draw the feature attribution atlas: all the ways in which images drive a feature.
 
@@ -415,8 +409,9 @@ def atlas(
     with progress_bars() as report:
         for each in chosen(opened, feature):
             made = make_atlas(
-                opened, each, network=network, settings=settings, signed=signed, progress=report
-            )
+                opened, each, network=network, settings=settings, signed=signed, ray=ray, cpus=cpus,
+                gpus=gpu_share(gpus, device), progress=report,
+            )  # fmt: skip
             paths = write_atlas(made, suffix=format)
             about, rho = made.about, made.about["icons_against_images"]
             out.print(
