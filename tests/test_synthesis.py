@@ -719,6 +719,25 @@ def test_large_pictures_are_standardised_to_single_precision() -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=5e-7)
 
 
+@given(
+    box=st.tuples(*[st.integers(1, 30)] * 2),
+    size=st.tuples(*[st.integers(1, 40)] * 2),
+    data=st.data(),
+)
+@settings(deadline=None)
+def test_a_window_of_a_box_is_what_the_whole_box_has(
+    box: tuple[int, int], size: tuple[int, int], data: st.DataObject
+) -> None:
+    images = torch.rand(1, 3, 33, 35, generator=seeded())
+    starts = [data.draw(st.integers(0, side - 1)) for side in size]
+    sides = [data.draw(st.integers(1, n - at)) for n, at in zip(size, starts, strict=True)]
+    inner, window = Window.of([3, 2, *box]), Window.of([*starts, *sides])
+    whole = resize(images, size, box=inner)
+    torch.testing.assert_close(
+        resize(images, size, window, inner), whole[:, :, *window.slices], atol=2e-6, rtol=0
+    )
+
+
 def test_gradients_by_hand_are_those_of_autograd() -> None:
     values = torch.randn(2, 3, 5, 4, generator=seeded(), dtype=torch.float64)
     values = (values - values.mean((1, 2, 3), keepdim=True)).requires_grad_()

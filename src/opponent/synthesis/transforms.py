@@ -105,19 +105,24 @@ def resize(
     # Each side is a linear map of its own.
     weights, needed = [], []
     for part, wanted, length in zip(box.slices, window.slices, size, strict=True):
-        each = _weights(part.stop - part.start, length)[wanted]
-        used = each.any(0).nonzero().flatten()
-        first, last = int(used[0]), int(used[-1]) + 1
-        weights.append(each[:, first:last].to(images))
-        needed.append(slice(part.start + first, part.start + last))
+        first, each = _weights(part.stop - part.start, length, wanted.start, wanted.stop)
+        weights.append(each.to(images))
+        needed.append(slice(part.start + first, part.start + first + each.shape[1]))
     return weights[0] @ images[:, :, *needed] @ weights[1].T
 
 
-@lru_cache(maxsize=128)
-def _weights(length: int, resized: int) -> Float[Tensor, "y h"]:
-    """What each place of a resized side takes from the places of the side."""
-    each = torch.eye(length, dtype=torch.float64)[None, None]
-    weights = F.interpolate(
-        each, (resized, length), mode="bilinear", antialias=True, align_corners=False
-    )
-    return weights[0, 0]
+@lru_cache(maxsize=256)
+def _weights(length: int, resized: int, start: int, stop: int) -> tuple[int, Float[Tensor, "y h"]]:
+    """What the places from start to stop of a resized side take from the places of the side.
+
+    Returns:
+        The first place that they take anything from, and triangles, each of sum 1.
+    """
+    step = length / resized
+    centres = (torch.arange(start, stop, dtype=torch.float64) + 0.5) * step
+    distance = (torch.arange(length, dtype=torch.float64) + 0.5 - centres[:, None]).abs()
+    weights = (1 - distance / max(1, step)).clamp(min=0)
+    weights /= weights.sum(1, keepdim=True)
+    used = weights.any(0).nonzero().flatten()
+    first, last = int(used[0]), int(used[-1])
+    return first, weights[:, first : last + 1]
