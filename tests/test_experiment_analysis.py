@@ -395,5 +395,11 @@ def test_figure_10_shows_the_numbers() -> None:
     assert len(second.patches) == 12
     assert len(third.lines) == 6
     assert [x.get_text() for x in first.get_xticklabels()] == ["early\na", "late\nb"]
+    assert any("7 participants, 2 features" in x.get_text() for x in figure.texts)
+    made_up = experiment_figure(layers, chance={"mei": 1 / 9, "mii": 1 / 8}, level=0.95,
+                                participants=7, simulated="perfect")  # fmt: skip
+    told = " ".join(x.get_text() for x in made_up.texts)
+    assert "7 simulated participants (perfect)" in told
+    assert "made up" in told
     with pytest.raises(ValueError, match="at least one layer"):
         experiment_figure([], chance={}, level=0.95, participants=0)

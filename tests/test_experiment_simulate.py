@@ -26,6 +26,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 def test_the_perfect_score_all(study: Study, tmp_path: Path) -> None:
     answered = simulate(study, tmp_path / "p", participants=3, skill="perfect")
     found = analyse_folder(answered).values
+    assert found["simulated"]["skill"] == "perfect"
     assert found["participants"] == {"began": 3, "analysed": 3, "excluded": {}}
     assert [x[q]["accuracy"] for x in found["layers"] for q in ("mei", "mii")] == [1.0] * 4
 

@@ -197,8 +197,9 @@ def _told(values: Mapping[str, Any]) -> list[str]:
     """The rest of an analysis in a few lines."""
     people, test = values["participants"], values["test"]
     excluded = "; ".join(f"{count} {why}" for why, count in people["excluded"].items())
+    kind = f"simulated ({values['simulated']['skill']}) " if values["simulated"] else ""
     lines = [
-        f"{people['analysed']} of {people['began']} participants analysed"
+        f"{people['analysed']} of {people['began']} {kind}participants analysed"
         + (f" (left out: {excluded})" if excluded else ""),
         "chance: 1/9 for the MEI; for the MII 1/8 where the first choice was not the MII",
     ]

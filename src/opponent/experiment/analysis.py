@@ -458,6 +458,8 @@ def analyse(
         ],
         "test": _tests(study, kept, draws[plan.question], plan),
     }
+    told = study.folder / "simulated.json"
+    values["simulated"] = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else None
     values["power"] = _powers(kept, plan, count, seed, progress)
     return Analysis(values=values, kept=kept)
 
@@ -599,6 +601,7 @@ def write_analysis(analysis: Analysis, folder: Path, *, suffix: str = "png") -> 
     figure = experiment_figure(
         experiment_layers(values), chance=values["chance"], level=values["plan"]["level"],
         participants=values["participants"]["analysed"],
+        simulated=values["simulated"] and values["simulated"]["skill"],
     )  # fmt: skip
     save(figure, picture)
     return [table, picture]

@@ -19,6 +19,7 @@ Source: paper, appendix B. What it leaves open, and what is done here:
 import hashlib
 import io
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -50,7 +51,11 @@ SALIENT = 90.0  # percentile of the L1 norm
 CATCH, PRACTICE = 1, 1
 _BATCH = 32
 
-CONSENT = """\
+# In study.json and on the page a line is a paragraph's.
+_WRAPS = re.compile(r"(?<!\n)\n(?!\n)")
+CONSENT = _WRAPS.sub(
+    " ",
+    """\
 You are asked to take part in a research study about pictures and artificial neural networks.
 
 What you do: you look at small pictures and choose those that you think belong, or least belong, to
@@ -66,15 +71,19 @@ There are no known risks. Some pictures show animals, food or people.
 
 Who is responsible: [name, institution and e-mail; ethics approval].
 
-I am at least 18 years old, I have read this, and I agree to take part."""
-DEBRIEFING = """\
+I am at least 18 years old, I have read this, and I agree to take part.""",
+)
+DEBRIEFING = _WRAPS.sub(
+    " ",
+    """\
 Thank you for taking part.
 
 Each group of pictures was chosen by one small part of an artificial neural network: they are those
 to which it responds most. Of the nine choices, one was another of these, and one was the picture
 that silences it most. We want to know whether people can tell, and in which parts of the network.
 
-Questions? [e-mail of who is responsible]"""
+Questions? [e-mail of who is responsible]""",
+)
 
 Progress = Callable[[str, int, int], None]
 

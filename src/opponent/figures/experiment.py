@@ -101,6 +101,7 @@ def experiment_figure(
     chance: Mapping[str, float],
     level: float,
     participants: int,
+    simulated: str | None = None,
 ) -> Figure:
     """Accuracy by layer, what was chosen, and reaction times.
 
@@ -109,6 +110,7 @@ def experiment_figure(
         chance: the share of right answers of who guesses, for 'mei' and 'mii'.
         level: of the intervals.
         participants: how many were analysed.
+        simulated: by which skill, where they were.
     Raises:
         ValueError: no layer.
     Source: paper, figure 10.
@@ -148,9 +150,10 @@ def experiment_figure(
     options["handlelength"] = 1.0
     axes[1].legend(handles=handles, ncols=3, bbox_to_anchor=(0.5, 1.02), **options)
     count = sorted({len(x.mei.features) for x in layers})
-    about = f"{participants} participants, {' to '.join(map(str, count))} features a layer. "
+    people = "participants" if simulated is None else f"simulated participants ({simulated})"
+    about = f"{participants} {people}, {' to '.join(map(str, count))} features a layer. "
     about += f"Bars: {level:.0%} intervals over both; dots: features. "
-    about += "c: medians and quartiles."
+    about += "c: quartiles, made up." if simulated else "c: medians and quartiles."
     _text(figure, 0.09, height - 0.2, about, width=PAGE - 0.2, size=_SMALL, color=_FAINT)
     return figure
 
