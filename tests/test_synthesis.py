@@ -721,7 +721,8 @@ def test_large_pictures_are_standardised_to_single_precision() -> None:
 
 @given(
     box=st.tuples(*[st.integers(1, 30)] * 2),
-    size=st.tuples(*[st.integers(1, 40)] * 2),
+    # PyTorch's own filter does not resize rows where the result has one column.
+    size=st.tuples(st.integers(1, 40), st.integers(2, 40)),
     data=st.data(),
 )
 @settings(deadline=None)
