@@ -176,7 +176,7 @@ def main():
     ray.shutdown()
 
     told(drivers[0], cluster.address)
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while shards("killed") < 2 and time.monotonic() < until:
         time.sleep(0.02)
     os.kill(drivers[0][0], signal.SIGKILL)
