@@ -1,6 +1,6 @@
 """How much faster atlas icons are made than by the plain procedure, with both results compared.
 
-    python -m benchmarks.icons [--network inceptionv1-mini] [--icons 8] [--steps 20] [--canvas 0]
+    python -m benchmarks.icons [--network NAME] [--icons 8] [--steps 20] [--plain-icons 2]
 
 The plain procedure optimises one icon after the other; each step runs the whole network forward,
 keeps the through layer's output by a hook, and calls `loss.backward()`. Equal targets, steps, size,
