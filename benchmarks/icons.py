@@ -19,6 +19,7 @@ from opponent.network import Network
 from opponent.synthesis.inversion import Settings, invert_attribution
 from opponent.synthesis.objectives import dot_cosine
 from opponent.synthesis.parameters import Phases
+from opponent.synthesis.transforms import resize
 from opponent.view import view
 from opponent.window import Window, feature_window
 from opponent.zoo import load
@@ -36,8 +37,9 @@ def plain(
     start = Phases(1, settings.canvas_for(network), generator=generator)
     assert settings.rate is not None
     adam = torch.optim.Adam(start.parameters, lr=settings.rate, eps=1e-16)
-    transforms, outside = settings.transforms, torch.Generator().manual_seed(settings.seed)
-    seen = view(network, [feature], THROUGH).box or Window.of([0, 0, *network.preprocessing.size])
+    transforms, size = settings.transforms, network.preprocessing.size
+    outside = torch.Generator().manual_seed(settings.seed)
+    seen = view(network, [feature], THROUGH).box or Window.of([0, 0, *size])
     rows, columns = feature_window(network, feature, THROUGH).slices
     kept: dict[str, Tensor] = {}
     layer = dict(network.module.named_modules())[THROUGH]
@@ -45,7 +47,9 @@ def plain(
     objectives = []
     for _ in range(settings.steps):
         adam.zero_grad()
-        views = transforms.boxed(start.images(), network.preprocessing.size, generator)
+        shown, boxes = transforms.draw(start.size, size, generator)
+        images = start.images()[:, :, *shown.slices]
+        views = torch.cat([resize(images, size, None, box) for box in boxes])
         noise = transforms.noise((*views.shape,), outside)
         inner = (transforms.draws, 3, seen.height, seen.width)
         noise[:, :, *seen.slices] = transforms.noise(inner, generator)

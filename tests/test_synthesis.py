@@ -391,11 +391,11 @@ def test_gates_double_a_frequency_or_take_it_away() -> None:
     photos = torch.rand(1, 3, 15, 18, generator=seeded()).clamp(0.1, 0.9)
     start = Photographs(photos)
     phases, gates = start.parameters
-    assert gates.shape == (1, 1, 15, 10)
+    assert gates.shape == (1, 1, 10, 15)  # columns last
     before = torch.fft.rfft2(torch.logit(photos).double())
     for value, factor in ((30.0, 2.0), (-30.0, 0.0), (0.0, 1.0)):
         with torch.no_grad():
-            gates[0, 0, 2, 3] = value
+            gates[0, 0, 3, 2] = value
         after = torch.fft.rfft2(logits_of(start.images()))
         expected = before.clone()
         expected[:, :, 2, 3] *= factor
@@ -403,7 +403,7 @@ def test_gates_double_a_frequency_or_take_it_away() -> None:
     [to_phases, to_gates] = torch.autograd.grad(start.images().square().sum(), start.parameters)
     assert to_phases.isfinite().all()
     assert to_gates.isfinite().all()
-    assert phases.shape == (1, 3, 15, 10)
+    assert phases.shape == (1, 3, 10, 15)
 
 
 def test_a_grey_photograph_has_finite_gradients() -> None:
@@ -416,23 +416,36 @@ def test_a_grey_photograph_has_finite_gradients() -> None:
 # Views
 
 
+def views_of(
+    transforms: Transforms,
+    images: torch.Tensor,
+    size: tuple[int, int],
+    window: Window | None = None,
+    seed: int = 0,
+) -> torch.Tensor:
+    generator = seeded(seed)
+    height, width = images.shape[2:]
+    seen, boxes = transforms.draw((height, width), size, generator, window)
+    return transforms(images[:, :, *seen.slices], boxes, size, generator, window)
+
+
 @given(seed=st.integers(0, 10**6), size=st.tuples(st.integers(1, 60), st.integers(1, 60)))
 @settings(deadline=None)
 def test_boxes_are_shares_of_the_image_within_it(seed: int, size: tuple[int, int]) -> None:
-    box = Transforms()._box(torch.zeros(1, 3, *size), seeded(seed))
+    box = Transforms()._box(size, seeded(seed))
     for start, side, length in zip((box.top, box.left), (box.height, box.width), size, strict=True):
         assert 0.9 - 0.5 / length <= side / length <= 0.99 + 0.5 / length
         assert 0 <= start <= length - side
 
 
 def test_boxes_wander() -> None:
-    images = torch.zeros(1, 3, 1000, 1000)
+    canvas = (1000, 1000)
     generator, transforms = seeded(), Transforms(smallest=0.5, largest=0.5)
     for side in ("top", "left"):  # the middle box starts at 250
-        starts = [getattr(transforms._box(images, generator), side) for _ in range(300)]
+        starts = [getattr(transforms._box(canvas, generator), side) for _ in range(300)]
         assert np.mean(starts) == pytest.approx(250, abs=10)
         assert np.std(starts) == pytest.approx(50, rel=0.15)
-    shares = [Transforms()._box(images, generator).width / 1000 for _ in range(300)]
+    shares = [Transforms()._box(canvas, generator).width / 1000 for _ in range(300)]
     assert min(shares) < 0.91
     assert max(shares) > 0.98
     assert np.mean(shares) == pytest.approx(0.945, abs=0.01)
@@ -449,7 +462,7 @@ def test_noise_is_uniform_and_gaussian() -> None:
     whole = {"smallest": 1.0, "largest": 1.0, "draws": 1}
     for uniform, gaussian in ((0.3, 0.0), (0.0, 0.1), (0.05, 0.05)):
         transforms = Transforms(**whole, uniform=uniform, gaussian=gaussian)
-        noise = transforms(images, (100, 120), seeded()) - images
+        noise = views_of(transforms, images, (100, 120)) - images
         assert noise.mean() == pytest.approx(0, abs=0.005)
         assert noise.std() == pytest.approx(math.hypot(uniform / 3**0.5, gaussian), rel=0.02)
         if not gaussian:
@@ -460,14 +473,14 @@ def test_noise_is_uniform_and_gaussian() -> None:
 def test_views_of_an_image_depend_on_no_other(size: tuple[int, int]) -> None:
     images = torch.rand(3, 3, 33, 40, generator=seeded(5))
     transforms = Transforms(draws=4)
-    views = transforms(images, size, seeded())
+    views = views_of(transforms, images, size)
     assert views.shape == (12, 3, *size)
     for number in range(3):
-        alone = transforms(images[number : number + 1], size, seeded())
+        alone = views_of(transforms, images[number : number + 1], size)
         # One draw after the other, each of all images.
         torch.testing.assert_close(views[number::3], alone)
     assert not torch.equal(views[:3], views[3:6])
-    assert torch.equal(views, transforms(images, size, seeded()))
+    assert torch.equal(views, views_of(transforms, images, size))
 
 
 def test_resizing_does_not_alias() -> None:
@@ -703,20 +716,67 @@ def test_the_window_of_a_view_is_what_the_whole_view_has() -> None:
     images = torch.rand(2, 3, 50, 61, generator=seeded())
     window = Window(top=7, left=0, height=9, width=23)
     quiet = Transforms(draws=3, uniform=0.0, gaussian=0.0)
-    whole = quiet(images, (40, 30), seeded(1))
-    part = quiet(images, (40, 30), seeded(1), window)
+    whole = views_of(quiet, images, (40, 30), seed=1)
+    part = views_of(quiet, images, (40, 30), window, seed=1)
     torch.testing.assert_close(part, whole[:, :, *window.slices])
     torch.testing.assert_close(
         resize(images, (70, 90), window), resize(images, (70, 90))[:, :, *window.slices]
     )
 
 
-def test_large_pictures_are_standardised_to_single_precision() -> None:
-    values = torch.randn(4, 3, 512, 512, generator=seeded())
-    double = values.double()
-    expected = (double / double.square().mean((1, 2, 3), keepdim=True).sqrt()).sigmoid()
-    found = parameters._Squashed.apply(values).double()
-    torch.testing.assert_close(found, expected, rtol=0, atol=5e-7)
+def test_no_more_is_seen_than_the_boxes_show() -> None:
+    transforms, window = Transforms(draws=3), Window(top=12, left=20, height=5, width=6)
+    seen, boxes = transforms.draw((100, 130), (40, 52), seeded(), window)
+    again, whole = transforms.draw((100, 130), (40, 52), seeded())
+    assert [x.numbers[2:] for x in boxes] == [x.numbers[2:] for x in whole]
+    for a, b in zip(boxes, whole, strict=True):
+        assert (a.top + seen.top, a.left + seen.left) == (b.top + again.top, b.left + again.left)
+    # 2.25 to 2.5 pixels of the canvas for one of a view, and a centre that wanders.
+    assert 5 * 2.25 < seen.height < 5 * 2.5 + 2 * 2.5 + 40
+    assert 6 * 2.25 < seen.width < 6 * 2.5 + 2 * 2.5 + 52
+    assert seen.height * seen.width < again.height * again.width / 4
+    images = torch.rand(1, 3, 100, 130, generator=seeded()).requires_grad_()
+    views_of(transforms, images, (40, 52), window).sum().backward()
+    assert images.grad is not None
+    acted = images.grad[0, 0] != 0
+    assert acted[seen.slices].any(1)[[0, -1]].all()
+    assert acted[seen.slices].any(0)[[0, -1]].all()
+    assert acted.sum() == acted[seen.slices].sum()
+
+
+@pytest.mark.parametrize("name", [*PARAMETERISATIONS, "photographs"])
+@pytest.mark.parametrize("size", [(14, 12), (15, 11), (9, 2), (3, 1)])
+def test_a_part_of_an_image_is_what_the_whole_has(name: str, size: tuple[int, int]) -> None:
+    start = (
+        Photographs(torch.rand(2, 3, *size, generator=seeded()))
+        if name == "photographs"
+        else PARAMETERISATIONS[name](2, size, generator=seeded())
+    )
+    part = Window(top=1, left=size[1] // 3, height=2, width=-(-size[1] // 3))
+    found, expected = start.images(part), start.images()[:, :, *part.slices]
+    torch.testing.assert_close(found, expected)
+    wanted = torch.rand(found.shape, generator=seeded(1))
+    gradients = [
+        torch.autograd.grad((x * wanted).sum(), start.parameters, materialize_grads=True)
+        for x in (found, expected)
+    ]
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("size", [(14, 12), (15, 11), (512, 512)])
+def test_phases_are_standardised_to_single_precision(size: tuple[int, int]) -> None:
+    start = Phases(2, size, generator=seeded())
+    with torch.no_grad():  # so that the waves that mirror themselves lose magnitude
+        start.parameters[0] += torch.randn(start.parameters[0].shape, generator=seeded(1))
+    phases = start.parameters[0].detach().double().mT
+    magnitude = shipped().magnitude(*size).double()
+    plain = torch.fft.irfft2(torch.polar(magnitude.expand_as(phases), phases), s=size)
+    logits = torch.einsum("ij,njhw->nihw", torch.from_numpy(shipped().recolour), plain)
+    expected = logits / logits.square().mean((1, 2, 3), keepdim=True).sqrt()
+    torch.testing.assert_close(
+        start.images().detach().double(), expected.sigmoid(), rtol=0, atol=5e-7
+    )
 
 
 @given(
@@ -739,18 +799,26 @@ def test_a_window_of_a_box_is_what_the_whole_box_has(
     )
 
 
-def test_gradients_by_hand_are_those_of_autograd() -> None:
-    values = torch.randn(2, 3, 5, 4, generator=seeded(), dtype=torch.float64)
-    values = (values - values.mean((1, 2, 3), keepdim=True)).requires_grad_()
-    magnitude = torch.rand(3, 5, 4, generator=seeded(1), dtype=torch.float64)
-    assert torch.autograd.gradcheck(parameters._Squashed.apply, (values,))
+@pytest.mark.parametrize("width", [1, 2, 7, 8])
+def test_gradients_by_hand_are_those_of_autograd(width: int) -> None:
+    phase = torch.randn(2, 3, width // 2 + 1, 4, generator=seeded(), dtype=torch.float64)
+    phase.requires_grad_()
+    magnitude = torch.rand(phase.shape[1:], generator=seeded(1), dtype=torch.float64)
+    found = parameters._Polar.apply(magnitude, phase)
+    torch.testing.assert_close(found, torch.polar(magnitude.expand_as(phase), phase))
     assert torch.autograd.gradcheck(
-        lambda phase: torch.view_as_real(parameters._Polar.apply(magnitude, phase)), (values,)
+        lambda phase: torch.view_as_real(parameters._Polar.apply(magnitude, phase)), (phase,)
     )
-    expected = values / values.std((1, 2, 3), keepdim=True, correction=0)
-    torch.testing.assert_close(parameters._Squashed.apply(values), expected.sigmoid())
+    # Complex in the first and last column too, which no real image's columns are.
+    columns = torch.view_as_complex(
+        torch.randn(*phase.shape, 2, generator=seeded(2), dtype=torch.float64)
+    ).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: parameters._Deviation.apply(x, width), (columns,))
+    plain = torch.fft.irfft(columns, n=width, dim=2)
+    logits = torch.einsum("ij,njwh->niwh", torch.from_numpy(shipped().recolour), plain)
     torch.testing.assert_close(
-        parameters._Polar.apply(magnitude, values), torch.polar(magnitude.expand_as(values), values)
+        parameters._Deviation.apply(columns, width),
+        logits.square().mean((1, 2, 3), keepdim=True).sqrt(),
     )
 
 

@@ -25,6 +25,7 @@ from opponent.window import (
     feature_window,
     reaches,
     receptive_field,
+    union,
     window_of,
 )
 
@@ -197,7 +198,7 @@ def _candidates(
         if through not in extents:
             return f"what {through!r} depends on is not known"
         around = window_of(extents[through][:, *window.slices].flatten(1))
-        inputs = inputs if around is None else _union([inputs, around])
+        inputs = inputs if around is None else union([inputs, around])
     size = network.preprocessing.size
     share = inputs.height * inputs.width / (size[0] * size[1])
     if share > 1 - SPARED:
@@ -309,14 +310,7 @@ def _in(network: Network, dtype: torch.dtype) -> Network:
 
 
 def _windows(network: Network, features: Sequence[Feature], source: str) -> Window:
-    return _union([feature_window(network, feature, source) for feature in features])
-
-
-def _union(boxes: Sequence[Window]) -> Window:
-    top, left = min(x.top for x in boxes), min(x.left for x in boxes)
-    bottom = max(x.top + x.height for x in boxes)
-    right = max(x.left + x.width for x in boxes)
-    return Window(top=top, left=left, height=bottom - top, width=right - left)
+    return union([feature_window(network, feature, source) for feature in features])
 
 
 def _box(height: int, width: int) -> Window:

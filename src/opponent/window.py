@@ -55,6 +55,14 @@ class Window:
         return rows, slice(self.left, self.left + self.width)
 
 
+def union(boxes: Sequence[Window]) -> Window:
+    """The smallest box that holds all of some."""
+    top, left = min(x.top for x in boxes), min(x.left for x in boxes)
+    bottom = max(x.top + x.height for x in boxes)
+    right = max(x.left + x.width for x in boxes)
+    return Window(top=top, left=left, height=bottom - top, width=right - left)
+
+
 def scaled(box: Window, source: tuple[int, int], size: tuple[int, ...]) -> Window:
     """A box of a picture in the same picture at another size, both (height, width)."""
     top, bottom = (round(x * size[0] / source[0]) for x in (box.top, box.top + box.height))

@@ -86,11 +86,14 @@ def ascend(
     adam = torch.optim.Adam(start.parameters, lr=rate, maximize=True, eps=1e-16, fused=True)
     size = network.preprocessing.size
     objectives, activations = [], []
-    acted: Tensor | None = None
+    # How much each place was acted on, over all steps.
+    acted = torch.zeros(len(start.parameters[0]), *start.size, device=network.device)
     with torch.inference_mode(False), torch.enable_grad():
         for step in range(steps):
-            images = start.images()
-            views = transforms(images, size, generator, part.box)
+            # What no view shows of the images has no gradient, and is not computed.
+            seen, boxes = transforms.draw(start.size, size, generator, part.box)
+            images = start.images(seen)
+            views = transforms(images, boxes, size, generator, part.box)
             inputs = network.preprocessing.normalise(views).to(
                 network.dtype, memory_format=torch.channels_last
             )
@@ -102,14 +105,12 @@ def ascend(
                 # Fused, Adam takes both in the order in which they lie in memory.
                 parameter.grad = gradient.contiguous()
             adam.step()
-            strength = to_images.abs().mean(1)
-            acted = strength if acted is None else acted + strength
+            acted[:, *seen.slices] += to_images.abs().mean(1)
             objectives.append(_mean_of_views(values, len(images)))
             if watch:
                 activations.append(_mean_of_views(part.feature.read(reading.target), len(images)))
             if progress is not None:
                 progress(step + 1, steps)
-    assert acted is not None
     with torch.no_grad():
         images = start.images()
         inputs = network.preprocessing.normalise(resize(images, size, part.box)).to(network.dtype)

@@ -4,16 +4,16 @@ A parameterisation holds tensors to optimise and gives images in [0, 1]. All ima
 from the same noise, so that none depends on what else is in the batch.
 """
 
-import math
 from abc import ABC, abstractmethod
 from functools import lru_cache
 from typing import Any, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor
 
 from opponent.synthesis.spectrum import photographs
+from opponent.window import Window
 
 # Black and white have no logit: half a step of 8 bits away from them.
 EDGE = 0.5 / 255
@@ -23,15 +23,34 @@ class Parameterisation(ABC):
     """Tensors to optimise, and the images that they stand for."""
 
     parameters: list[Tensor]
+    size: tuple[int, int]
 
     @abstractmethod
-    def images(self) -> Float[Tensor, "n 3 h w"]:
-        """The images, in [0, 1], with a graph to the parameters."""
+    def images(self, part: Window | None = None) -> Float[Tensor, "n 3 y x"]:
+        """The images, or a part of them, in [0, 1], with a graph to the parameters."""
+
+
+# Half spectra lie with their columns last: each is transformed by itself, and then only the rows
+# that are wanted.
 
 
 @lru_cache(maxsize=4)
-def _magnitude(height: int, width: int) -> Float[Tensor, "3 h w"]:
-    return photographs().magnitude(height, width)
+def _magnitude(height: int, width: int) -> Float[Tensor, "3 k h"]:
+    return photographs().magnitude(height, width).mT.contiguous()
+
+
+def _spectrum(images: Float[Tensor, "n 3 h w"]) -> Complex[Tensor, "n 3 k h"]:
+    spectrum: Tensor = torch.fft.rfft2(images).mT.contiguous()
+    return spectrum
+
+
+def _inverse(
+    columns: Complex[Tensor, "n 3 k h"], size: tuple[int, int], part: Window | None
+) -> Float[Tensor, "n 3 y x"]:
+    """A part of the images whose half spectra's columns `torch.fft.ifft` gave."""
+    down, across = (part or Window.of([0, 0, *size])).slices
+    found: Tensor = torch.fft.irfft(columns[..., down], n=size[1], dim=2)[:, :, across].mT
+    return found
 
 
 def _recolour(plain: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
@@ -57,28 +76,40 @@ class _Polar(torch.autograd.Function):
         return None, found.real * gradient.imag - found.imag * gradient.real
 
 
-class _Squashed(torch.autograd.Function):
-    """Each image's values, of mean 0, with standard deviation 1, through a sigmoid."""
+class _Deviation(torch.autograd.Function):
+    """The standard deviation of recoloured images of mean 0, from columns as `_inverse` has them.
+
+    By Parseval's theorem: inner frequencies count twice, and of the first (and last, if the width
+    is even) only the real part, as in the inverse transform.
+    """
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        # In two steps: a norm adds one square after the other, and loses digits over a million.
-        rows = torch.linalg.vector_norm(values, dim=3, keepdim=True)
-        deviation = torch.linalg.vector_norm(rows, dim=(1, 2, 3), keepdim=True)
-        deviation /= math.sqrt(values[0].numel())
-        standard = values / deviation
-        found: Tensor = standard.sigmoid()
-        ctx.save_for_backward(standard, found, deviation)
-        return found
+    def forward(ctx: Any, columns: Tensor, width: int) -> Tensor:
+        plain = torch.view_as_real(columns)
+        ctx.step = width if width % 2 else columns.shape[2] - 1
+        real, imaginary = plain[:, :, :: ctx.step].unbind(4)
+        products = 2 * _products(plain.flatten(3)) - _products(real) - 2 * _products(imaginary)
+        matrix = plain.new_tensor(photographs().recolour)
+        # One element a colour and pixel.
+        weights = (matrix.T @ matrix) / (3 * columns.shape[3] * width**2)
+        deviation = (products * weights).sum((1, 2)).sqrt()
+        ctx.save_for_backward(columns, weights, deviation)
+        return deviation.view(-1, 1, 1, 1)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        standard, found, deviation = ctx.saved_tensors
-        inner: Tensor = torch.ops.aten.sigmoid_backward(gradient, found)
-        along = (inner * standard).mean((1, 2, 3), keepdim=True)
-        inner.addcmul_(standard, along, value=-1)
-        inner /= deviation
-        return inner
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        columns, weights, deviation = ctx.saved_tensors
+        scaled = (2 * gradient.flatten() / deviation).view(-1, 1, 1) * weights
+        found = (scaled @ torch.view_as_real(columns).flatten(2)).view(*columns.shape, 2)
+        found[:, :, :: ctx.step] *= found.new_tensor([0.5, 0.0])
+        return torch.view_as_complex(found), None
+
+
+def _products(values: Float[Tensor, "n 3 k h"]) -> Float[Tensor, "n 3 3"]:
+    """The sums of all products of two colours."""
+    lines = values.transpose(1, 2)
+    # Line by line: one sum adds one product after the other, and loses digits over a million.
+    return (lines @ lines.mT).sum(1)
 
 
 def _leaf(values: Tensor, count: int) -> Tensor:
@@ -108,15 +139,15 @@ class Phases(Parameterisation):
         self.magnitude = _magnitude(*size).to(device)
         # Those of white noise: a real image's first and last columns mirror themselves, and phases
         # that do not would cost magnitude.
-        phase = torch.fft.rfft2(torch.randn(1, 3, *size, generator=generator)).angle()
+        phase = _spectrum(torch.randn(1, 3, *size, generator=generator)).angle()
         self.parameters = [_leaf(phase.to(device), count)]
 
-    def images(self) -> Float[Tensor, "n 3 h w"]:
-        """Images whose logits have mean 0 and standard deviation 1."""
+    def images(self, part: Window | None = None) -> Float[Tensor, "n 3 y x"]:
+        """Images whose logits have mean 0 and standard deviation 1, or a part of them."""
         spectrum = _Polar.apply(self.magnitude, self.parameters[0])  # type: ignore[no-untyped-call]
-        logits = _recolour(torch.fft.irfft2(spectrum, s=self.size))
-        squashed: Tensor = _Squashed.apply(logits)  # type: ignore[no-untyped-call]
-        return squashed
+        columns = torch.fft.ifft(spectrum)
+        deviation = _Deviation.apply(columns, self.size[1])  # type: ignore[no-untyped-call]
+        return torch.sigmoid(_recolour(_inverse(columns, self.size, part)) / deviation)
 
 
 @final
@@ -132,16 +163,16 @@ class Photographs(Parameterisation):
 
     def __init__(self, photographs: Float[Tensor, "n 3 h w"]) -> None:
         self.size = (photographs.shape[2], photographs.shape[3])
-        spectrum = torch.fft.rfft2(torch.logit(photographs, eps=EDGE))
+        spectrum = _spectrum(torch.logit(photographs, eps=EDGE))
         self.magnitude = spectrum.abs()
         gates = torch.zeros_like(self.magnitude[:, :1])
         self.parameters = [spectrum.angle().requires_grad_(), gates.requires_grad_()]
 
-    def images(self) -> Float[Tensor, "n 3 h w"]:
-        """The photographs as they have become."""
+    def images(self, part: Window | None = None) -> Float[Tensor, "n 3 y x"]:
+        """The photographs as they have become, or a part of them."""
         phases, gates = self.parameters
         spectrum = torch.polar(self.magnitude * (2 * torch.sigmoid(gates)), phases)
-        return torch.sigmoid(torch.fft.irfft2(spectrum, s=self.size))
+        return torch.sigmoid(_inverse(torch.fft.ifft(spectrum), self.size, part))
 
 
 @final
@@ -167,10 +198,10 @@ class Fourier(Parameterisation):
         noise = torch.randn(1, *magnitude.shape, 2, generator=generator) * 0.1
         self.parameters = [_leaf(noise.to(device), count)]
 
-    def images(self) -> Float[Tensor, "n 3 h w"]:
-        """The images that the coefficients stand for."""
+    def images(self, part: Window | None = None) -> Float[Tensor, "n 3 y x"]:
+        """The images that the coefficients stand for, or a part of them."""
         spectrum = torch.view_as_complex(self.parameters[0] * self.scale)
-        return torch.sigmoid(_recolour(torch.fft.irfft2(spectrum, s=self.size)))
+        return torch.sigmoid(_recolour(_inverse(torch.fft.ifft(spectrum), self.size, part)))
 
 
 @final
@@ -185,12 +216,14 @@ class Pixels(Parameterisation):
         generator: torch.Generator,
         device: torch.device | str = "cpu",
     ) -> None:
+        self.size = size
         noise = torch.randn(1, 3, *size, generator=generator) * 0.1
         self.parameters = [_leaf(noise.to(device), count)]
 
-    def images(self) -> Float[Tensor, "n 3 h w"]:
-        """The images that the logits stand for."""
-        return torch.sigmoid(self.parameters[0])
+    def images(self, part: Window | None = None) -> Float[Tensor, "n 3 y x"]:
+        """The images that the logits stand for, or a part of them."""
+        [logits] = self.parameters
+        return torch.sigmoid(logits if part is None else logits[:, :, *part.slices])
 
 
 PARAMETERISATIONS: dict[str, type[Phases | Fourier | Pixels]] = {

@@ -1,6 +1,7 @@
 """What is done to an image before the network sees it, anew at each step."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -8,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from opponent.window import Window
+from opponent.window import Window, union
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,39 +39,52 @@ class Transforms:
                 "and 1, the smallest first"
             )
 
+    def draw(
+        self,
+        canvas: tuple[int, int],
+        size: tuple[int, int],
+        generator: torch.Generator,
+        window: Window | None = None,
+    ) -> tuple[Window, list[Window]]:
+        """The boxes of a step.
+
+        Args:
+            canvas: (height, width) of the images.
+            size: of a view.
+            generator: of the boxes.
+            window: the part of each view that is wanted; None is all of it.
+        Returns:
+            The part of the images that the views' parts show, and the boxes, counted from where it
+            begins. They may reach beyond it.
+        """
+        boxes = [self._box(canvas, generator) for _ in range(self.draws)]
+        seen = union([_seen(box, size, window) for box in boxes])
+        return seen, [replace(x, top=x.top - seen.top, left=x.left - seen.left) for x in boxes]
+
     def __call__(
         self,
         images: Float[Tensor, "n 3 h w"],
+        boxes: Sequence[Window],
         size: tuple[int, int],
         generator: torch.Generator,
         window: Window | None = None,
     ) -> Float[Tensor, "m 3 y x"]:
-        """`draws` views of each image, one draw after the other.
+        """Views of each image, one box after the other, with noise.
 
-        Box and noise are drawn once for all images of a batch, so that none depends on the others.
+        Box and noise are those of all images of a batch, so that none depends on the others.
 
         Args:
-            images: what is seen.
+            images: the part of them that `draw` gave.
+            boxes: as it gave them.
             size: (height, width) of a view.
-            generator: of boxes and noise.
+            generator: of noise.
             window: the part of each view that is wanted; None is all of it.
         """
-        views = self.boxed(images, size, generator, window)
+        views = torch.cat([resize(images, size, window, box) for box in boxes])
         # No more noise than is wanted: to draw a whole view's takes as long as its gradient.
-        noise = self.noise((self.draws, 1, *views.shape[1:]), generator).to(views)
-        noisy: Tensor = views.unflatten(0, (self.draws, -1)) + noise
+        noise = self.noise((len(boxes), 1, *views.shape[1:]), generator).to(views)
+        noisy: Tensor = views.unflatten(0, (len(boxes), -1)) + noise
         return noisy.flatten(0, 1)
-
-    def boxed(
-        self,
-        images: Float[Tensor, "n 3 h w"],
-        size: tuple[int, int],
-        generator: torch.Generator,
-        window: Window | None = None,
-    ) -> Float[Tensor, "m 3 y x"]:
-        """The views before noise is added; arguments as for these."""
-        boxes = [self._box(images, generator) for _ in range(self.draws)]
-        return torch.cat([resize(images, size, window, box) for box in boxes])
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Noise of both kinds; the generator's state after it does not depend on the shape."""
@@ -79,11 +93,11 @@ class Transforms:
         uniform = torch.rand(shape, generator=own) * 2 - 1
         return self.uniform * uniform + self.gaussian * torch.randn(shape, generator=own)
 
-    def _box(self, images: Tensor, generator: torch.Generator) -> Window:
+    def _box(self, canvas: tuple[int, int], generator: torch.Generator) -> Window:
         share = self.smallest + (self.largest - self.smallest) * torch.rand((), generator=generator)
         centres = 0.5 + self.wander * torch.randn(2, generator=generator)
         sides, starts = [], []
-        for length, centre in zip(images.shape[2:], centres.tolist(), strict=True):
+        for length, centre in zip(canvas, centres.tolist(), strict=True):
             side = max(1, round(length * float(share)))
             sides.append(side)
             starts.append(min(max(round(length * centre - side / 2), 0), length - side))
@@ -96,19 +110,33 @@ def resize(
     window: Window | None = None,
     box: Window | None = None,
 ) -> Float[Tensor, "n 3 y x"]:
-    """Images, or a box of them, at another size, without aliasing; of it all, or a window."""
+    """Images, or a box of them, at another size, without aliasing; of it all, or a window.
+
+    With a window the box may reach beyond the images, where the window shows nothing of that.
+    """
     box = box or Window.of([0, 0, *images.shape[2:]])
     if window is None:
         return F.interpolate(
             images[:, :, *box.slices], size, mode="bilinear", antialias=True, align_corners=False
         )
     # Each side is a linear map of its own.
-    weights, needed = [], []
-    for part, wanted, length in zip(box.slices, window.slices, size, strict=True):
-        first, each = _weights(part.stop - part.start, length, wanted.start, wanted.stop)
-        weights.append(each.to(images))
-        needed.append(slice(part.start + first, part.start + first + each.shape[1]))
-    return weights[0] @ images[:, :, *needed] @ weights[1].T
+    rows, columns = (x.to(images) for _, x in _sides(box, size, window))
+    return rows @ images[:, :, *_seen(box, size, window).slices] @ columns.T
+
+
+def _seen(box: Window, size: tuple[int, int], window: Window | None) -> Window:
+    """What a window of a box at another size shows of the image."""
+    if window is None:
+        return box
+    (top, rows), (left, columns) = _sides(box, size, window)
+    return Window.of([box.top + top, box.left + left, rows.shape[1], columns.shape[1]])
+
+
+def _sides(
+    box: Window, size: tuple[int, int], window: Window
+) -> tuple[tuple[int, Tensor], tuple[int, Tensor]]:
+    (top, bottom), (left, right) = ((x.start, x.stop) for x in window.slices)
+    return _weights(box.height, size[0], top, bottom), _weights(box.width, size[1], left, right)
 
 
 @lru_cache(maxsize=256)
