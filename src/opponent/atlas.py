@@ -645,13 +645,10 @@ def _icon_maker(
     threads: int,
 ) -> Callable[[tuple[str, int]], None]:
     """What makes a batch of icons on this machine, given its sign and number."""
-    from opponent.cluster import check_software
+    from opponent.cluster import settle
 
-    torch.set_num_threads(threads)
-    opened_run = Run(run)
-    check_software(opened_run)
-    network.module.to(device)
-    making = _Making(opened_run, network, feature, settings, folder, lambda *_: None)
+    opened, network = settle(run, network, device, threads)
+    making = _Making(opened, network, feature, settings, folder, lambda *_: None)
     return lambda part: making.icons(members, *means, *part)
 
 

@@ -220,11 +220,7 @@ def _scanner(
     folder: AnyPath, network: Network | None, device: str, threads: int
 ) -> Callable[[tuple[int, str]], None]:
     """What computes a run's shards on this machine: each with its number and its images' digest."""
-    torch.set_num_threads(threads)
-    run = Run(folder)
-    check_software(run)
-    network = network or run.load_network()
-    network.module.to(device)
+    run, network = settle(folder, network, device, threads)
 
     def compute(part: tuple[int, str]) -> None:
         number, digest = part
@@ -245,8 +241,16 @@ def _entries(run: Run, shard: int) -> ImageSet:
     return ImageSet(source="", entries=run.images.entries[shard * size : (shard + 1) * size])
 
 
-def check_software(run: Run) -> None:
-    """Raise RunError where this machine has other versions than a run was begun with."""
+def settle(
+    folder: AnyPath, network: Network | None, device: str, threads: int
+) -> tuple[Run, Network]:
+    """A run and its network in an actor's process, on its device and with so many threads.
+
+    Raises:
+        RunError: this machine has other versions than the run was begun with.
+    """
+    torch.set_num_threads(threads)
+    run = Run(folder)
     here, there = versions(), run.manifest.versions
     if here != there:
         other = ", ".join(f"{k} {here.get(k)}" for k in there if here.get(k) != there[k])
@@ -254,6 +258,9 @@ def check_software(run: Run) -> None:
             f"{node()} has other software than the scan in {run.folder} began with ({other}); "
             "install the same versions on every machine"
         )
+    network = network or run.load_network()
+    network.module.to(device)
+    return run, network
 
 
 def check_device(network: Network, *, by_name: bool, gpus: float) -> None:

@@ -66,7 +66,7 @@ class _Polar(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, magnitude: Tensor, phase: Tensor) -> Tensor:
-        found = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
+        found = torch.complex(phase.cos().mul_(magnitude), phase.sin().mul_(magnitude))
         ctx.save_for_backward(found)
         return found
 
