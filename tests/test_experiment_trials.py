@@ -137,8 +137,12 @@ def test_no_two_crops_of_one_photograph() -> None:
     [one], _ = choose([candidate([*RAMP[:7], 3.0, *RAMP[8:]], photos=photos)], 1, distractors=2)
     assert one.examples == (1, 2, 4, 5, 6, 7), "the next photograph stands in for a second crop"
     photos[19] = photos[0]
-    [one], _ = choose([candidate([*RAMP[:18], -5.0, -10.0], photos=photos)], 1, distractors=2)
+    [one], _ = choose(
+        [candidate([*RAMP[:7], 3.0, *RAMP[8:18], -5.0, -10.0], photos=photos)], 1, distractors=2
+    )
     assert one.mii == 18, "and for an MII that is a crop of the MEI's photograph"
+    with pytest.raises(ValueError, match="none of its 7 smallest activations can be its MII"):
+        choose([candidate([*RAMP[:7], 3.0, *RAMP[8:18], 0.0, -10.0], photos=photos)], 1)
     with pytest.raises(ValueError, match="only 4 of 7 MEIs are of different photographs"):
         choose([candidate(RAMP, photos=["x"] * 7 + ["y"] * 10 + ["z", "z", "w"])], 1)
 
@@ -158,7 +162,8 @@ def test_pictures_that_look_the_same_are_one() -> None:
 @pytest.mark.parametrize(
     ("activation", "match"),
     [
-        ([-1.0] * 20, "its activation is -1 in its MII and in an example"),
+        ([-1.0] * 20, "only 0 of 7 MEIs excite it: -1 in the last"),
+        ([*RAMP[:6], *[0.0] * 13, -10], "only 6 of 7 MEIs excite it: 0 in the last"),
         ([x + 10 for x in RAMP], "never negative: scan the ReLU by name"),
         ([*RAMP[:-1], float("nan")], "not finite"),
         (RAMP[:13], "13 images, too few for 7 at either end"),
@@ -187,7 +192,7 @@ def follows_appendix_b(candidates: Sequence[Candidate], chosen: Sequence[Chosen]
         everything = [*targets, trial.mii, *trial.distractors]
         assert len(everything) == len(set(everything)) == 15
         assert f[trial.mei] == max(f)
-        assert f[trial.mii] < f[trial.examples[-1]]
+        assert f[trial.mii] < 0 < f[trial.examples[-1]]
         # 2nd to 7th: whatever is larger is the MEI, an example, or of a photograph shown here.
         shown = {one.photos[i] for i in (*targets, trial.mii)}
         shown_crops = {one.crop(i) for i in (*targets, trial.mii)}

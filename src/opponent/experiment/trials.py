@@ -9,6 +9,8 @@ Source: paper, appendix B. What it leaves open, and what is done here:
   change the activation, clipped at the image: `Run.receptive_field`. Crops are what the network
   saw, pixel for pixel.
 - Distractors are drawn at random among those that qualify.
+- MEIs have a positive activation and the MII a negative one: people are told that they excite and
+  inhibit. Late clusters may have none such where they are looked at.
 - A crop that is an MII or a distractor is shown in no other trial of its layer. So where another
   trial shows the image of the smallest activation, the next smallest is the MII, down to the
   seventh; the table says which (`mii_rank`), and the others are passed over. Crops with the same
@@ -247,11 +249,14 @@ def _extremes(one: Candidate, number: int, examples: int, shown: _Shown) -> Chos
             break
     else:
         return f"only {len(found)} of {examples + 1} MEIs are of different photographs"
+    if f[found[-1]] <= 0:
+        exciting = int((f[found] > 0).sum())
+        return f"only {exciting} of {examples + 1} MEIs excite it: {f[found[-1]]:.3g} in the last"
     reasons = []
     # As many count as smallest as count as largest. Stable: of equals, the image that comes first.
     for i in np.argsort(f, kind="stable")[: examples + 1].tolist():
-        if f[i] >= f[found[-1]]:
-            reasons.append(f"its activation is {f[i]:.3g} in its MII and in an example")
+        if f[i] >= 0:
+            reasons.append(f"its MII does not inhibit it: its activation is {f[i]:.3g}")
         elif one.photos[i] in photos or one.crop(i) in crops:
             reasons.append("its MII and an MEI are of one photograph, or look the same")
         elif why := shown.clash("MII", one.crop(i), one.photos[i]):
