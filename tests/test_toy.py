@@ -1,6 +1,9 @@
 """Toy models: hand-built nets, the compiled loops against PyTorch, the sampler, going on."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -395,6 +398,21 @@ def test_a_model_does_not_depend_on_its_neighbours_or_the_threads() -> None:
         numba.set_num_threads(threads)
     assert len(np.unique(flatten(many)[:, 0])) == 5
     assert (flatten(train("abs", 4, range(5), steps=60, seed=1)) != flatten(many)).any(1).all()
+
+
+def test_models_are_the_same_whether_compiled_or_from_the_cache(tmp_path: Path) -> None:
+    train = (
+        "import sys; from opponent.superposition.toy import study;"
+        "study('xor', out=sys.argv[1], hidden=(12,), seeds=2, steps=1000)"
+    )
+    cache = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache"), "NUMBA_NUM_THREADS": "1"}
+    found = set()
+    for name in ("compiled", "cached"):
+        folder = tmp_path / name
+        subprocess.run([sys.executable, "-c", train, str(folder)], env=cache, check=True)
+        found |= {path.read_bytes() for path in (folder / "parts").iterdir()}
+    assert any((tmp_path / "cache").rglob("*.nbc"))
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize("task", TASKS)

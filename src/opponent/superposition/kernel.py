@@ -23,9 +23,11 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX1, _MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _S30, _S27, _S31, _S11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
 # Sums may be taken in another order: the compiler needs it to vectorise them. The order is fixed
-# once compiled, so that results repeat bit by bit on one machine.
+# once compiled, so that results repeat bit by bit on one machine. Inlined, since a process that has
+# just compiled a function by itself calls that one, and one that loads the whole from the cache
+# calls the copy in it, whose sums may have another order.
 _SUMS = {"reassoc", "nsz", "contract"}
-_jit: Any = njit(cache=True, error_model="numpy", fastmath=_SUMS)
+_jit: Any = njit(cache=True, error_model="numpy", fastmath=_SUMS, forceinline=True)
 
 
 @_jit
