@@ -252,18 +252,21 @@ def _extremes(one: Candidate, number: int, examples: int, shown: _Shown) -> Chos
     if f[found[-1]] <= 0:
         exciting = int((f[found] > 0).sum())
         return f"only {exciting} of {examples + 1} MEIs excite it: {f[found[-1]]:.3g} in the last"
-    reasons = []
     # As many count as smallest as count as largest. Stable: of equals, the image that comes first.
-    for i in np.argsort(f, kind="stable")[: examples + 1].tolist():
-        if f[i] >= 0:
-            reasons.append(f"its MII does not inhibit it: its activation is {f[i]:.3g}")
-        elif one.photos[i] in photos or one.crop(i) in crops:
-            reasons.append("its MII and an MEI are of one photograph, or look the same")
+    smallest = np.argsort(f, kind="stable")[: examples + 1]
+    inhibiting = smallest[f[smallest] < 0].tolist()
+    reasons = []
+    for i in inhibiting:
+        if one.photos[i] in photos or one.crop(i) in crops:
+            reasons.append("it and an MEI are of one photograph, or look the same")
         elif why := shown.clash("MII", one.crop(i), one.photos[i]):
             reasons.append(why)
         else:
             return Chosen(feature=number, mei=found[0], mii=i, examples=tuple(found[1:]))
-    return f"none of its {examples + 1} smallest activations can be its MII; first: {reasons[0]}"
+    return (
+        f"none of its smallest negative activations ({len(inhibiting)} tried) can be its MII; "
+        f"the smallest: {reasons[0]}"
+    )
 
 
 def _with_distractors(
