@@ -1,6 +1,7 @@
 """What answers say: worked by hand, against statsmodels, and in simulated truth."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -396,6 +397,17 @@ def test_figure_10_shows_the_numbers() -> None:
     assert len(third.lines) == 6
     assert [x.get_text() for x in first.get_xticklabels()] == ["early\na", "late\nb"]
     assert any("7 participants, 2 features" in x.get_text() for x in figure.texts)
+    long = [
+        replace(layer, name=f"features.{number}.expand3x3_activation")
+        for layer, number in zip(layers, (3, 12), strict=True)
+    ]
+    figure = experiment_figure(long, chance={"mei": 1 / 9, "mii": 1 / 8}, level=0.95,
+                               participants=7)  # fmt: skip
+    for axes in figure.axes:
+        names = [x.get_text() for x in axes.get_xticklabels()]
+        assert names == ["early", "late"]
+    named = "early: features.3.expand3x3_activation; late: features.12.expand3x3_activation"
+    assert any(x.get_text() == named for x in figure.texts)
     made_up = experiment_figure(layers, chance={"mei": 1 / 9, "mii": 1 / 8}, level=0.95,
                                 participants=7, simulated="perfect")  # fmt: skip
     told = " ".join(x.get_text() for x in made_up.texts)

@@ -82,6 +82,8 @@ def test_hand_worked(hand: Network) -> None:
     assert (back.negative, back.positive, back.share, back.deviation) == (0, 4, 0.0, 0.0)
     # Zeros are neither; the second layer with the same weights does not count them again.
     assert (head.negative, head.zero, head.positive, head.share) == (1, 2, 1, 0.5)
+    assert panel(found).layer_sizes.tolist() == [6, 4, 4]
+    assert panel(found).layer_shares.tolist() == [4 / 6, 0.0, 0.5]
     assert head.deviation == pytest.approx(8**0.5)
     assert found.count == 14
     assert found.share == 5 / 12

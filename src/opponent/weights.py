@@ -250,7 +250,7 @@ def panel(found: WeightSigns) -> WeightPanel:
         share=np.nan if found.share is None else found.share,
         interval=found.interval,
         layer_shares=np.array([each.share for each in layers], np.float64),
-        layer_sizes=np.array([each.negative + each.positive for each in layers], np.int64),
+        layer_sizes=np.array([x.negative + x.zero + x.positive for x in layers], np.int64),
         untrained=found.untrained,
     )
 

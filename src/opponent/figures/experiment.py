@@ -31,6 +31,7 @@ from opponent.figures.page import (
     _picture,
     _styled,
     _text,
+    _width,
 )
 
 _QUESTIONS = {"mei": ("MEI", _RED), "mii": ("MII", _BLUE)}
@@ -129,10 +130,13 @@ def experiment_figure(
     _accuracies(axes[0], layers, chance)
     _choices(axes[1], layers)
     _times(axes[2], layers)
-    for each, width in zip(axes, widths, strict=True):
-        room = width / len(layers) - 0.05
-        lines = [[_fit(text, room, _SMALL, "normal") for text in (x.label, x.name)] for x in layers]
-        each.set_xticks(range(len(layers)), ["\n".join(x) for x in lines])
+    # Where a layer's name does not fit below its bars, all stand in a line of their own.
+    room = [width / len(layers) - 0.05 for width in widths]
+    apart = any(_width(x.name, _SMALL) > min(room) for x in layers)
+    for each, space in zip(axes, room, strict=True):
+        lines = [[x.label] if apart else [x.label, x.name] for x in layers]
+        fitted = [[_fit(text, space, _SMALL, "normal") for text in some] for some in lines]
+        each.set_xticks(range(len(layers)), ["\n".join(x) for x in fitted])
         each.set_xlim(-0.6, len(layers) - 0.4)
         each.tick_params(axis="x", length=0, labelsize=_SMALL if len(layers) < 5 else 5)
     handles: list[Any] = [Patch(color=colour, label=name) for name, colour in _QUESTIONS.values()]
@@ -154,6 +158,10 @@ def experiment_figure(
     about = f"{participants} {people}, {' to '.join(map(str, count))} features a layer. "
     about += f"Bars: {level:.0%} intervals over both; dots: features. "
     about += "c: quartiles, made up." if simulated else "c: medians and quartiles."
+    if apart:
+        names = "; ".join(f"{x.label}: {x.name}" for x in layers)
+        place = height - 0.2 - _LINE
+        _text(figure, 0.09, place, names, width=PAGE - 0.2, size=_SMALL, color=_FAINT)
     _text(figure, 0.09, height - 0.2, about, width=PAGE - 0.2, size=_SMALL, color=_FAINT)
     return figure
 
