@@ -31,6 +31,7 @@ from opponent.figures import (
     uniqueness_figure,
 )
 from opponent.superposition import uniqueness as module
+from opponent.superposition.drawing import _finite, write_uniqueness
 from opponent.superposition.uniqueness import (
     KINDS,
     SELECTIONS,
@@ -46,7 +47,6 @@ from opponent.superposition.uniqueness import (
     ranked,
     sensible_top,
     uniqueness,
-    write_uniqueness,
 )
 from opponent.tension import top
 from opponent.verify import Pair
@@ -497,7 +497,7 @@ def test_results_are_written(small: Network, measured: Measured) -> None:
 
 
 def test_not_a_number_is_none_in_json() -> None:
-    assert module._finite({"a": math.nan, "b": 1.5, "c": "x"}) == {"a": None, "b": 1.5, "c": "x"}
+    assert _finite({"a": math.nan, "b": 1.5, "c": "x"}) == {"a": None, "b": 1.5, "c": "x"}
 
 
 # Figures

@@ -27,12 +27,12 @@ from opponent.parts import Parts
 from opponent.run import Run, versions
 from opponent.scan import scan
 from opponent.superposition import toy
+from opponent.superposition.drawing import write_uniqueness
 from opponent.superposition.uniqueness import (
     UniquenessSettings,
     assess,
     measure_features,
     sensible_top,
-    write_uniqueness,
 )
 from opponent.synthesis.inversion import Settings
 from opponent.tension import exciting, inhibiting, tense

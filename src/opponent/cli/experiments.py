@@ -277,13 +277,13 @@ def uniqueness(
     Interrupted, it goes on where it stopped; with another --top, it measures nothing again.
     """
     from opponent.gallery import check_suffix
+    from opponent.superposition.drawing import write_uniqueness
     from opponent.superposition.uniqueness import (
         SELECTIONS,
         UniquenessSettings,
         assess,
         measure_features,
         sensible_top,
-        write_uniqueness,
     )
 
     check_suffix(format)
