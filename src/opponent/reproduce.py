@@ -413,7 +413,8 @@ class _Making:
                     title=f"Feature attribution atlas of {feature.label}",
                     caption=f"{made.about['images']:,} images with the largest L2 norm of S, laid "
                     f"out by S; {made.about['cells']} cells with at least {scale.least} images. "
-                    "Borders: the activation that each icon gives.",
+                    "Borders: the activation that each icon gives."
+                    + ("" if number else " The second C: mean E⁺ and E⁻ of its images (ours)."),
                     pictures=tuple(paths[name] for name in names),
                     claims=(
                         Claim(
