@@ -25,7 +25,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 	touch $@
 
 # jsPsych, for the tests of the experiment's page; without npm they skip.
-PAGE := src/opponent/experiment/page
+PAGE := src/opponent/study/page
 $(PAGE)/node_modules/.package-lock.json: $(PAGE)/package-lock.json
 	if command -v npm >/dev/null; then npm ci --silent --ignore-scripts --prefix $(PAGE); fi
 

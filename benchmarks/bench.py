@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import decode, icons, toy
-from opponent.attribution import attribute_each
-from opponent.images import ImageEntry
-from opponent.network import Network
-from opponent.units import AllUnits, scores
-from opponent.view import View, view
-from opponent.zoo.inceptionv1 import InceptionV1
-from opponent.zoo.load import INCEPTIONV1_INPUT
+from opponent.attribution.all_units import AllUnits, scores
+from opponent.attribution.attribute import attribute_each
+from opponent.geometry.crop import View, view
+from opponent.images.sources import ImageEntry
+from opponent.models.inceptionv1 import InceptionV1
+from opponent.models.network import Network
+from opponent.models.registry import INCEPTIONV1_INPUT
 
 FEATURE, THROUGH = "mixed3b:379", "mixed3a"
 LOGIT, BEFORE = "logits:254", "mixed5a"

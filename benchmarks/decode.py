@@ -3,9 +3,9 @@
     python -m benchmarks.decode [--repeats 3] [--size 224]
 
 The plain procedure is what a script without this library does: `Image.open`, convert, resize, crop,
-image by image. Against it: `opponent.images.stream` in threads, the same with drafts, and, since
-the library has none, a pool of as many processes that load by the same function, in chunks. The
-images are the photographs of scikit-image and scikit-learn, saved as JPEGs of three sizes.
+image by image. Against it: `stream` of `opponent.images` in threads, the same with drafts, and,
+since the library has none, a pool of as many processes that load by the same function, in chunks.
+The images are the photographs of scikit-image and scikit-learn, saved as JPEGs of three sizes.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import numpy as np
 import PIL
 from PIL import Image, features
 
-from opponent.images import ImageEntry, load, open_images, stream
+from opponent.images.sources import ImageEntry, load, open_images, stream
 
 # What the files are called: how many photographs, pixels of their long side (None: as it is), and
 # how often each is read.

@@ -14,17 +14,16 @@ import time
 import torch
 from torch import Tensor
 
-from opponent.features import Feature
-from opponent.network import Network
+from opponent.core.feature import Feature
+from opponent.geometry.crop import view
+from opponent.geometry.receptive_field import Window, feature_window
+from opponent.models.inceptionv1 import InceptionV1
+from opponent.models.network import Network
+from opponent.models.registry import INCEPTIONV1_INPUT, load
 from opponent.synthesis.inversion import Settings, invert_attribution
 from opponent.synthesis.objectives import dot_cosine
-from opponent.synthesis.parameters import Phases
+from opponent.synthesis.parameterisations import Phases
 from opponent.synthesis.transforms import resize
-from opponent.view import view
-from opponent.window import Window, feature_window
-from opponent.zoo import load
-from opponent.zoo.inceptionv1 import InceptionV1
-from opponent.zoo.load import INCEPTIONV1_INPUT
 
 FEATURE, THROUGH = "mixed3b:9", "mixed3a"
 

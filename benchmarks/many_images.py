@@ -23,8 +23,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from opponent import Network, Preprocessing, Run, scan
-from opponent.images import ImageEntry, ImageSet
+from opponent import Network, Preprocessing, Run, scan_images
+from opponent.images.sources import ImageEntry, ImageSet
 
 ASKED = {"one unit": "4:3", "all units": "4:*"}
 PICTURES = 8
@@ -90,9 +90,7 @@ def measure(what: str, count: int, every: int, size: int) -> dict[str, Any]:
                 record["steps"].append({"done": done, "s": passed, "bytes": memory()})
 
         def again() -> Run:
-            return scan(
-                network, ASKED[what], through="1", images=images, out=folder / "run", progress=tell
-            )
+            return scan_images(network, images, ASKED[what], "1", out=folder / "run", progress=tell)
 
         run = again()
         # Of a finished scan nothing is left to do but to look what is there.

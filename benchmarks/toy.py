@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from opponent.superposition import kernel
-from opponent.superposition.kernel import BATCH, FEATURES
-from opponent.superposition.toy import IMPORTANCE, ON, RATE, TASKS, begin, flatten, inputs, train
+from opponent.paper.toy import kernel
+from opponent.paper.toy.kernel import BATCH, FEATURES
+from opponent.paper.toy.models import IMPORTANCE, ON, RATE, TASKS, begin, flatten, inputs, train
 
 ROUNDS = 5
 

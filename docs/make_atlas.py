@@ -12,10 +12,10 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from opponent.atlas import AtlasSettings, make_atlas
-from opponent.gallery import write_atlas
-from opponent.pages.explore import write_explorer
-from opponent.scan import scan
+from opponent.atlas.build import AtlasSettings, make_atlas
+from opponent.plots.gallery import write_atlas
+from opponent.reports.explorer import write_explorer
+from opponent.scan.local import scan_images
 
 HERE = Path(__file__).parent
 FEATURES, THROUGH = ("mixed3b:200", "mixed3b:168"), "mixed3a"
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path)
     arguments = parser.parse_args()
     folder = arguments.run or Path(tempfile.mkdtemp()) / "run"
-    run = scan("inceptionv1-mini", FEATURES, through=THROUGH, images=arguments.images, out=folder)
+    run = scan_images("inceptionv1-mini", arguments.images, FEATURES, THROUGH, out=folder)
     for feature in run.features:
         atlas = make_atlas(run, feature, settings=SETTINGS)
         about = atlas.about

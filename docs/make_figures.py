@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from opponent.demo import run_demo
-from opponent.gallery import write_figures
-from opponent.run import Run
+from opponent.plots.gallery import write_figures
+from opponent.reports.demo import run_demo
+from opponent.storage.run import Run
 
 HERE = Path(__file__).parent
 # Pixels: sharp where pages show it, and small enough to keep in a repository.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from opponent.superposition.toy import TASKS, study, write_study
+from opponent.paper.toy.models import TASKS, study, write_study
 
 HERE = Path(__file__).parent
 WIDTH = 1200

@@ -22,12 +22,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from opponent import Feature, Network, Preprocessing, Run, attribute, open_images, scan
+from opponent import Feature, Network, Preprocessing, Run, attribute, open_images, scan_images
 from opponent.cli import app
 from opponent.directions import Directions, find_directions
-from opponent.images import ImageEntry, load, stream
-from opponent.run import SCALARS
-from opponent.window import Window, feature_window
+from opponent.geometry.receptive_field import Window, feature_window
+from opponent.images.sources import ImageEntry, load, stream
+from opponent.storage.run import SCALARS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -260,7 +260,7 @@ def test_a_one_hot_direction_is_scanned_as_its_unit_is(
 ) -> None:
     directions = made(np.eye(6), *(f"e{i}" for i in range(6)))
     features = directions.features(["mixed:2", "e2", "mixed:4@0,3", "mixed:e4@0,3"])
-    run = scan(small, features, through="early", images=pictures, out=tmp_path / "run")
+    run = scan_images(small, pictures, features, "early", out=tmp_path / "run")
     assert [x.label for x in Run(run.folder).features] == [
         "mixed:2@3,2", "mixed:e2@3,2", "mixed:4@0,3", "mixed:e4@0,3",
     ]  # fmt: skip
@@ -279,7 +279,7 @@ def test_a_one_hot_direction_is_scanned_as_its_unit_is(
 def test_a_power_lasts_through_a_scan(small: Network, pictures: Path, tmp_path: Path) -> None:
     vector = np.array([1.0, -0.5, 0.25, 2.0, -1.0, 0.0])
     features = made([vector], "mine").features(["mine"], power=2)
-    scan(small, features, through="early", images=pictures, out=tmp_path / "run")
+    scan_images(small, pictures, features, "early", out=tmp_path / "run")
     run = Run(tmp_path / "run")
     [feature] = run.features
     assert (feature.label, feature.power) == ("mixed:mine@3,2", 2)
@@ -848,7 +848,7 @@ def test_a_wrong_length_is_told_where_it_is_used(
     with pytest.raises(ValueError, match=match):
         small.resolve(feature)
     with pytest.raises(ValueError, match=match):
-        scan(small, feature, through="early", images=pictures, out=tmp_path / "run")
+        scan_images(small, pictures, feature, "early", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

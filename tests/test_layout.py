@@ -1,54 +1,54 @@
-"""The house: which module may import which."""
+"""The house: which room may import which."""
 
 import ast
+import importlib
+import pkgutil
 from pathlib import Path
+from types import ModuleType
 
 import opponent
 
 PACKAGE = Path(opponent.__file__).parent
-# Each line may import itself and what stands above it.
+# Each room may import itself and what stands before it.
 ORDER = [
-    {"files", "features", "network", "images", "colour"},
-    {"zoo"},
-    {"window", "graph"},
-    {"view", "attribution", "tension", "jacobian"},
-    {"units"},
-    {"run", "scan", "parts", "figures", "cluster"},
-    {"synthesis", "tiles"},
-    {"directions", "atlas", "completeness", "superposition", "weights", "verify"},
-    {"gallery"},
-    {"why", "who"},
-    {"pages"},
-    {"demo", "reproduce", "experiment"},
-    {"cli"},
-    {"__main__", "__init__"},
-]
-LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
+    "core", "images", "models", "geometry", "storage", "attribution", "selection", "scan",
+    "directions", "synthesis", "atlas", "explain", "plots", "reports", "paper", "study", "cli",
+    "__main__", "__init__",
+]  # fmt: skip
+LEVEL = {name: level for level, name in enumerate(ORDER)}
 
 
 def _imports(path: Path) -> set[str]:
-    found = set()
+    rooms = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = []
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        found |= {name.split(".")[1] for name in names if name.startswith("opponent.")}
-    return found
+        rooms |= {name.split(".")[1] for name in names if name.startswith("opponent.")}
+    return rooms
 
 
 def test_imports_go_one_way() -> None:
     wrong = []
     for path in PACKAGE.rglob("*.py"):
-        name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        assert name in LEVEL, f"{name} has no place in the order of imports"
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        assert room in LEVEL, f"{room} has no place in the order of imports"
         wrong += [
             f"{path.relative_to(PACKAGE)} imports {other}"
             for other in _imports(path)
-            if LEVEL[other] > LEVEL[name]
+            if LEVEL[other] > LEVEL[room]
         ]
     assert not wrong
+
+
+def test_no_name_hides_a_module() -> None:
+    for module in pkgutil.walk_packages(opponent.__path__, "opponent."):
+        if module.name != "opponent.__main__":
+            importlib.import_module(module.name)
+            package, _, name = module.name.rpartition(".")
+            assert isinstance(getattr(importlib.import_module(package), name), ModuleType)
 
 
 def test_only_the_network_has_hooks() -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from opponent.files import write_text
-from opponent.images import Unreadable, open_images, stream
+from opponent.images.sources import Unreadable, open_images, stream
+from opponent.storage.files import write_text
 from opponent.synthesis.spectrum import measure
 
 SIDE = 256

@@ -24,10 +24,10 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel
 
-from opponent.files import whole
-from opponent.images import ImageSet, Unreadable, open_images, stream
-from opponent.zoo.inceptionv1 import MINI, InceptionV1
-from opponent.zoo.load import MINI_INPUT
+from opponent.images.sources import ImageSet, Unreadable, open_images, stream
+from opponent.models.inceptionv1 import MINI, InceptionV1
+from opponent.models.registry import MINI_INPUT
+from opponent.storage.files import whole
 
 BATCH = 128
 BETAS = (0.9, 0.99)
@@ -294,7 +294,7 @@ def read_photos(images: ImageSet, limit: int, seed: int) -> tuple[list[str], Pho
         wanted = "one sub-folder of images for each of two or more classes, no images beside them"
         raise ValueError(f"{images.source} must have {wanted}; it has {len(names)} sub-folders")
     # The names that the package shows are in the embedded network's order of the logits.
-    known = resources.files("opponent.zoo") / "inceptionv1-mini-classes.txt"
+    known = resources.files("opponent.models") / "inceptionv1-mini-classes.txt"
     order = [line.split()[0] for line in known.read_text(encoding="utf-8").splitlines()]
     names = order if sorted(order) == names else names
     chosen = torch.randperm(len(images), generator=draws(seed)).tolist()[: limit or None]

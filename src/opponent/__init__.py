@@ -1,15 +1,19 @@
 """What keeps a feature of a vision network silent."""
 
-from opponent.atlas import Atlas, AtlasSettings, atlases, make_atlas
-from opponent.attribution import Attribution, Rule, attribute, mean_activation
-from opponent.completeness import Completeness, completeness
+from opponent.atlas.build import Atlas, AtlasSettings, atlases, make_atlas
+from opponent.attribution.attribute import Attribution, Rule, attribute, mean_activation
+from opponent.core.feature import Feature
 from opponent.directions import Directions, find_directions
-from opponent.features import Feature
-from opponent.graph import Cut, cuts
-from opponent.images import ImageSet, Unreadable, open_images
-from opponent.network import Network, Preprocessing
-from opponent.run import Run, RunError
-from opponent.scan import scan
+from opponent.explain.channels import Who, who
+from opponent.explain.image import Why, why
+from opponent.geometry.bottlenecks import Cut, cuts
+from opponent.images.sources import ImageSet, Unreadable, open_images
+from opponent.models.network import Network, Preprocessing
+from opponent.models.registry import load
+from opponent.paper.completeness import Completeness, completeness
+from opponent.scan.local import scan_images
+from opponent.selection import Columns, select
+from opponent.storage.run import Run, RunError
 from opponent.synthesis.inversion import (
     Settings,
     accentuate,
@@ -18,10 +22,6 @@ from opponent.synthesis.inversion import (
     visualise,
 )
 from opponent.synthesis.optimise import Synthesis
-from opponent.tension import Columns, select
-from opponent.who import Who, who
-from opponent.why import Why, why
-from opponent.zoo import load
 
 __all__ = [
     "Atlas",
@@ -55,7 +55,7 @@ __all__ = [
     "make_atlas",
     "mean_activation",
     "open_images",
-    "scan",
+    "scan_images",
     "select",
     "visualise",
     "who",

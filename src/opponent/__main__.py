@@ -27,8 +27,8 @@ def main() -> None:
 
 def _expected(error: Exception) -> bool:
     """Whether an error comes from what was given, not from a fault of ours."""
-    from opponent.images import Unreadable
-    from opponent.run import RunError
+    from opponent.images.sources import Unreadable
+    from opponent.storage.run import RunError
 
     kinds = (ValueError, LookupError, OSError, ImportError, RunError, Unreadable)
     return isinstance(error, kinds) and not isinstance(error, KeyError | IndexError)

@@ -15,12 +15,12 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from opponent.features import Feature
-from opponent.files import whole
-from opponent.images import ImageSet, Unreadable, open_images, stream
-from opponent.network import Network
-from opponent.run import versions
-from opponent.zoo.load import load, read_weights
+from opponent.core.feature import Feature
+from opponent.images.sources import ImageSet, Unreadable, open_images, stream
+from opponent.models.network import Network
+from opponent.models.registry import load, read_weights
+from opponent.storage.files import whole
+from opponent.storage.run import versions
 
 _BATCH = 32
 _EXPECTED = "expected are numbers with a point, one row a direction and one column a channel"

@@ -18,12 +18,12 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from opponent.files import to_path
+from opponent.storage.files import to_path
 
 if TYPE_CHECKING:
-    from opponent.features import Feature
-    from opponent.network import Network
-    from opponent.run import Run
+    from opponent.core.feature import Feature
+    from opponent.models.network import Network
+    from opponent.storage.run import Run
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -101,7 +101,7 @@ def _main(
 def open_network(model: str, weights: Path | None, device: str = "cpu") -> "Network":
     import torch
 
-    from opponent.zoo import load
+    from opponent.models.registry import load
 
     network = load(model, weights)
     try:
@@ -126,7 +126,7 @@ def file_name(text: str) -> str:
 
 
 def open_run(folder: Path) -> "Run":
-    from opponent.run import Run
+    from opponent.storage.run import Run
 
     return Run(folder)
 
@@ -139,8 +139,8 @@ def chosen(run: "Run", features: list[str] | None) -> "list[Feature]":
 
 def parse_features(texts: list[str], file: Path | None, power: int) -> "list[Feature]":
     """Features by name, among them directions of a file."""
+    from opponent.core.feature import Feature
     from opponent.directions import Directions
-    from opponent.features import Feature
 
     if file is None:
         if power:

@@ -56,9 +56,9 @@ def build(
 
     Interrupted, it goes on where it stopped when the same command is given again.
     """
-    from opponent.experiment.sheet import write_sheets
-    from opponent.experiment.trials import build as make
-    from opponent.gallery import check_suffix
+    from opponent.plots.gallery import check_suffix
+    from opponent.study.sheet import write_sheets
+    from opponent.study.trials import build as make
 
     check_suffix(format)
     with progress_bars() as report:
@@ -125,8 +125,8 @@ def simulate(
     device: Device = "cpu",
 ) -> None:
     """Let simulated participants take part, through the server's own interface."""
-    from opponent.experiment.simulate import simulate as run
-    from opponent.experiment.study import Study
+    from opponent.study.simulate import simulate as run
+    from opponent.study.study import Study
 
     network = open_network(model, weights, device) if skill == "similarity" else model
     with progress_bars() as report:
@@ -160,9 +160,9 @@ def analyse(
     format: Annotated[str, typer.Option(help="png, pdf or svg.")] = "png",
 ) -> None:
     """Analyse the answers as study.json plans it: figure 10, a test, exclusions, power."""
-    from opponent.experiment.analysis import analyse_folder, write_analysis
-    from opponent.experiment.study import Study
-    from opponent.gallery import check_suffix
+    from opponent.plots.gallery import check_suffix
+    from opponent.study.analysis import analyse_folder, write_analysis
+    from opponent.study.study import Study
 
     check_suffix(format)
     opened = Study(study)
@@ -255,12 +255,12 @@ def serve(
     import logging
     from dataclasses import replace
 
-    from opponent.experiment import site
-    from opponent.experiment.study import Study
+    from opponent.study import site
+    from opponent.study.study import Study
 
     try:
-        from opponent.experiment.guard import LIMITS
-        from opponent.experiment.server import serve as run
+        from opponent.study.guard import LIMITS
+        from opponent.study.server import serve as run
     except ImportError as error:
         raise ImportError(f'{error}: pip install "opponent[experiment]"') from error
 
@@ -286,9 +286,9 @@ def export(
 
     The participants' table holds their Prolific IDs, the answers' table does not.
     """
-    from opponent.experiment.export import export as write
-    from opponent.experiment.store import Store
-    from opponent.experiment.study import Study
+    from opponent.study.export import export as write
+    from opponent.study.store import Store
+    from opponent.study.study import Study
 
     with Store(Study(study).folder / "answers.sqlite3") as store:
         for path in write(store, folder):

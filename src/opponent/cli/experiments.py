@@ -56,9 +56,9 @@ def completeness(
 
     Interrupted, it goes on where it stopped when the same command is given again.
     """
-    from opponent.completeness import completeness as measure
-    from opponent.completeness import write_completeness
-    from opponent.gallery import check_suffix
+    from opponent.paper.completeness import completeness as measure
+    from opponent.paper.completeness import write_completeness
+    from opponent.plots.gallery import check_suffix
 
     check_suffix(format)
     measured = []
@@ -116,8 +116,8 @@ def weights(
     seed: Seed = 0,
 ) -> None:
     """Count the negative weights of networks, layer by layer (the paper's figure 12)."""
-    from opponent.gallery import check_suffix
-    from opponent.weights import weight_signs, write_weights
+    from opponent.paper.weight_signs import weight_signs, write_weights
+    from opponent.plots.gallery import check_suffix
 
     check_suffix(format)
     found = []
@@ -186,9 +186,9 @@ def verify_inversions(
 
     Draws figure 11 too, what they optimise. Interrupted, it goes on where it stopped.
     """
-    from opponent.gallery import check_suffix
+    from opponent.paper.inversion_check import SIDES, verify, write_verification
+    from opponent.plots.gallery import check_suffix
     from opponent.synthesis.inversion import Settings
-    from opponent.verify import SIDES, verify, write_verification
 
     check_suffix(format)
     network = open_network(model, weights, device)
@@ -276,15 +276,15 @@ def uniqueness(
 
     Interrupted, it goes on where it stopped; with another --top, it measures nothing again.
     """
-    from opponent.gallery import check_suffix
-    from opponent.superposition.drawing import write_uniqueness
-    from opponent.superposition.uniqueness import (
+    from opponent.paper.uniqueness.drawing import write_uniqueness
+    from opponent.paper.uniqueness.measure import (
         SELECTIONS,
         UniquenessSettings,
         assess,
         measure_features,
         sensible_top,
     )
+    from opponent.plots.gallery import check_suffix
 
     check_suffix(format)
     network = open_network(model, weights, device)
@@ -365,8 +365,8 @@ def toy(
 
     Interrupted, it goes on where it stopped when the same command is given again.
     """
-    from opponent.gallery import check_suffix
-    from opponent.superposition.toy import describe, study, write_study
+    from opponent.paper.toy.models import describe, study, write_study
+    from opponent.plots.gallery import check_suffix
 
     check_suffix(format)
     texts = hidden.split(",")
@@ -432,8 +432,8 @@ def reproduce(
 
     Interrupted, it goes on where it stopped when the same command is given again.
     """
-    from opponent.reproduce import SCALES
-    from opponent.reproduce import reproduce as make
+    from opponent.paper.reproduce.page import SCALES
+    from opponent.paper.reproduce.page import reproduce as make
 
     if scale not in SCALES:
         raise ValueError(f"--scale is one of {', '.join(SCALES)}, not {scale!r}")

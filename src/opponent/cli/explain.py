@@ -36,18 +36,18 @@ from opponent.cli.common import (
     plain,
     progress_bars,
 )
-from opponent.files import to_path
+from opponent.storage.files import to_path
 
 if TYPE_CHECKING:
-    from opponent.features import Feature
-    from opponent.network import Network
-    from opponent.run import Run
+    from opponent.core.feature import Feature
+    from opponent.models.network import Network
+    from opponent.storage.run import Run
 
 
 @app.command()
 def models() -> None:
     """List the models that can be named."""
-    from opponent.zoo import MODELS
+    from opponent.models.registry import MODELS
 
     table = new_table("name", "what it is")
     for name, what in MODELS.items():
@@ -61,7 +61,7 @@ def layers(model: Model, weights: Weights = None) -> None:
 
     The receptive field is given as if the image had no border; 'whole' reaches over all of it.
     """
-    from opponent.window import UnknownGeometry, reaches, receptive_field
+    from opponent.geometry.receptive_field import UnknownGeometry, reaches, receptive_field
 
     network = open_network(model, weights)
     try:
@@ -139,11 +139,11 @@ def scan(
 
     Interrupted, it goes on where it stopped when the same command is given again.
     """
-    from opponent.scan import scan as run_scan
+    from opponent.scan.local import scan_images as run_scan
 
     scan_it: "Callable[..., Run]" = run_scan
     if ray is not None:
-        from opponent.cluster import scan_on_ray
+        from opponent.scan.ray import scan_on_ray
 
         scan_it = partial(scan_on_ray, address=ray, cpus=cpus, gpus=gpu_share(gpus, device))
     network = open_network(model, weights, device)
@@ -201,7 +201,7 @@ def units(
     Tension is the smaller of excitation and inhibition. Quantiles are right to 1 %; all of them,
     and 16 images at either end of each score, are in units.parquet.
     """
-    from opponent.units import SCORES
+    from opponent.attribution.all_units import SCORES
 
     if score not in SCORES:
         raise ValueError(f"--score is one of {', '.join(SCORES)}, not {score!r}")
@@ -229,8 +229,8 @@ def units(
 def _compute_in(
     network: "Network", dtype: str, asked: "Sequence[Feature | str]", through: str, images: str
 ) -> None:
-    from opponent.run import DTYPES
-    from opponent.scan import rounding
+    from opponent.scan.local import rounding
+    from opponent.storage.run import DTYPES
 
     if dtype not in DTYPES:
         raise ValueError(f"--dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
@@ -240,7 +240,7 @@ def _compute_in(
 
 
 def _complete(correlation: float, rule: str) -> str:
-    from opponent.tension import COMPLETE
+    from opponent.selection import COMPLETE
 
     said = f"excitation - inhibition follows the activation with r = {correlation:.3f}"
     if correlation < COMPLETE:
@@ -313,8 +313,8 @@ def select(
     import csv as csv_module
     import io
 
-    from opponent.files import write_text
-    from opponent.tension import select as choose
+    from opponent.selection import select as choose
+    from opponent.storage.files import write_text
 
     opened, names = open_run(run), ("activation", "excitation", "inhibition", "l1", "l2")
     rows: list[tuple[str, ...]] = []
@@ -351,7 +351,7 @@ def figures(
     ] = False,
 ) -> None:
     """Draw figures like the paper's: 2 for all features, 4a, 4b to g and 5 for each."""
-    from opponent.gallery import write_figures
+    from opponent.plots.gallery import write_figures
 
     opened = open_run(run)
     with progress_bars() as report:
@@ -396,8 +396,8 @@ def atlas(
 
     Interrupted, it goes on where it stopped when the same command is given again.
     """
-    from opponent.atlas import AtlasSettings, make_atlas
-    from opponent.gallery import check_suffix, write_atlas
+    from opponent.atlas.build import AtlasSettings, make_atlas
+    from opponent.plots.gallery import check_suffix, write_atlas
 
     check_suffix(format)
     opened = open_run(run)
@@ -440,7 +440,7 @@ def explore(
     ] = None,
 ) -> None:
     """Write the page in which to walk around in an atlas; it works offline."""
-    from opponent.pages.explore import write_explorer
+    from opponent.reports.explorer import write_explorer
 
     opened = open_run(run)
     with progress_bars() as report:
@@ -471,8 +471,8 @@ def why(
     device: Device = "cpu",
 ) -> None:
     """Say what drove a feature in one photograph, and what held it back."""
-    from opponent.pages.answer import check_page, write_answer
-    from opponent.why import why as ask
+    from opponent.explain.image import why as ask
+    from opponent.reports.explanations import check_page, write_answer
 
     if page is not None:
         check_page(page)
@@ -525,10 +525,10 @@ def who(
 
     By default in its tensest images. Channels are shown by what excites them most.
     """
-    from opponent.pages.answer import check_page, silence_facts, write_who
+    from opponent.explain.channels import silence_check
+    from opponent.explain.channels import who as ask
+    from opponent.reports.explanations import check_page, silence_facts, write_who
     from opponent.synthesis.inversion import Settings
-    from opponent.who import silence_check
-    from opponent.who import who as ask
 
     if page is not None:
         check_page(page)
@@ -597,8 +597,8 @@ def invert(
     device: Device = "cpu",
 ) -> None:
     """Make images that look as one side of a feature's drive does."""
+    from opponent.synthesis.cache import make
     from opponent.synthesis.inversion import Settings
-    from opponent.synthesis.store import make
 
     opened = open_run(run)
     network = opened.load_network()
@@ -653,7 +653,7 @@ def visualise(
     """Make images that raise, and lower, a feature's activation itself."""
     from PIL import Image
 
-    from opponent.files import whole
+    from opponent.storage.files import whole
     from opponent.synthesis.inversion import Settings
     from opponent.synthesis.inversion import visualise as make
 
@@ -687,7 +687,7 @@ def report(
     device: Device = "cpu",
 ) -> None:
     """Write one HTML file with everything, which works offline and alone."""
-    from opponent.pages.report import write_report
+    from opponent.reports.report import write_report
     from opponent.synthesis.inversion import Settings
 
     opened = open_run(run)
@@ -711,7 +711,7 @@ def demo(
     folder: Annotated[Path, typer.Option("--out", help="The run folder.")] = Path("demo"),
 ) -> None:
     """Scan the embedded network over photographs, and write the report of a tense feature."""
-    from opponent.demo import run_demo
+    from opponent.reports.demo import run_demo
 
     with progress_bars() as tell:
         path = run_demo(folder, tell)

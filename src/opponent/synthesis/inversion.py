@@ -8,18 +8,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from opponent.attribution import Images, Rule, attribute, network_input
-from opponent.features import Feature
-from opponent.images import ImageEntry, open_images
-from opponent.images import load as load_image
-from opponent.network import Network
+from opponent.attribution.attribute import Images, Rule, attribute, network_input
+from opponent.core.feature import Feature
+from opponent.geometry.crop import View, view
+from opponent.geometry.receptive_field import feature_window
+from opponent.images.sources import ImageEntry, open_images
+from opponent.images.sources import load as load_image
+from opponent.models.network import Network
+from opponent.models.registry import load
 from opponent.synthesis.objectives import dot_cosine
 from opponent.synthesis.optimise import Synthesis, ascend
-from opponent.synthesis.parameters import PARAMETERISATIONS, Parameterisation, Photographs
+from opponent.synthesis.parameterisations import PARAMETERISATIONS, Parameterisation, Photographs
 from opponent.synthesis.transforms import Transforms
-from opponent.view import View, view
-from opponent.window import feature_window
-from opponent.zoo import load
 
 Progress = Callable[[int, int], None]
 

@@ -9,11 +9,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from opponent.features import Feature
-from opponent.network import Network
-from opponent.synthesis.parameters import Parameterisation
+from opponent.core.feature import Feature
+from opponent.geometry.crop import View
+from opponent.models.network import Network
+from opponent.synthesis.parameterisations import Parameterisation
 from opponent.synthesis.transforms import Transforms, resize
-from opponent.view import View
 
 # The pixel gradient is clipped here before it becomes opacity. Source: MACO, section 3.2.
 OPACITY_PERCENTILE = 99.0

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from opponent.window import Window, union
+from opponent.geometry.receptive_field import Window, union
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""What drives a feature: rules of attribution and their results."""

@@ -1,0 +1,1 @@
+"""What everything else rests on: features, boxes, sides, errors, progress, text."""

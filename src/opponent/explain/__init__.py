@@ -1,0 +1,1 @@
+"""Why one image, and which channels."""

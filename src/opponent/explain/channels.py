@@ -1,0 +1,331 @@
+"""Who drives a feature: the upstream channels that excite it, and those that inhibit it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from opponent.atlas.build import atlases
+from opponent.core.feature import Feature
+from opponent.explain.crops import SHOWN, photographs, zoom_for
+from opponent.geometry.receptive_field import UnknownGeometry, Window, reach, window_of
+from opponent.images.sources import Unreadable
+from opponent.models.network import PIXELS, Network
+from opponent.plots import Synthetic, Tile
+from opponent.plots.gallery import visualisation
+from opponent.selection import GROUPS, Indices, select
+from opponent.storage.run import Run, RunError
+from opponent.synthesis.inversion import Settings
+
+# Images that a question without images is about: the tensest of all.
+IMAGES = 20
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Driver:
+    """One upstream channel.
+
+    Args:
+        channel: of the through layer.
+        name: 'mixed3a:17'.
+        mean, spread: of S summed over space: mean and standard deviation over the images.
+        exemplars: where in the scan's images the channel is most active, most active first.
+        visualisation: what is made to excite it, if that was asked for.
+    """
+
+    channel: int
+    name: str
+    mean: float
+    spread: float
+    exemplars: tuple[Tile, ...] = ()
+    visualisation: Synthetic | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Who:
+    """Which channels drive a feature in some images.
+
+    Args:
+        feature, through: the feature and the layer whose channels are told.
+        about: which images, in words.
+        images: their ids.
+        excitation, inhibition: what each of the k channels adds to either side, the mean over the
+            images; they sum to the images' mean excitation and inhibition.
+        exciting, inhibiting: the channels that matter most, by the mean of S summed over space.
+        deviation: standard deviation of the activation over all images of the scan.
+    """
+
+    feature: Feature
+    through: str
+    about: str
+    images: tuple[str, ...]
+    excitation: Float[np.ndarray, " k"]
+    inhibition: Float[np.ndarray, " k"]
+    exciting: tuple[Driver, ...]
+    inhibiting: tuple[Driver, ...]
+    deviation: float
+
+
+def who(
+    run: Run,
+    feature: Feature | str | None = None,
+    *,
+    group: str | None = None,
+    images: Sequence[str] | None = None,
+    cell: tuple[int, int] | None = None,
+    channels: int = 8,
+    crops: int = 4,
+    network: Network | None = None,
+    visualise: Settings | None = None,
+    progress: Progress | None = None,
+) -> Who:
+    """The upstream channels that excite, and that inhibit, a feature most.
+
+    Of the tensest images, or of one choice of: a group, single images, a cell of the atlas.
+
+    Args:
+        run: a finished run.
+        feature: one of its features; default: the first.
+        group: such as 'tense' or 'inhibiting'.
+        images: ids.
+        cell: (row, column) of the feature's newest atlas.
+        channels: how many on either side.
+        crops: how many exemplars of each, at most 9.
+        network: the network that was scanned, for the exemplars' crops; default: loaded by name.
+        visualise: how to synthesise a feature visualisation of each channel; None makes none.
+        progress: called with what is being done, the steps done and the steps in all.
+    Raises:
+        ValueError: a name, image or cell that is not there; several choices at once.
+        RunError: the run is unfinished; it has no atlas of the feature.
+    Source: paper, section 3, with S summed over space and images.
+    """
+    feature = run.feature(feature)
+    columns = run.columns(feature)
+    about, rows = _choose(run, feature, group, images, cell)
+    plus, minus = run.channel_sides(feature, rows=rows)
+    sums = run.channels(feature, rows=rows).astype(np.float64)
+    mean, spread = sums.mean(0), sums.std(0)
+    sides = [
+        [
+            Driver(
+                channel=int(k),
+                name=f"{run.manifest.through}:{k}",
+                mean=float(mean[k]),
+                spread=float(spread[k]),
+            )
+            for k in np.argsort(-sign * mean, kind="stable")[:channels]
+            if sign * mean[k] > 0
+        ]
+        for sign in (1, -1)
+    ]
+    if crops or visualise:
+        if network is None:
+            network = run.load_network()
+        else:
+            run.check_network(network)
+        told = [driver for side in sides for driver in side]
+        shown = exemplar_tiles(run, network, [driver.channel for driver in told], crops)
+        made: list[Synthetic | None] = [None] * len(told)
+        if visualise is not None:
+            made = [
+                visualisation(run, network, name, visualise, progress, number, len(told))
+                for number, name in enumerate(driver.name for driver in told)
+            ]
+        filled = iter(
+            replace(driver, exemplars=tuple(shown[driver.channel]), visualisation=picture)
+            for driver, picture in zip(told, made, strict=True)
+        )
+        sides = [[next(filled) for _ in side] for side in sides]
+    return Who(
+        feature=feature,
+        through=run.manifest.through,
+        about=about,
+        images=tuple(columns.images[i] for i in rows),
+        excitation=plus.mean(0),
+        inhibition=minus.mean(0),
+        exciting=tuple(sides[0]),
+        inhibiting=tuple(sides[1]),
+        deviation=float(columns.activation.std()),
+    )
+
+
+def _choose(
+    run: Run,
+    feature: Feature,
+    group: str | None,
+    images: Sequence[str] | None,
+    cell: tuple[int, int] | None,
+) -> tuple[str, Indices]:
+    """Which images, in words, and their rows of the columns."""
+    if sum(x is not None for x in (group, images, cell)) > 1:
+        raise ValueError("choose images by a group, by their ids or by a cell, not by several")
+    columns = run.columns(feature)
+    if group is not None and group not in GROUPS:
+        raise ValueError(f"there is no group {group!r}; there are {', '.join(GROUPS)}")
+    if images is None and cell is None:
+        rows = select(columns, IMAGES)[group or "tense"]
+        if len(rows):
+            what = (group or "tense").replace("_", " ")
+            several = f"the {len(rows)} most {what} images"
+            return several if len(rows) > 1 else f"the most {what} image", rows
+        if group is not None:
+            raise ValueError(f"no image of {run.folder} is {group.replace('_', ' ')}")
+        return f"all {len(columns.images):,} images", np.arange(len(columns.images))
+    if cell is not None:
+        about, images = f"the images of cell {cell[0]},{cell[1]}", _images_of(run, feature, cell)
+    else:
+        images = [run.images.find(image).id for image in images or ()]
+        about = images[0] if len(images) == 1 else f"{len(images)} images"
+    places = {image: row for row, image in enumerate(columns.images)}
+    unreadable = [image for image in images if image not in places]
+    if unreadable or not images:
+        raise ValueError(
+            f"{', '.join(unreadable) or 'no image'}: not among the images that the scan could read"
+        )
+    return about, np.array([places[image] for image in images])
+
+
+def _images_of(run: Run, feature: Feature, cell: tuple[int, int]) -> tuple[str, ...]:
+    found = atlases(run, feature)
+    if not found:
+        raise RunError(f"{run.folder} has no atlas of {feature.label}: `opponent atlas` makes one")
+    cells = {(each.row, each.column): each.images for each in found[0].cells}
+    if cell not in cells:
+        near = sorted(cells, key=lambda at: abs(at[0] - cell[0]) + abs(at[1] - cell[1]))[:5]
+        raise ValueError(
+            f"the atlas has no images in cell {cell[0]},{cell[1]}; the nearest cells that have: "
+            f"{'; '.join(f'{row},{column}' for row, column in near)}"
+        )
+    return cells[cell]
+
+
+def exemplar_tiles(
+    run: Run, network: Network, channels: Sequence[int], count: int, shown: int = SHOWN
+) -> dict[int, list[Tile]]:
+    """Where the scan's images excite channels of the through layer most, as crops.
+
+    Args:
+        run: the run.
+        network: the network that was scanned.
+        channels: of the through layer.
+        count: crops a channel, at most 9; fewer where it is seldom active.
+        shown: a crop's wanted shorter side, in pixels.
+    Returns:
+        For each channel its crops, most active first; none where the through layer is the pixels.
+    """
+    through, prepared = run.manifest.through, run.preprocessing
+    if through == PIXELS:
+        return {channel: [] for channel in channels}
+    try:
+        extremes = reach(network, through)
+    except UnknownGeometry:
+        extremes = None
+    whole = Window(top=0, left=0, height=prepared.size[0], width=prepared.size[1])
+    tiles: dict[int, list[Tile]] = {}
+    for channel in channels:
+        tiles[channel] = []
+        for found in run.exemplars(channel, count):
+            box = whole
+            if extremes is not None:
+                box = window_of(extremes[:, [channel], found.row, found.column]) or whole
+            zoom = zoom_for(prepared, box, shown)
+            try:
+                [image] = photographs([run.images.find(found.image)], prepared, zoom)
+            except Unreadable:
+                continue  # gone since; the numbers do not need it
+            crop = Window(
+                top=box.top * zoom,
+                left=box.left * zoom,
+                height=box.height * zoom,
+                width=box.width * zoom,
+            )
+            tiles[channel].append(Tile(image=image[crop.slices], caption=f"{found.activation:.3g}"))
+    return tiles
+
+
+def silence(
+    network: Network,
+    inputs: Float[Tensor, "n 3 h w"],
+    feature: Feature | str,
+    through: str,
+    channels: Sequence[int],
+) -> Float[Tensor, "m n"]:
+    """How a feature's activation changes when channels of the through layer are set to zero.
+
+    Args:
+        network: the network.
+        inputs: its own input, preprocessed.
+        feature: the feature.
+        through: an earlier layer.
+        channels: of that layer, each silenced on its own.
+    Returns:
+        For each channel and image, the activation without it minus the activation with it.
+    Raises:
+        ValueError: names, units or positions that do not fit.
+    """
+    feature = network.resolve(feature)
+    count = network.map_shape(through)[0]
+    wrong = [channel for channel in channels if not 0 <= channel < count]
+    if wrong:
+        raise ValueError(f"{through!r} has {count} channels, 0 to {count - 1}; got {wrong}")
+    before = feature.read(network.run(inputs, feature.layer, through).target)
+    changes = []
+    for channel in channels:
+
+        def without(hidden: Tensor, channel: int = channel) -> Tensor:
+            kept = hidden.clone()
+            kept[:, channel] = 0
+            return kept
+
+        after = network.run(inputs, feature.layer, through, substitute=without)
+        changes.append(feature.read(after.target) - before)
+    return torch.stack(changes) if changes else before.new_empty(0, len(inputs))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Silenced:
+    """What silencing the top channels does to the images' activation, in units of it.
+
+    Args:
+        exciting, inhibiting: mean change when the first channel of that side is set to zero; None
+            where that side has none.
+        random: the same for channels drawn at random, one value a channel.
+    """
+
+    exciting: float | None
+    inhibiting: float | None
+    random: tuple[float, ...]
+
+
+def silence_check(
+    run: Run, network: Network, found: Who, *, random: int = 8, seed: int = 0
+) -> Silenced:
+    """Silence the top channels of either side, and as many drawn at random beside them.
+
+    Raises:
+        RunError: another network than the one that was scanned.
+        Unreadable: an image that was scanned cannot be read any more.
+    """
+    run.check_network(network)
+    prepared, size = run.preprocessing, run.manifest.batch_size
+    tops = [side[0].channel for side in (found.exciting, found.inhibiting) if side]
+    others = [k for k in range(run.manifest.through_shape[0]) if k not in tops]
+    generator = np.random.default_rng(seed)
+    drawn = generator.permutation(others)[:random].tolist()
+    entries = [run.images.find(image) for image in found.images]
+    changes = []
+    for first in range(0, len(entries), size):
+        pixels = np.stack([*photographs(entries[first : first + size], prepared, 1)])
+        inputs = network.inputs(pixels)
+        changes.append(silence(network, inputs, found.feature, found.through, [*tops, *drawn]))
+    means = iter(torch.cat(changes, 1).mean(1).tolist())
+    return Silenced(
+        exciting=next(means) if found.exciting else None,
+        inhibiting=next(means) if found.inhibiting else None,
+        random=tuple(means),
+    )

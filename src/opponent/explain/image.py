@@ -1,0 +1,251 @@
+"""Why one photograph does, or does not, make a feature fire."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from opponent.attribution.attribute import Attribution, Rule, attribute
+from opponent.core.feature import Feature
+from opponent.explain.crops import photograph, tile, zoom_for
+from opponent.geometry.receptive_field import Window, feature_window, placement
+from opponent.images.sources import ImageEntry, open_images
+from opponent.models.network import LOGITS, Network
+from opponent.models.registry import load
+from opponent.plots import Tile
+from opponent.selection import percentile_of
+from opponent.storage.run import Run, RunError
+
+Channels = tuple[tuple[str, float], ...]
+
+_ROWS, _COLUMNS = ("upper", "middle", "lower"), ("left", "centre", "right")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Why:
+    """What drove a feature in one photograph, what held it back, where, and through which channels.
+
+    Args:
+        network, image, feature, through: names of what was asked.
+        meaning: what the feature stands for, where that is known: a logit's class.
+        activation, excitation, inhibition: of the feature; activation is before the ReLU.
+        excitatory, inhibitory: upstream channels with the largest sums of S on either side, as
+            (name, sum >= 0).
+        places: for excitation and inhibition, the part of the picture that holds most of it, with
+            its share; None where nothing does, or where the layer has no places.
+        answer: the network's first answer (name, logit), where it is a classifier and a logit was
+            asked for, and the asked logit's rank, from 1.
+        standing: given a run, the percentiles of this image among its images.
+        tile: the photograph with both maps.
+    """
+
+    network: str
+    image: str
+    feature: Feature
+    meaning: str | None
+    through: str
+    activation: float
+    excitation: float
+    inhibition: float
+    excitatory: Channels
+    inhibitory: Channels
+    places: tuple[tuple[str, float] | None, tuple[str, float] | None]
+    answer: tuple[str, float, int] | None
+    standing: dict[str, float] | None
+    tile: Tile
+
+    @property
+    def title(self) -> str:
+        """The feature's label and, where known, its meaning."""
+        return f"{self.feature.label} ({self.meaning})" if self.meaning else self.feature.label
+
+    @property
+    def question(self) -> str:
+        """What is answered."""
+        if self.answer is not None:
+            return f"Why is {self.title} {'' if self.answer[2] == 1 else 'not '}the answer?"
+        return f"Why does {self.title} {'' if self.activation > 0 else 'not '}fire?"
+
+    @property
+    def verdict(self) -> str:
+        """The answer in a sentence."""
+        fired = "fires" if self.activation > 0 else "stays silent"
+        if self.answer is not None:
+            best, logit, rank = self.answer
+            fired = "comes first" if rank == 1 else f"ranks {rank}, behind {best} at {logit:+.3g},"
+        plus, minus = self.excitation, self.inhibition
+        if not plus and not minus:
+            return (
+                f"{self.title} {fired} at {self.activation:+.3g}, and nothing in {self.through} "
+                "can move it: every path is shut by a ReLU, or the image is blank there."
+            )
+        balance = (
+            f"{self.through} excites it by {plus:.3g} and inhibits it by {minus:.3g}, "
+            f"{plus - minus:+.3g} together"
+        )
+        rest = self.activation - (plus - minus)
+        if abs(rest) > 0.05 * (plus + minus):
+            balance += f"; the other {rest:+.3g} comes from biases on the way"
+        return f"{self.title} {fired} at {self.activation:+.3g}: {balance}."
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Name and value of everything but the channels, as text."""
+        facts = [
+            ("network", self.network),
+            ("image", self.image),
+            ("feature", self.title),
+            ("through", self.through),
+            ("activation", f"{self.activation:+.4g}"),
+            ("excitation", f"{self.excitation:.4g}"),
+            ("inhibition", f"{self.inhibition:.4g}"),
+            ("tension", f"{min(self.excitation, self.inhibition):.4g}"),
+        ]
+        for name, place in zip(("excited", "inhibited"), self.places, strict=True):
+            if place is not None:
+                facts.append((f"mostly {name} in", f"{place[0]} ({place[1]:.0%})"))
+        if self.answer is not None:
+            name, logit, rank = self.answer
+            facts.append(("the network says", f"{name} ({logit:+.4g})"))
+            facts.append(("rank of this logit", str(rank)))
+        for name, percentile in (self.standing or {}).items():
+            facts.append((f"percentile of {name}", f"{percentile:.1f}"))
+        return facts
+
+
+def why(
+    network: Network | nn.Module | str,
+    image: str | Path | ImageEntry,
+    feature: Feature | str,
+    through: str,
+    *,
+    run: Run | None = None,
+    channels: int = 8,
+    rule: Rule | str | None = None,
+) -> Why:
+    """What drove a feature in one photograph, and what held it back.
+
+    Args:
+        network: a network, a module or a name.
+        image: a file.
+        feature: a feature, or its name; 'logits:954' asks for a class.
+        through: the layer that it is explained through.
+        run: a finished scan of the same network, feature and through layer, to compare with.
+        channels: how many upstream channels to name on either side.
+        rule: how S is computed; default: as the run did, else the gradient times h.
+    Raises:
+        ValueError: a name, unit or position that does not fit; more than one image.
+        RunError: the run is of another network or through layer.
+        Unreadable: the image cannot be read.
+    Source: paper, section 3, for one image; sums by channel are ours.
+    """
+    network = load(network)
+    feature = network.resolve(feature)
+    if run is not None:
+        _check(run, network, feature, through)
+    entry = image if isinstance(image, ImageEntry) else _one(image, network)
+    prepared = network.preprocessing
+    inputs = network.inputs(photograph(entry, prepared)[None])
+    rule = Rule.parse(rule) if isinstance(rule, str) else rule
+    if run is not None and rule not in (None, run.rule):
+        raise ValueError(f"{run.folder} was scanned by the rule {run.rule.label}: leave out --rule")
+    result = attribute(
+        network,
+        inputs,
+        feature,
+        through,
+        rule=rule or (run.rule if run else Rule()),
+        baseline=run.baseline(network) if run else None,
+    )
+    sums = result.channels[0].double().cpu().numpy()
+    field = feature_window(network, feature)
+    zoom = zoom_for(prepared, field)
+    maps = tuple(m[0].float().cpu().numpy() for m in (result.excitation_map, result.inhibition_map))
+    plus, minus = maps
+    window = Window(top=0, left=0, height=plus.shape[0], width=plus.shape[1])
+    shown = tile(
+        photograph(entry, prepared, zoom),
+        (plus, minus),
+        window=window,
+        placement=placement(network, through),
+        field=field,
+        size=prepared.size,
+        zoom=zoom,
+    )
+    return Why(
+        network=network.name,
+        image=entry.id,
+        feature=feature,
+        meaning=_meaning(network, feature),
+        through=through,
+        activation=float(result.activation[0]),
+        excitation=float(result.excitation[0]),
+        inhibition=float(result.inhibition[0]),
+        excitatory=_largest(sums, through, channels),
+        inhibitory=_largest(-sums, through, channels),
+        places=(_place(shown.excitation), _place(shown.inhibition)),
+        answer=_answer(network, inputs, feature),
+        standing=None if run is None else _standing(run, feature, result),
+        tile=shown,
+    )
+
+
+def _one(image: str | Path, network: Network) -> ImageEntry:
+    found = open_images(image, size=network.preprocessing.size)
+    if len(found) != 1:
+        raise ValueError(f"{str(image)!r} holds {len(found)} images; name one file")
+    return found[0]
+
+
+def _check(run: Run, network: Network, feature: Feature, through: str) -> None:
+    run.check_network(network)
+    run.feature(feature)
+    if run.manifest.through != through:
+        raise RunError(
+            f"{run.folder} was scanned through {run.manifest.through!r}, not through {through!r}"
+        )
+
+
+def _meaning(network: Network, feature: Feature) -> str | None:
+    if feature.unit is None or feature.layer != LOGITS:
+        return None
+    return network.class_name(feature.unit)
+
+
+def _largest(sums: Float[np.ndarray, " k"], through: str, count: int) -> Channels:
+    order = np.argsort(-sums, kind="stable")[:count]
+    return tuple((f"{through}:{k}", float(sums[k])) for k in order if sums[k] > 0)
+
+
+def _place(values: Float[np.ndarray, "h w"] | None) -> tuple[str, float] | None:
+    """Which ninth of the shown picture holds most of a map, and the share that it holds."""
+    if values is None or not values.any():
+        return None
+    ninths = np.array(
+        [[part.sum() for part in np.array_split(row, 3, 1)] for row in np.array_split(values, 3, 0)]
+    )
+    row, column = np.unravel_index(ninths.argmax(), ninths.shape)
+    name = "the centre" if row == column == 1 else f"{_ROWS[row]} {_COLUMNS[column]}"
+    return name, float(ninths[row, column] / ninths.sum())
+
+
+def _answer(
+    network: Network, inputs: Float[Tensor, "1 3 h w"], feature: Feature
+) -> tuple[str, float, int] | None:
+    """The first answer of a classifier, and the rank of the logit that was asked for."""
+    if feature.layer != LOGITS or feature.unit is None:
+        return None
+    logits = network.run(inputs, LOGITS).target[0, :, 0, 0]
+    best = int(logits.argmax())
+    rank = 1 + int((logits > logits[feature.unit]).sum())
+    return network.class_name(best) or f"logits:{best}", float(logits[best]), rank
+
+
+def _standing(run: Run, feature: Feature, result: Attribution) -> dict[str, float]:
+    columns = run.columns(feature)
+    values = {
+        name: float(getattr(result, name)[0]) for name in ("activation", "excitation", "inhibition")
+    }
+    values["tension"] = min(values["excitation"], values["inhibition"])
+    return {name: percentile_of(getattr(columns, name), value) for name, value in values.items()}

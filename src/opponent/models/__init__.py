@@ -1,0 +1,1 @@
+"""Networks, their layers by name, and one pass through them."""

@@ -1,0 +1,210 @@
+"""What `uniqueness` found, as tables and as the paper's figures 8 and 16."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from matplotlib.figure import Figure
+
+from opponent.core.feature import Feature
+from opponent.explain.crops import photographs, zoom_for
+from opponent.geometry.receptive_field import Window, feature_window, scaled
+from opponent.models.network import Network
+from opponent.paper.uniqueness.measure import (
+    KINDS,
+    SELECTIONS,
+    SHARED,
+    Assessment,
+    Measured,
+    Progress,
+    ranked,
+)
+from opponent.plots import (
+    SharedRow,
+    TenseRow,
+    Tile,
+    UniquenessLine,
+    save,
+    shared_figure,
+    tense_rows_figure,
+    uniqueness_figure,
+)
+from opponent.selection import exciting, tense, top
+from opponent.storage.files import whole, write_text
+
+# Features, and images a side of each, in figure 8b; its layer, mixed4d of the paper's, lies 0.7 of
+# the way from the first to the last. Source: paper, figure 8; the number of features is ours.
+ROWS, EXAMPLES, DEEP = 6, 3, 0.7
+# Layers in figure 16, at most, and images of each: those that most features share. Ours, to fit a
+# page; the results hold all.
+LAYERS_SHARED, EXAMPLES_SHARED = 6, 6
+
+
+def write_uniqueness(
+    measured: Measured,
+    found: Assessment,
+    network: Network,
+    *,
+    show: str | None = None,
+    suffix: str = "png",
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Write the results as JSON and as a table, and draw figures 8a, 8b and 16.
+
+    Args:
+        measured: the measurements; their folder takes the files.
+        found: what `assess` made of them.
+        network: the network.
+        show: figure 8b's layer; default: one as deep as the paper's.
+        suffix: png, pdf or svg.
+        progress: called with what is being done, the steps done and the steps in all.
+    Returns:
+        The files' paths.
+    Raises:
+        ValueError: another suffix, or a layer that was not measured.
+        Unreadable: an image cannot be read any more.
+    Source: paper, figures 8 and 16.
+    """
+    tell = progress or (lambda *_: None)
+    layers = list(dict.fromkeys(x.pair.target for x in measured.groups))
+    shown = show or layers[round(DEEP * (len(layers) - 1))]
+    if shown not in layers:
+        raise ValueError(f"{shown!r} was not measured; there are {', '.join(layers)}")
+    m, folder = found.table[0].top, measured.folder
+    about = {
+        **measured.asked,
+        "top": m,
+        "features": [
+            {
+                "layer": group.pair.target,
+                "kind": group.kind,
+                "labels": [feature.label for feature in group.features],
+            }
+            for group in measured.groups
+        ],
+        "read": len(measured.images),
+        "unreadable": dict(measured.unreadable),
+    }
+    rows = [_finite(asdict(each)) for each in found.table]
+    values = {**about, "table": rows, "shared": [asdict(each) for each in found.shared]}
+    paths = [folder / f"uniqueness-m{m}.json", folder / f"uniqueness-m{m}.parquet"]
+    write_text(paths[0], json.dumps(values, indent=1) + "\n")
+    table = pa.Table.from_pylist(rows).replace_schema_metadata({"opponent": json.dumps(about)})
+    with whole(paths[1]) as part:
+        pq.write_table(table, part)
+    steps: dict[str, Callable[[], Figure]] = {
+        f"figure8a-m{m}": lambda: _figure8a(found, layers),
+        f"figure8b-{shown}-m{m}": lambda: _figure8b(measured, network, shown, m),
+        f"figure16-m{m}": lambda: _figure16(measured, found, network, layers),
+    }
+    for number, (name, draw) in enumerate(steps.items()):
+        tell("drawing", number, len(steps))
+        paths.append(folder / f"{name}.{suffix}")
+        save(draw(), paths[-1])
+    tell("drawing", len(steps), len(steps))
+    return paths
+
+
+def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON knows no NaN."""
+    return {k: None if isinstance(x, float) and math.isnan(x) else x for k, x in row.items()}
+
+
+def _figure8a(found: Assessment, layers: Sequence[str]) -> Figure:
+    lines = []
+    for kind in KINDS:
+        for by in SELECTIONS:
+            rows = [x for x in found.table if (x.kind, x.by) == (kind, by)]
+            columns = {
+                name: np.array([getattr(row, name) for row in rows])
+                for name in ("value", "low", "high", "chance")
+            }
+            lines.append(UniquenessLine(kind=kind, by=by, **columns))
+    first, counts = found.table[0], sorted({row.features for row in found.table})
+    n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    about = f"n = {n} features, m = {first.top:,} of N = {first.images:,} images"
+    return uniqueness_figure(layers, lines, about=about)
+
+
+def _figure8b(measured: Measured, network: Network, layer: str, m: int) -> Figure:
+    """Random units; how many of all have each image among their top m."""
+    group = measured.group(layer, "units")
+    kept = np.flatnonzero(np.logical_and.reduce([ranked(group.by(x), m) for x in SELECTIONS]))
+    rng = np.random.default_rng(measured.asked["settings"]["seed"])
+    chosen = sorted(rng.permutation(kept)[:ROWS].tolist())
+    images, rows = len(measured.images), []
+    if not chosen:
+        raise ValueError(f"no unit of {layer!r} has {m} top images: show another layer")
+    counts = {
+        by: np.bincount(
+            np.concatenate([top(group.by(by)[:, i], m) for i in kept]), minlength=images
+        )
+        for by in ("activation", "l1")
+    }
+    for i in chosen:
+        columns, field = measured.columns(group, i), feature_window(network, group.features[i])
+        sides = []
+        for pick, by in ((exciting, "activation"), (tense, "l1")):
+            indices = pick(columns, EXAMPLES)
+            captions = [f"{counts[by][k]} of {len(kept)}" for k in indices]
+            names = [measured.images[k] for k in indices]
+            sides.append(_crops(measured, network, names, captions, field))
+        label = str(group.features[i].unit)
+        rows.append(TenseRow(label=label, exciting=sides[0], tense=sides[1]))
+    about = (
+        f"below an image: how many of {len(kept)} units have it among their top {m}, by activation "
+        "(left) or L¹ norm of S (right)"
+    )
+    label = f"{layer} through {group.pair.through}"
+    return tense_rows_figure(rows, label=label, about=about)
+
+
+def _figure16(
+    measured: Measured, found: Assessment, network: Network, layers: Sequence[str]
+) -> Figure:
+    having = [layer for layer in layers if any(x.layer == layer for x in found.shared)]
+    places = np.linspace(0, len(having) - 1, min(len(having), LAYERS_SHARED)).round().astype(int)
+    panels: dict[str, list[SharedRow]] = {}
+    for kind, name in (("units", "units"), ("kmeans", "k-means features")):
+        panels[name] = []
+        for layer in (having[place] for place in places):
+            shared = [x for x in found.shared if (x.layer, x.kind) == (layer, kind)]
+            some = shared[:EXAMPLES_SHARED]
+            # All that the layer's centre sees, whichever the feature.
+            channels = network.layer(layer).shape[0]
+            field = feature_window(network, Feature.direction(layer, [1.0] * channels))
+            captions = [f"{x.features} of {x.of}" for x in some]
+            tiles = _crops(measured, network, [x.image for x in some], captions, field)
+            panels[name].append(SharedRow(layer=layer, count=len(shared), tiles=tiles))
+    m, images = found.table[0].top, found.table[0].images
+    about = (
+        f"how many images are among the top {m:,} of {images:,}, by L¹ norm of S, for {SHARED:.0%} "
+        "of a layer's features; below each: for how many"
+    )
+    if len(having) > len(places):
+        about += f" ({len(places)} of {len(having)} layers)"
+    nothing = f"no image is shared by {SHARED:.0%} of the features, in any layer"
+    return shared_figure(panels, about=about, nothing=nothing, per_line=EXAMPLES_SHARED)
+
+
+def _crops(
+    measured: Measured,
+    network: Network,
+    names: Sequence[str],
+    captions: Sequence[str],
+    field: Window,
+) -> list[Tile]:
+    """Photographs cropped to a receptive field."""
+    prepared = network.preprocessing
+    zoom = zoom_for(prepared, field)
+    entries = [measured.source.find(name) for name in names]
+    size = prepared.size[0] * zoom, prepared.size[1] * zoom
+    where = scaled(field, prepared.size, size).slices
+    shown = photographs(entries, prepared, zoom)
+    return [Tile(image=x[where], caption=c) for x, c in zip(shown, captions, strict=True)]

@@ -1,0 +1,259 @@
+"""How many of a network's weights are negative."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from opponent.models.network import LOGITS, Network
+from opponent.plots import WeightPanel, save, weights_figure
+from opponent.storage.checkpoints import Parts
+from opponent.storage.files import write_text
+from opponent.storage.run import versions
+
+# Bins of the histograms, in standard deviations of the layer; 0 lies between two.
+EDGES: Float[np.ndarray, " e"] = np.arange(-40, 41) / 10
+# Of layers, for the interval. The ends of a 95 % interval then move by less than its hundredth.
+RESAMPLES = 10_000
+# Signs that a fair coin throws less often are not taken for those of random weights.
+FAIR = 0.001
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerWeights:
+    """One layer's weights.
+
+    Args:
+        name, kind: the module's `named_modules()` path and class.
+        negative, zero, positive: how many weights are.
+        deviation: their standard deviation.
+    """
+
+    name: str
+    kind: str
+    negative: int
+    zero: int
+    positive: int
+    deviation: float
+
+    @property
+    def share(self) -> float | None:
+        """The share of negative ones among those that are not zero."""
+        return _share(self.negative, self.positive)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightSigns:
+    """The weights of a network's convolutions and linear layers.
+
+    A zero weight neither excites nor inhibits: shares are of those that are not zero. Signs are
+    those of the weights as stored: a batch norm that follows may turn a filter's.
+
+    Args:
+        network: its name.
+        weights_sha256: of all parameters and buffers.
+        layers: in the order in which the module holds them.
+        left_out: convolutions and linear layers that a pass does not call, such as auxiliary heads.
+        histogram: how many weights, divided by their layer's standard deviation, lie between
+            neighbours of `EDGES`, and (first and last) beyond them; without zeros.
+        interval: of `share`, at 95 %, from resampled layers; None for fewer than two layers.
+        fair: how likely a fair coin for each weight gives the layers' shares, or such as lie
+            farther from a half.
+    """
+
+    network: str
+    weights_sha256: str
+    layers: tuple[LayerWeights, ...]
+    left_out: tuple[str, ...]
+    histogram: Int[np.ndarray, " b"]
+    interval: tuple[float, float] | None
+    fair: float
+
+    @property
+    def count(self) -> int:
+        """How many weights there are."""
+        return sum(each.negative + each.zero + each.positive for each in self.layers)
+
+    @property
+    def share(self) -> float | None:
+        """The share of negative ones among those that are not zero, over all layers."""
+        return _share(sum(x.negative for x in self.layers), sum(x.positive for x in self.layers))
+
+    @property
+    def mostly_negative(self) -> int:
+        """In how many layers more weights are negative than positive."""
+        return sum(each.negative > each.positive for each in self.layers)
+
+    @property
+    def untrained(self) -> bool:
+        """Whether the signs cannot be told from those of random weights around zero."""
+        return self.fair > FAIR
+
+    def describe(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        layers = [asdict(each) | {"share": each.share} for each in self.layers]
+        return {
+            "network": self.network,
+            "weights_sha256": self.weights_sha256,
+            "weights": self.count,
+            "share": self.share,
+            "interval": self.interval,
+            "mostly_negative_layers": self.mostly_negative,
+            "fair_coin_p": self.fair,
+            "looks_untrained": self.untrained,
+            "histogram": self.histogram.tolist(),
+            "left_out": self.left_out,
+            "layers": layers,
+        }
+
+
+def weight_signs(network: Network, *, seed: int = 0) -> WeightSigns:
+    """Count a network's negative weights, and spread all of them over a histogram.
+
+    Weights count that convolutions (transposed ones too) and linear layers hold and a pass uses;
+    biases, batch norms, embeddings and what attention multiplies by itself do not. Each layer's
+    weights are divided by their standard deviation; the mean is not subtracted, since zero is
+    where a weight changes from inhibition to excitation.
+
+    Args:
+        network: the network.
+        seed: of the resampling.
+    Raises:
+        ValueError: there is no such layer, or a weight is not finite.
+    Source: paper, appendix D and figure 12. The interval is ours: weights of one layer hang
+        together, so that layers are drawn anew, with replacement, and not weights.
+    """
+    layers, left_out = list[LayerWeights](), list[str]()
+    histogram, seen = np.zeros(len(EDGES) + 1, np.int64), set[int]()
+    for name, module in network.module.named_modules():
+        if not isinstance(module, _ConvNd | nn.Linear) or id(module.weight) in seen:
+            continue
+        seen.add(id(module.weight))  # layers may share one
+        if (name or LOGITS) not in network.layers:
+            left_out.append(name)
+            continue
+        values = module.weight.detach().to("cpu", torch.float64).numpy().ravel()
+        if not np.isfinite(values).all():
+            raise ValueError(f"{network.name}: weights of {name} are not finite; load others")
+        deviation = float(values.std())
+        layers.append(
+            LayerWeights(
+                name=name,
+                kind=type(module).__name__,
+                negative=int((values < 0).sum()),
+                zero=int((values == 0).sum()),
+                positive=int((values > 0).sum()),
+                deviation=deviation,
+            )
+        )
+        if deviation > 0:
+            bins = np.digitize(values[values != 0] / deviation, EDGES)
+            histogram += np.bincount(bins, minlength=len(histogram))
+    if not layers:
+        raise ValueError(f"{network.name} has no convolution or linear layer that a pass uses")
+    negative, positive = (
+        np.array([getattr(x, n) for x in layers]) for n in ("negative", "positive")
+    )
+    return WeightSigns(
+        network=network.name,
+        weights_sha256=network.weights_sha256(),
+        layers=tuple(layers),
+        left_out=tuple(left_out),
+        histogram=histogram,
+        interval=share_interval(negative, positive, np.random.default_rng(seed)),
+        fair=fair_coin(negative, positive),
+    )
+
+
+def share_interval(
+    negative: Int[np.ndarray, " n"], positive: Int[np.ndarray, " n"], rng: np.random.Generator
+) -> tuple[float, float] | None:
+    """The 2.5th and 97.5th percentile of the share of negative weights in resampled layers.
+
+    Args:
+        negative, positive: how many of either a layer has.
+        rng: draws the layers.
+    Returns:
+        None for fewer than two layers with weights that are not zero.
+    """
+    kept = negative + positive > 0
+    negative, positive = negative[kept], positive[kept]
+    if len(negative) < 2:
+        return None
+    drawn = rng.integers(len(negative), size=(RESAMPLES, len(negative)))
+    minus, plus = negative[drawn].sum(1), positive[drawn].sum(1)
+    low, high = np.quantile(minus / (minus + plus), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def fair_coin(negative: Int[np.ndarray, " n"], positive: Int[np.ndarray, " n"]) -> float:
+    """How likely fair coins give such shares: chi-squared over layers, one degree each.
+
+    Initial weights are drawn around zero, each by itself, so that their signs are fair coins.
+    Training leaves a layer's signs far from that.
+    """
+    count = negative + positive
+    kept = count > 0
+    statistic = ((negative - positive)[kept] ** 2 / count[kept]).sum()
+    halves = torch.tensor([kept.sum() / 2, statistic / 2], dtype=torch.float64)
+    # The upper tail of chi-squared is this function.
+    return float(torch.special.gammaincc(*halves)) if kept.any() else 1.0
+
+
+def write_weights(
+    found: Sequence[WeightSigns], folder: str | Path, *, seed: int = 0, suffix: str = "png"
+) -> list[Path]:
+    """Write what was found as a table and as figure 12.
+
+    Args:
+        found: one network each.
+        folder: where to.
+        seed: of the resampling.
+        suffix: png, pdf or svg.
+    Returns:
+        The files' paths.
+    Raises:
+        RunError: the folder holds the results of another question.
+    """
+    asked = {
+        "question": "weights",
+        "networks": [[each.network, each.weights_sha256] for each in found],
+        "resamples": RESAMPLES,
+        "seed": seed,
+        "versions": versions(),
+    }
+    folder = Parts(folder, asked).folder
+    values = {
+        "asked": asked,
+        "edges": EDGES.tolist(),
+        "networks": [each.describe() for each in found],
+    }
+    table, figure = folder / "weights.json", folder / f"figure12.{suffix}"
+    write_text(table, json.dumps(values, indent=1) + "\n")
+    save(weights_figure([panel(each) for each in found], EDGES), figure)
+    return [table, figure]
+
+
+def panel(found: WeightSigns) -> WeightPanel:
+    """One network's part of figure 12."""
+    layers = [each for each in found.layers if each.share is not None]
+    return WeightPanel(
+        label=found.network,
+        histogram=found.histogram,
+        share=np.nan if found.share is None else found.share,
+        interval=found.interval,
+        layer_shares=np.array([each.share for each in layers], np.float64),
+        layer_sizes=np.array([x.negative + x.zero + x.positive for x in layers], np.int64),
+        untrained=found.untrained,
+    )
+
+
+def _share(negative: int, positive: int) -> float | None:
+    return negative / (negative + positive) if negative + positive else None

@@ -1,0 +1,131 @@
+"""Does S sum to the activation, layer by layer: the paper's figures 3 and 13."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from opponent.plots.page import (
+    _HAIR,
+    _INK,
+    _LETTER,
+    _LINE,
+    _MARGIN,
+    _SMALL,
+    COLUMN,
+    PAGE,
+    _axes,
+    _Box,
+    _styled,
+    _text,
+)
+
+# Okabe and Ito's colours: apart for the colour blind too, and none of them the square's.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = "osD^vPX"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One network's measure, layer by layer.
+
+    Attributes:
+        label: the network.
+        depth: each layer's relative depth, 0 for the pixels.
+        mean: over features; NaN where it is not defined.
+        spread: the standard deviation over features.
+        whole: whether the layer is a whole cut; only those are joined.
+    """
+
+    label: str
+    depth: Float[np.ndarray, " l"]
+    mean: Float[np.ndarray, " l"]
+    spread: Float[np.ndarray, " l"]
+    whole: Bool[np.ndarray, " l"]
+
+
+@_styled
+def completeness_figure(panels: Sequence[tuple[str, Sequence[Curve]]]) -> Figure:
+    """A measure of completeness against relative depth: one panel a measure, one line a network.
+
+    Args:
+        panels: what the measure is, such as "Pearson's r", and its curves; a measure whose name
+            begins with 'mean' is a distance, all others are correlations.
+    Returns:
+        A figure of one column for one panel, else of two.
+    Source: paper, figures 3 and 13.
+    """
+    count = len(panels)
+    across = COLUMN if count == 1 else PAGE
+    labels = list(dict.fromkeys(curve.label for _, curves in panels for curve in curves))
+    looks = {
+        label: (_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)])
+        for i, label in enumerate(labels)
+    }
+    gap, height, top = 0.62, 2.0 if count == 1 else 1.7, _MARGIN + _LINE
+    width = (across - gap * count - _MARGIN) / count
+    below = top + height + 0.42
+    rows = -(-len(labels) // (1 if count == 1 else 3))
+    figure = Figure(figsize=(across, below + rows * _LINE + _MARGIN))
+    for k, (name, curves) in enumerate(panels):
+        left = gap + k * (width + gap)
+        if count > 1:
+            letter = "ABCDEFG"[k]
+            _text(figure, left - 0.5, _MARGIN, letter, size=_LETTER, weight="bold")
+        axes = _axes(figure, _Box(left, top, width, height))
+        _panel(axes, name, curves, looks)
+    for i, label in enumerate(labels):
+        row, column = (i, 0) if count == 1 else divmod(i, 3)
+        left, y = gap + column * (across - gap) / 3, below + row * _LINE
+        _key(figure, left, y, label, *looks[label])
+    return figure
+
+
+def _panel(
+    axes: Axes, name: str, curves: Sequence[Curve], looks: dict[str, tuple[str, str]]
+) -> None:
+    distance = name.startswith("mean")
+    low = 0.0
+    for curve in curves:
+        colour, marker = looks[curve.label]
+        whole = curve.whole & np.isfinite(curve.mean)
+        depth, mean, spread = (x[whole] for x in (curve.depth, curve.mean, curve.spread))
+        axes.fill_between(depth, mean - spread, mean + spread, color=colour, alpha=0.15, lw=0)
+        axes.plot(depth, mean, color=colour, marker=marker, ms=2.8, lw=1.1, mew=0)
+        branch = ~curve.whole & np.isfinite(curve.mean)
+        axes.plot(
+            curve.depth[branch], curve.mean[branch], marker, ms=2.8, mfc="none", mec=colour, mew=0.5
+        )
+        values = np.concatenate([mean - spread, curve.mean[branch]])
+        low = min(low, float(values.min(initial=0.0)))
+    axes.axhline(0 if distance else 1, color=_HAIR, lw=0.7, zorder=0)
+    axes.set_xlim(-0.04, 1.04)
+    if not distance:
+        axes.set_ylim(low - 0.04, 1.04)
+    else:
+        axes.set_ylim(bottom=0)
+    axes.set_xlabel("relative depth of the layer")
+    axes.set_ylabel(name)
+    axes.tick_params(labelsize=_SMALL)
+
+
+def _key(figure: Figure, left: float, y: float, label: str, colour: str, marker: str) -> None:
+    across, down = figure.get_size_inches()
+    middle = 1 - (y + 0.06) / down
+    line = Line2D(
+        [left / across, (left + 0.12) / across, (left + 0.24) / across],
+        [middle] * 3,
+        color=colour,
+        marker=marker,
+        markevery=[1],
+        ms=3,
+        lw=1.1,
+        mew=0,
+    )
+    figure.add_artist(line)
+    width = across - left - 0.3 if across == COLUMN else (across - 0.62) / 3 - 0.35
+    _text(figure, left + 0.3, y, label, width=width, size=_SMALL, color=_INK)

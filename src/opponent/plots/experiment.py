@@ -1,0 +1,277 @@
+"""The paper's figure 10, with what was chosen instead and how long it took; contact sheets."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from opponent.plots.page import (
+    _BLUE,
+    _FAINT,
+    _HAIR,
+    _INK,
+    _LETTER,
+    _LINE,
+    _MARGIN,
+    _RED,
+    _SMALL,
+    PAGE,
+    Tile,
+    _axes,
+    _Box,
+    _caption,
+    _cell_height,
+    _fit,
+    _heading,
+    _picture,
+    _styled,
+    _text,
+    _width,
+)
+
+_QUESTIONS = {"mei": ("MEI", _RED), "mii": ("MII", _BLUE)}
+_ROLES = {
+    "mei": ("the MEI", _RED),
+    "mii": ("the MII", _BLUE),
+    "distractor": ("a distractor", _HAIR),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentBar:
+    """The answers to one question in one layer.
+
+    Attributes:
+        accuracy, low, high: the share of right answers and its interval; None where there is none.
+        features: each feature's own share.
+        chosen: the share of answers that were the MEI, the MII or a distractor.
+        seconds: quartiles of the reaction time.
+    """
+
+    accuracy: float | None
+    low: float | None = None
+    high: float | None = None
+    features: Sequence[float] = ()
+    chosen: Mapping[str, float | None] = field(default_factory=dict)
+    seconds: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentLayer:
+    """One layer: its name, what to call it, and its two bars."""
+
+    name: str
+    label: str
+    mei: ExperimentBar
+    mii: ExperimentBar
+
+
+def experiment_layers(values: Mapping[str, Any]) -> list[ExperimentLayer]:
+    """The bars from an analysis as analysis.json holds it."""
+    found = []
+    for layer in values["layers"]:
+        bars = {}
+        for question in _QUESTIONS:
+            each = layer[question]
+            ms = each["reaction_ms"]
+            bars[question] = ExperimentBar(
+                accuracy=each["accuracy"],
+                low=each["low"],
+                high=each["high"],
+                features=[
+                    x[question]
+                    for x in values["features"]
+                    if x["layer"] == layer["layer"] and x[question] is not None
+                ],
+                chosen=each["chosen"],
+                seconds=None if ms is None else (ms[0] / 1000, ms[1] / 1000, ms[2] / 1000),
+            )
+        found.append(ExperimentLayer(name=layer["layer"], label=layer["label"], **bars))
+    return found
+
+
+@_styled
+def experiment_figure(
+    layers: Sequence[ExperimentLayer],
+    *,
+    chance: Mapping[str, float],
+    level: float,
+    participants: int,
+    simulated: str | None = None,
+) -> Figure:
+    """Accuracy by layer, what was chosen, and reaction times.
+
+    Args:
+        layers: from the network's first to its last.
+        chance: the share of right answers of who guesses, for 'mei' and 'mii'.
+        level: of the intervals.
+        participants: how many were analysed.
+        simulated: by which skill, where they were.
+    Raises:
+        ValueError: no layer.
+    Source: paper, figure 10.
+    """
+    if not layers:
+        raise ValueError("experiment_figure: give at least one layer")
+    height = 2.9
+    figure = Figure(figsize=(PAGE, height))
+    widths, gap, bottom, top = (2.35, 1.75, 1.5), 0.46, 0.72, 0.3
+    left, axes = 0.45, []
+    for letter, width in zip("abc", widths, strict=True):
+        box = _Box(left, top, width, height - top - bottom)
+        _text(figure, left - 0.36, 0.06, letter, size=_LETTER, weight="bold")
+        axes.append(_axes(figure, box))
+        left += width + gap
+    _accuracies(axes[0], layers, chance)
+    _choices(axes[1], layers)
+    _times(axes[2], layers)
+    # Where a layer's name does not fit below its bars, all stand in a line of their own.
+    room = [width / len(layers) - 0.05 for width in widths]
+    apart = any(_width(x.name, _SMALL) > min(room) for x in layers)
+    for each, space in zip(axes, room, strict=True):
+        lines = [[x.label] if apart else [x.label, x.name] for x in layers]
+        fitted = [[_fit(text, space, _SMALL, "normal") for text in some] for some in lines]
+        each.set_xticks(range(len(layers)), ["\n".join(x) for x in fitted])
+        each.set_xlim(-0.6, len(layers) - 0.4)
+        each.tick_params(axis="x", length=0, labelsize=_SMALL if len(layers) < 5 else 5)
+    handles: list[Any] = [Patch(color=colour, label=name) for name, colour in _QUESTIONS.values()]
+    handles.append(Line2D([], [], color=_INK, lw=0.8, ls=(0, (3, 2)), label="chance"))
+    options: dict[str, Any] = {"frameon": False, "fontsize": 6, "handlelength": 1.4}
+    options |= {
+        "handletextpad": 0.5,
+        "columnspacing": 0.9,
+        "loc": "lower center",
+        "borderpad": 0,
+        "borderaxespad": 0,
+    }
+    axes[0].legend(handles=handles, ncols=3, bbox_to_anchor=(0.5, 1.02), **options)
+    handles = [Patch(color=colour, label=name) for name, colour in _ROLES.values()]
+    options["handlelength"] = 1.0
+    axes[1].legend(handles=handles, ncols=3, bbox_to_anchor=(0.5, 1.02), **options)
+    count = sorted({len(x.mei.features) for x in layers})
+    people = "participants" if simulated is None else f"simulated participants ({simulated})"
+    about = f"{participants} {people}, {' to '.join(map(str, count))} features a layer. "
+    about += f"Bars: {level:.0%} intervals over both; dots: features. "
+    about += "c: quartiles, made up." if simulated else "c: medians and quartiles."
+    if apart:
+        names = "; ".join(f"{x.label}: {x.name}" for x in layers)
+        place = height - 0.2 - _LINE
+        _text(figure, 0.09, place, names, width=PAGE - 0.2, size=_SMALL, color=_FAINT)
+    _text(figure, 0.09, height - 0.2, about, width=PAGE - 0.2, size=_SMALL, color=_FAINT)
+    return figure
+
+
+def _sides(layers: Sequence[ExperimentLayer]) -> list[tuple[str, float, list[ExperimentBar]]]:
+    """Each question, how far its bars stand beside the tick, and the bars."""
+    return [("mei", -0.2, [x.mei for x in layers]), ("mii", 0.2, [x.mii for x in layers])]
+
+
+def _accuracies(axes: Axes, layers: Sequence[ExperimentLayer], chance: Mapping[str, float]) -> None:
+    for question, shift, bars in _sides(layers):
+        colour = _QUESTIONS[question][1]
+        for i, bar in enumerate(bars):
+            if bar.accuracy is None:
+                continue
+            axes.bar(i + shift, bar.accuracy, 0.36, color=colour, alpha=0.75, lw=0)
+            # Beside each other, in their order: the same picture each time.
+            spread = np.linspace(-0.13, 0.13, len(bar.features)) if len(bar.features) > 1 else [0.0]
+            axes.plot(i + shift + np.asarray(spread), list(bar.features), "o", ms=1.6,
+                      mfc="white", mec=_INK, mew=0.4, zorder=3)  # fmt: skip
+            if bar.low is not None and bar.high is not None:
+                axes.plot([i + shift] * 2, [bar.low, bar.high], color=_INK, lw=1.2, zorder=4)
+            axes.plot([i + shift - 0.19, i + shift + 0.19], [chance[question]] * 2, color=_INK,
+                      lw=0.8, ls=(0, (3, 2)), zorder=5)  # fmt: skip
+    axes.set(ylabel="share of right answers", ylim=(0, 1.03), yticks=np.linspace(0, 1, 6))
+
+
+def _choices(axes: Axes, layers: Sequence[ExperimentLayer]) -> None:
+    for question, shift, bars in _sides(layers):
+        for i, bar in enumerate(bars):
+            base = 0.0
+            for role, (_, colour) in _ROLES.items():
+                share = bar.chosen.get(role) or 0.0
+                axes.bar(i + shift, share, 0.36, bottom=base, color=colour, alpha=0.75, lw=0)
+                base += share
+            axes.text(i + shift, -0.015, _QUESTIONS[question][0] + "?", ha="center", va="top",
+                      size=5)  # fmt: skip
+    axes.set(ylabel="share of answers", ylim=(0, 1.03), yticks=np.linspace(0, 1, 6))
+    axes.tick_params(axis="x", pad=8)
+
+
+def _times(axes: Axes, layers: Sequence[ExperimentLayer]) -> None:
+    top = 0.0
+    for question, shift, bars in _sides(layers):
+        for i, bar in enumerate(bars):
+            if bar.seconds is None:
+                continue
+            low, middle, high = bar.seconds
+            colour = _QUESTIONS[question][1]
+            axes.plot([i + shift] * 2, [low, high], color=colour, lw=1.2)
+            axes.plot([i + shift], [middle], "o", ms=3.5, color=colour)
+            top = max(top, high)
+    axes.set(ylabel="reaction time (s)", ylim=(0, 1.08 * top or 1.0))
+
+
+# ------------------------------------------------------------------------------------- the sheet
+
+
+@dataclass(frozen=True, kw_only=True)
+class SheetRow:
+    """One trial on a contact sheet: its pictures, captioned with their activations."""
+
+    label: str
+    about: str
+    examples: Sequence[Tile]
+    mei: Tile
+    mii: Tile
+    distractors: Sequence[Tile]
+
+
+@_styled
+def sheet_figure(title: str, rows: Sequence[SheetRow]) -> Figure:
+    """A contact sheet: one row a trial, with what is right.
+
+    Args:
+        title: over it.
+        rows: the trials of one layer.
+    Raises:
+        ValueError: no row.
+    Source: paper, appendix B.
+    """
+    if not rows:
+        raise ValueError("sheet_figure: give at least one trial")
+    counts = [len(rows[0].examples), 1, 1, len(rows[0].distractors)]
+    heads = [("examples", _RED), ("MEI", _RED), ("MII", _BLUE), ("distractors", _INK)]
+    gap, between, name = 0.03, 0.12, 0.95
+    space = PAGE - 2 * _MARGIN - name - between * len(counts)
+    side = (space - gap * (sum(counts) - len(counts))) / sum(counts)
+    tiles = [x for row in rows for x in (row.mei, row.mii, *row.examples, *row.distractors)]
+    cell = _cell_height(tiles, side)
+    line = max(cell + 0.16, 0.12 * (2 + max(row.about.count("\n") for row in rows)))
+    head = 0.62
+    figure = Figure(figsize=(PAGE, head + len(rows) * (line + 0.05) + _MARGIN))
+    _text(figure, _MARGIN, 0.08, title, width=PAGE - 2 * _MARGIN, size=_LETTER, weight="bold")
+    lefts, left = [], _MARGIN + name + between
+    for count, (text, colour) in zip(counts, heads, strict=True):
+        width = count * side + (count - 1) * gap
+        _heading(figure, left, head - _LINE - 0.12, width, text, colour)
+        lefts.append(left)
+        left += width + between
+    for number, row in enumerate(rows):
+        top = head + number * (line + 0.05)
+        _text(figure, _MARGIN, top, row.label, width=name, size=_SMALL, weight="bold")
+        for i, text in enumerate(row.about.split("\n")):
+            place = top + 0.12 * (i + 1)
+            _text(figure, _MARGIN, place, text, width=name, size=5.5, color=_FAINT)
+        groups = (row.examples, (row.mei,), (row.mii,), row.distractors)
+        for start, group in zip(lefts, groups, strict=True):
+            for i, tile in enumerate(group):
+                box = _Box(start + i * (side + gap), top, side, cell)
+                _picture(figure, box, tile.image)
+                _caption(figure, box, tile.caption)
+    return figure

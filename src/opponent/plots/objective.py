@@ -1,0 +1,115 @@
+"""Why dot * cosine: the paper's figure 11."""
+
+import string
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from opponent.core.colour import ACTIVATION
+from opponent.plots.page import (
+    _FAINT,
+    _INK,
+    _LETTER,
+    _LINE,
+    _MARGIN,
+    _SMALL,
+    PAGE,
+    _axes,
+    _Box,
+    _styled,
+    _text,
+)
+
+# Of the largest value: where contours lie, on both sides of zero.
+_LEVELS = np.array([0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8])
+
+
+@_styled
+def objective_figure(
+    objectives: Mapping[str, Float[np.ndarray, "n n"]],
+    extent: float,
+    *,
+    clamp: float | None = None,
+) -> Figure:
+    """What each objective rewards, over the plane of a hidden vector h; v points to the right.
+
+    Args:
+        objectives: by name, the values at h = (x, y), rows of y from -extent to extent.
+        extent: half the side of the plane, in lengths of v.
+        clamp: the cosine below which it is clamped in products ('dot × cosine'): a dotted line.
+    Returns:
+        A figure of two columns.
+    Raises:
+        ValueError: no objective, or an extent that is not positive.
+    Source: paper, figure 11 and appendix C.
+    """
+    if not objectives or extent <= 0:
+        raise ValueError(
+            f"objective_figure: {len(objectives)} objectives over an extent of {extent}; expected "
+            "at least one and a positive extent"
+        )
+    count, left, gap = len(objectives), 0.42, 0.2
+    side = (PAGE - left - _MARGIN - (count - 1) * gap) / count
+    top = _MARGIN + 2.3 * _LINE
+    figure = Figure(figsize=(PAGE, top + side + 0.42 + _LINE))
+    for number, (name, values) in enumerate(objectives.items()):
+        x = left + number * (side + gap)
+        letter = string.ascii_uppercase[number]
+        _text(figure, x, _MARGIN, letter, size=_LETTER, weight="bold")
+        _text(figure, x + 0.16, _MARGIN + 0.01, name, width=side - 0.16)
+        largest = float(np.abs(values).max())
+        _text(
+            figure,
+            x,
+            _MARGIN + 1.15 * _LINE,
+            f"{values.min():+.3g} to {values.max():+.3g}".replace("-", "−"),
+            width=side,
+            size=_SMALL,
+            color=_FAINT,
+        )
+        axes = _axes(figure, _Box(x, top, side, side))
+        grid = np.linspace(-extent, extent, values.shape[0])
+        levels = np.concatenate([-_LEVELS[::-1], [0.0], _LEVELS]) * (largest or 1.0)
+        axes.imshow(
+            values,
+            origin="lower",
+            extent=(-extent, extent, -extent, extent),
+            cmap=ACTIVATION,
+            vmin=-largest,
+            vmax=largest,
+            interpolation="bilinear",
+        )
+        axes.contour(grid, grid, values, levels=levels, colors=_INK, linewidths=0.5)
+        if clamp is not None and "×" in name:
+            slope = np.sqrt(1 - clamp**2) / clamp
+            end = extent / max(slope, 1)
+            for turn in (1, -1):
+                axes.plot([0, end], [0, turn * slope * end], color=_INK, lw=0.8, ls=(0, (1, 1.5)))
+        axes.annotate(
+            "", (1, 0), (0, 0), arrowprops={"arrowstyle": "-|>", "color": _INK, "lw": 1.1}
+        )
+        axes.text(0.55, 0.08, "v", ha="center", va="bottom", style="italic")
+        axes.set(
+            xlim=(-extent, extent),
+            ylim=(-extent, extent),
+            xlabel="h along v",
+            ylabel="h across v" if number == 0 else "",
+        )
+        axes.tick_params(labelleft=number == 0)
+        # Not at the ends, where neighbours' numbers would meet.
+        axes.locator_params(nbins=4, prune="both")
+    words = "Purple below 0, brown above; contours at equal shares of each panel's largest value."
+    if clamp is not None:
+        words += f" Dotted: cosine {clamp:g}; on its left the cosine is clamped."
+    _text(
+        figure,
+        _MARGIN,
+        top + side + 0.38,
+        words,
+        width=PAGE - 2 * _MARGIN,
+        size=_SMALL,
+        color=_FAINT,
+    )
+    return figure

@@ -1,0 +1,157 @@
+"""How many weights are negative: the paper's figure 12."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from opponent.plots.page import (
+    _BLUE,
+    _FAINT,
+    _HAIR,
+    _INK,
+    _LINE,
+    _MARGIN,
+    _RED,
+    _SMALL,
+    COLUMN,
+    PAGE,
+    _axes,
+    _Box,
+    _styled,
+    _text,
+)
+
+ACROSS = 3  # networks in a row
+_KEY = (
+    "Dots: layers, by how many weights; blue: mostly negative.",
+    "Line: all weights; band: 95 % interval, from resampled layers.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightPanel:
+    """One network in `weights_figure`.
+
+    Attributes:
+        label: its name.
+        histogram: how many weights lie between neighbouring edges; first and last, beyond them.
+        share: of negative ones among those that are not zero.
+        interval: of the share, at 95 %.
+        layer_shares, layer_sizes: the same share and the number of weights, by layer.
+        untrained: whether the weights seem to be random.
+    """
+
+    label: str
+    histogram: Int[np.ndarray, " b"]
+    share: float
+    interval: tuple[float, float] | None
+    layer_shares: Float[np.ndarray, " l"]
+    layer_sizes: Int[np.ndarray, " l"]
+    untrained: bool = False
+
+
+@_styled
+def weights_figure(panels: Sequence[WeightPanel], edges: Float[np.ndarray, " e"]) -> Figure:
+    """For each network a histogram of its weights, and under it each layer's share of negatives.
+
+    Args:
+        panels: one network each.
+        edges: of the histograms' bins, in standard deviations of the layer; 0 is one of them.
+    Returns:
+        A figure of one column for one network, else of two.
+    Raises:
+        ValueError: no network, or a histogram that does not fit the edges.
+    Source: paper, figure 12; the shares by layer are ours.
+    """
+    if not panels:
+        raise ValueError("weights_figure: there is no network to draw")
+    for each in panels:
+        if len(each.histogram) != len(edges) + 1:
+            raise ValueError(
+                f"weights_figure: {each.label} has {len(each.histogram)} counts for {len(edges)} "
+                f"edges, expected {len(edges) + 1}"
+            )
+    across = min(ACROSS, len(panels))
+    width = COLUMN if across == 1 else PAGE
+    room = (width - _MARGIN) / across
+    head, upper, lower, between = 3.5 * _LINE, 1.1, 0.95, 0.48
+    height = head + upper + lower + 2 * between
+    rows = -(-len(panels) // across)
+    figure = Figure(figsize=(width, 2 * _MARGIN + rows * height + len(_KEY) * _LINE))
+    reach = max((np.abs(p.layer_shares - 0.5).max(initial=0.0) for p in panels), default=0.0)
+    reach = max(1.1 * float(reach), 0.02)
+    tallest = max(float(_density(p, edges).max()) for p in panels)
+    for number, each in enumerate(panels):
+        row, column = divmod(number, across)
+        left, top = _MARGIN + 0.45 + column * room, _MARGIN + row * height
+        wide = room - 0.45 - _MARGIN - 0.06
+        _text(figure, left, top, each.label, width=wide, weight="bold")
+        for line, words in enumerate(_words(each), 1):
+            _text(figure, left, top + line * _LINE, words, width=wide, size=_SMALL, color=_FAINT)
+        axes = _axes(figure, _Box(left, top + head, wide, upper))
+        _histogram(axes, each, edges, tallest)
+        axes.set_ylabel("density" if column == 0 else "")
+        axes = _axes(figure, _Box(left, top + head + upper + between, wide, lower))
+        _layers(axes, each, reach)
+        axes.set_ylabel("negative weights" if column == 0 else "")
+    for line, words in enumerate(_KEY):
+        top = _MARGIN + rows * height + line * _LINE
+        _text(figure, _MARGIN, top, words, width=width - 2 * _MARGIN, size=_SMALL, color=_FAINT)
+    return figure
+
+
+def _words(each: WeightPanel) -> list[str]:
+    if np.isnan(each.share):
+        return ["no weight but zeros"]
+    ends = "" if each.interval is None else " ({:.1%} to {:.1%})".format(*each.interval)
+    return [
+        f"{each.share:.1%} negative{ends}",
+        "signs look random: untrained?"
+        if each.untrained
+        else f"{int(each.layer_sizes.sum()):,} weights, {len(each.layer_sizes)} layers",
+    ]
+
+
+def _density(each: WeightPanel, edges: Float[np.ndarray, " e"]) -> Float[np.ndarray, " b"]:
+    """Of all weights: those beyond the edges count, though they are not drawn."""
+    density: Float[np.ndarray, " b"] = each.histogram[1:-1] / max(each.histogram.sum(), 1)
+    return density / np.diff(edges)
+
+
+def _histogram(
+    axes: Axes, each: WeightPanel, edges: Float[np.ndarray, " e"], tallest: float
+) -> None:
+    density = _density(each, edges)
+    for colour, side in ((_BLUE, edges[1:] <= 0), (_RED, edges[:-1] >= 0)):
+        ends = np.append(edges[:-1][side], edges[1:][side][-1:])
+        if len(ends) > 1:
+            axes.stairs(density[side], ends, fill=True, color=colour, alpha=0.75, lw=0)
+    axes.axvline(0, color=_INK, lw=0.6)
+    axes.set(
+        xlim=(edges[0], edges[-1]),
+        ylim=(0, 1.05 * tallest or 1),
+        xlabel="weight (sd of its layer)",
+    )
+    axes.locator_params(axis="y", nbins=4)
+
+
+def _layers(axes: Axes, each: WeightPanel, reach: float) -> None:
+    count = len(each.layer_shares)
+    if not np.isnan(each.share):
+        if each.interval is not None:
+            axes.axhspan(*each.interval, color=_HAIR, alpha=0.6, lw=0)
+        axes.axhline(each.share, color=_INK, lw=0.8)
+    axes.axhline(0.5, color=_FAINT, lw=0.6, ls=(0, (3, 2)), zorder=0)
+    colours = np.where(each.layer_shares > 0.5, _BLUE, _RED)
+    # Areas go with numbers of weights, on the scale of the network's largest layer.
+    areas = 2 + 28 * each.layer_sizes / max(each.layer_sizes.max(initial=1), 1)
+    axes.scatter(np.arange(1, count + 1), each.layer_shares, s=areas, c=colours, lw=0, alpha=0.85)
+    axes.set(xlim=(0, count + 1), ylim=(0.5 - reach, 0.5 + reach), xlabel="layer")
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.locator_params(axis="x", integer=True, nbins=5)
+    axes.locator_params(axis="y", nbins=5)

@@ -1,0 +1,36 @@
+"""The whole of it, on the embedded network and photographs that come with other packages."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from opponent.models.registry import EMBEDDED, load
+from opponent.reports.report import write_report
+from opponent.scan.local import scan_images
+from opponent.storage.files import AnyPath
+from opponent.synthesis.inversion import Settings
+
+# A feature that many photographs excite and inhibit at once.
+FEATURE = "mixed3b:168"
+THROUGH = "mixed3a"
+SOURCE = "photos"
+
+
+def run_demo(folder: str | Path, progress: Callable[[str, int, int], None]) -> AnyPath:
+    """Scan, select, look, invert and report, for one feature.
+
+    Args:
+        folder: the run folder, new or to go on with.
+        progress: called with what is being done, the steps done and the steps in all.
+    Returns:
+        The report's path.
+    """
+    network = load(EMBEDDED)
+    run = scan_images(
+        network,
+        SOURCE,
+        FEATURE,
+        THROUGH,
+        out=folder,
+        progress=lambda done, total: progress("scanning", done, total),
+    )
+    return write_report(run, network=network, settings=Settings(), progress=progress)

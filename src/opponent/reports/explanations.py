@@ -1,0 +1,128 @@
+"""The answer to one `why` or `who`, as a page or as a picture."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from opponent.explain.channels import Driver, Silenced, Who
+from opponent.explain.image import Why
+from opponent.plots import DriverRow, drivers_figure, save, why_figure
+from opponent.reports.html import drawing, render
+from opponent.storage.files import write_text
+
+_KINDS = (".html", ".png", ".pdf", ".svg")
+
+
+def write_answer(why: Why, out: str | Path) -> Path:
+    """Write an answer to a file: a page (.html) or a picture (.png, .pdf, .svg).
+
+    Raises:
+        ValueError: another suffix; a through layer that has no places to draw.
+    """
+    path = check_page(out)
+    if why.tile.excitation is None:
+        raise ValueError(
+            f"{why.through} has no rows and columns, so there are no maps to draw; choose a "
+            "convolutional layer"
+        )
+    figure = why_figure(
+        why.tile,
+        excitatory=why.excitatory,
+        inhibitory=why.inhibitory,
+        title=why.title,
+        facts=why.facts()[4:8],
+    )
+    if path.suffix == ".html":
+        page = render(
+            "why.html.j2",
+            title=why.question,
+            verdict=why.verdict,
+            picture=drawing(figure),
+            through=why.through,
+            facts=why.facts(),
+        )
+        write_text(path, page)
+    else:
+        save(figure, path)
+    return path
+
+
+def write_who(who: Who, out: str | Path, silenced: Silenced | None = None) -> Path:
+    """Write which channels drive a feature: a page (.html) or a picture (.png, .pdf, .svg).
+
+    Raises:
+        ValueError: another suffix.
+    """
+    path = check_page(out)
+    figure = who_figure(who)
+    if path.suffix == ".html":
+        facts = [
+            ("images", who.about),
+            ("mean excitation", f"{who.excitation.sum():.4g}"),
+            ("mean inhibition", f"{who.inhibition.sum():.4g}"),
+            ("sd of the activation over all images", f"{who.deviation:.4g}"),
+            *silence_facts(who, silenced),
+        ]
+        page = render(
+            "who.html.j2",
+            title=f"Who drives {who.feature.label}?",
+            about=_about(who),
+            picture=drawing(figure),
+            facts=facts,
+        )
+        write_text(path, page)
+    else:
+        save(figure, path)
+    return path
+
+
+def who_figure(who: Who) -> Figure:
+    """The channels that drive a feature, as a figure of two columns."""
+    return drivers_figure(
+        [_row(driver) for driver in who.exciting],
+        [_row(driver) for driver in who.inhibiting],
+        title=who.feature.label,
+        about=_about(who),
+    )
+
+
+def _about(who: Who) -> str:
+    return f"channels of {who.through} with the largest mean sum of S over {who.about}"
+
+
+def silence_facts(who: Who, silenced: Silenced | None) -> list[tuple[str, str]]:
+    """What silencing channels does to the activation, in words and standard deviations."""
+    if silenced is None:
+        return []
+    deviation, facts = who.deviation or 1.0, []
+    for value, side in ((silenced.inhibiting, who.inhibiting), (silenced.exciting, who.exciting)):
+        if value is not None:
+            facts.append((f"without {side[0].name}", f"{value / deviation:+.3f} sd"))
+    if silenced.random:
+        low, high = min(silenced.random), max(silenced.random)
+        mean = sum(silenced.random) / len(silenced.random)
+        text = f"{mean / deviation:+.3f} sd ({low / deviation:+.3f} to {high / deviation:+.3f})"
+        facts.append((f"without one of {len(silenced.random)} others at random", text))
+    return facts
+
+
+def check_page(out: str | Path) -> Path:
+    """Check that an answer can be written to a file of that name.
+
+    Raises:
+        ValueError: its suffix is none that we write.
+    """
+    path = Path(out)
+    if path.suffix not in _KINDS:
+        raise ValueError(f"{path} ends in none of {', '.join(_KINDS)}")
+    return path
+
+
+def _row(driver: Driver) -> DriverRow:
+    return DriverRow(
+        name=driver.name,
+        mean=driver.mean,
+        spread=driver.spread,
+        exemplars=driver.exemplars,
+        visualisation=driver.visualisation,
+    )

@@ -1,0 +1,154 @@
+"""Figure 4a as a linked plot: one dot an image, the image on hover."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from bokeh.embed import components
+from bokeh.layouts import gridplot
+from bokeh.models import ColumnDataSource, CrosshairTool, HoverTool, Range1d
+from bokeh.models.annotations import Label, Legend, LegendItem, Slope
+from bokeh.plotting import figure
+from markupsafe import Markup
+
+from opponent.core.colour import activation_colours, hex_colours
+from opponent.plots import group_colours
+from opponent.selection import Columns
+
+_TOOLS = "pan,wheel_zoom,box_select,lasso_select,reset"
+_SIDE = 430
+_CARD = """
+<div class="card">
+  <img src="@picture" alt="">
+  <b>@image</b>
+  <table>
+    <tr><td>activation</td><td>@activation{+0.000}</td><td>@sd{+0.0} sd</td></tr>
+    <tr><td>excitation</td><td>@excitation{0.000}</td><td></td></tr>
+    <tr><td>inhibition</td><td>@inhibition{0.000}</td><td>@group</td></tr>
+  </table>
+</div>
+"""
+
+
+def energy_plot(
+    columns: Columns,
+    shown: Sequence[int],
+    pictures: Sequence[str],
+    groups: Mapping[str, Sequence[int]],
+    label: str,
+) -> tuple[Markup, Markup]:
+    """Two linked plots: inhibition against excitation, and tension against activation.
+
+    Args:
+        columns: the feature's columns.
+        shown: rows of the columns that become dots.
+        pictures: for each of them a data URI.
+        groups: rows of the chosen images by group; they are ringed.
+        label: the feature's.
+    Returns:
+        The page's script and its element.
+    Source: paper, figure 4a.
+    """
+    rows = np.asarray(shown, dtype=int)
+    deviation = float(columns.activation.std()) or 1.0
+    limit = 4 * deviation
+    member = {row: name for name, members in reversed(list(groups.items())) for row in members}
+    source = ColumnDataSource(
+        {
+            "image": [columns.images[i] for i in rows],
+            "picture": list(pictures),
+            "excitation": columns.excitation[rows],
+            "inhibition": columns.inhibition[rows],
+            "activation": columns.activation[rows],
+            "tension": columns.tension[rows],
+            "sd": columns.activation[rows] / deviation,
+            "colour": hex_colours(activation_colours(columns.activation[rows], limit)),
+            "group": [member.get(i, "").replace("_", " ") for i in rows],
+        }
+    )
+    left = _axes(source, "excitation", "inhibition")
+    right = _axes(source, "activation", "tension")
+    end = 1.05 * float(max(columns.excitation[rows].max(), columns.inhibition[rows].max())) or 1.0
+    left.x_range = Range1d(start=0, end=end)
+    left.y_range = Range1d(start=0, end=end)
+    for step in (-4, -2, 0, 2, 4):
+        _contour(left, step, deviation, end)
+    colours = group_colours(list(groups))
+    places = {row: place for place, row in enumerate(rows.tolist())}
+    key = []
+    for name, members in groups.items():
+        within = [places[i] for i in members if i in places]
+        ring = ColumnDataSource({k: np.asarray(v)[within] for k, v in source.data.items()})
+        for axes, across, up in (
+            (left, "excitation", "inhibition"),
+            (right, "activation", "tension"),
+        ):
+            rings = axes.scatter(
+                across,
+                up,
+                source=ring,
+                size=12,
+                fill_color=None,
+                line_color=colours[name],
+                line_width=2.2,
+            )
+            if axes is left:
+                key.append(LegendItem(label=name.replace("_", " "), renderers=[rings]))  # type: ignore[list-item]
+    left.add_layout(Legend(items=key))
+    left.legend.location = "top_left"
+    left.legend.click_policy = "hide"
+    left.legend.label_text_font_size = "11px"
+    left.legend.background_fill_alpha = 0.8
+    script, element = components(
+        gridplot([[left, right]], toolbar_location="above", sizing_mode="scale_width")
+    )
+    return Markup(script), Markup(element)
+
+
+def _contour(axes: figure, step: int, deviation: float, end: float) -> None:
+    """The line of one excitation - inhibition, labelled where it leaves the plot."""
+    total = step * deviation
+    [colour] = hex_colours(activation_colours(np.array([total]), 4 * deviation))
+    dashes = "solid" if step else [4, 3]
+    axes.add_layout(
+        Slope(gradient=1, y_intercept=-total, line_color=colour, line_width=1.5, line_dash=dashes)
+    )
+    if abs(total) < end:
+        axes.add_layout(
+            Label(
+                x=end + min(total, 0),
+                y=end - max(total, 0),
+                x_offset=-4 if step >= 0 else 0,
+                y_offset=-14,
+                text=f"{step:+d} sd" if step else "0",
+                text_align="right" if step >= 0 else "center",
+                text_font_size="11px",
+                text_color="#55555a",
+            )
+        )
+
+
+def _axes(source: ColumnDataSource, across: str, up: str) -> figure:
+    axes = figure(
+        width=_SIDE,
+        height=_SIDE,
+        tools=_TOOLS,
+        active_scroll="wheel_zoom",
+        x_axis_label=across,
+        y_axis_label=up,
+        output_backend="canvas",
+    )
+    dots = axes.scatter(
+        across,
+        up,
+        source=source,
+        size=6,
+        fill_color="colour",
+        line_color="#444444",
+        line_width=0.3,
+        nonselection_fill_alpha=0.08,
+        nonselection_line_alpha=0.08,
+    )
+    axes.add_tools(HoverTool(renderers=[dots], tooltips=_CARD), CrosshairTool(line_alpha=0.2))
+    axes.toolbar.logo = None
+    axes.grid.grid_line_alpha = 0.3
+    return axes

@@ -1,0 +1,274 @@
+"""The report of a run: one HTML file with plot, images, what was made from them, and how."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from bokeh.resources import Resources
+from markupsafe import Markup
+
+from opponent.core.colour import on_white, overlay
+from opponent.core.feature import Feature
+from opponent.explain.channels import who
+from opponent.explain.crops import run_tiles
+from opponent.models.network import LOGITS, Network
+from opponent.plots import Synthetic, Tile, group_colours, overlay_scale, square_figure
+from opponent.plots.gallery import tense_rows, visualisations
+from opponent.reports.explanations import who_figure
+from opponent.reports.html import drawing, picture, render
+from opponent.reports.plot import energy_plot
+from opponent.selection import COMPLETE, select
+from opponent.storage.files import AnyPath, to_path, write_text
+from opponent.storage.run import Run
+from opponent.synthesis.inversion import Settings
+
+# Dots beyond this number are a seeded sample, so that the file stays small enough to open at once.
+DOTS = 2000
+# The image on hover, in pixels a side; and how many are decoded between two signs of progress.
+_HOVER, _CHUNK = 96, 64
+
+MEANINGS = {
+    "exciting": "largest activation",
+    "inhibiting": "smallest activation",
+    "silent": "next to nothing drives it",
+    "tense": "both sides large, activation just below zero",
+    "tense_apart": "excited and inhibited in different places",
+    "tense_together": "excited and inhibited in one place",
+}
+
+Progress = Callable[[str, int, int], None]
+
+
+def write_report(
+    run: Run,
+    out: str | AnyPath | None = None,
+    *,
+    network: Network | None = None,
+    features: Sequence[Feature | str] | None = None,
+    k: int = 8,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> AnyPath:
+    """Write a run's report.
+
+    Args:
+        run: a finished run.
+        out: the HTML file; default: report.html in the run folder.
+        network: the network that was scanned; default: loaded by its name.
+        features: which of the run's features; default: the first.
+        k: images a group.
+        settings: how images are synthesised.
+        progress: called with what is being done, the steps done and the steps in all.
+    Returns:
+        The file's path.
+    Raises:
+        RunError: the run is unfinished, or its network cannot be loaded.
+        ValueError: the run does not hold a feature.
+    """
+    chosen = [run.feature(each) for each in features] if features else [run.feature()]
+    if network is None:
+        network = run.load_network()
+    else:
+        run.check_network(network)
+    settings = settings or Settings(seed=run.manifest.seed)
+    report = progress or (lambda *_: None)
+    sections = [_Section(run, network, each, k, settings, report).values() for each in chosen]
+    page = render(
+        "report.html.j2",
+        title=f"{', '.join(each.label for each in chosen)}: what keeps it silent",
+        resources=Markup(Resources(mode="inline", components=["bokeh"]).render()),
+        network=network.name,
+        through=run.manifest.through,
+        count=f"{len(run.images) - len(run.unreadable()):,}",
+        features=sections,
+        provenance=_provenance(run, settings),
+        unreadable=run.unreadable(),
+        scripts=Markup("\n").join(section["script"] for section in sections),
+    )
+    path = to_path(out) if out is not None else run.folder / "report.html"
+    write_text(path, page)
+    return path
+
+
+class _Section:
+    """One feature's part of the report."""
+
+    def __init__(
+        self,
+        run: Run,
+        network: Network,
+        feature: Feature,
+        k: int,
+        settings: Settings,
+        progress: Progress,
+    ) -> None:
+        self.run, self.network, self.feature = run, network, feature
+        self.settings, self.progress = settings, progress
+        self.columns = run.columns(feature)
+        self.deviation = float(self.columns.activation.std()) or 1.0
+        self.groups = {name: rows.tolist() for name, rows in select(self.columns, k).items()}
+
+    def values(self) -> dict[str, Any]:
+        """What the template needs."""
+        columns, tiles = self.columns, {}
+        for name, rows in self.groups.items():
+            tiles[name] = run_tiles(self.run, self.feature, columns, rows)
+        scale = overlay_scale([tile for each in tiles.values() for tile in each])
+        script, plot = self._plot(scale)
+        field = self.run.receptive_field(self.feature)
+        meaning = None
+        if self.feature.layer == LOGITS and self.feature.unit is not None:
+            meaning = self.network.class_name(self.feature.unit)
+        made, nothing = self._made()
+        drivers = who(self.run, self.feature, channels=6, network=self.network)
+        return {
+            "label": self.feature.label,
+            "meaning": meaning,
+            "numbers": self._numbers(),
+            "warning": self._warning(),
+            "plot": plot,
+            "script": script,
+            "sample": ""
+            if len(columns.images) <= DOTS
+            else f" ({DOTS:,} of {len(columns.images):,})",
+            "groups": self._groups(tiles, scale),
+            "square": drawing(square_figure(scale or None)),
+            "field": f"{field.height} x {field.width} pixels",
+            "made": made,
+            "nothing_made": nothing,
+            "visualisations": self._visualisations(),
+            "drivers": drawing(who_figure(drivers)),
+            "driven": drivers.about,
+        }
+
+    def _numbers(self) -> list[tuple[str, str]]:
+        f, c = self.columns.activation, self.columns
+        return [
+            ("images fire it", f"{np.mean(f > 0):.1%}"),
+            ("median excitation", f"{np.median(c.excitation):.3g}"),
+            ("median inhibition", f"{np.median(c.inhibition):.3g}"),
+            ("sd of the activation", f"{f.std():.3g}"),
+            ("correlation of E with it", f"{self.columns.completeness:.3f}"),
+        ]
+
+    def _warning(self) -> str | None:
+        notes = []
+        if self.columns.completeness < COMPLETE:
+            notes.append(
+                "Excitation minus inhibition does not follow the activation here, so the two sides "
+                "do not account for it; batch norm, biases or very early layers do this."
+            )
+            if self.run.rule.kind == "gradient":
+                notes.append("A scan with --rule integrated-zero attributes all of it.")
+        if (self.columns.activation >= 0).all() and (self.columns.activation == 0).any():
+            notes.append(
+                "The activation is never negative: it was read after a ReLU, which hides what lies "
+                "below zero. Name the layer before it."
+            )
+        return " ".join(notes) or None
+
+    def _plot(self, scale: float) -> tuple[Markup, Markup]:
+        count = len(self.columns.images)
+        shown = set(range(count))
+        if count > DOTS:
+            named = {row for rows in self.groups.values() for row in rows}
+            generator = np.random.default_rng(self.run.manifest.seed)
+            others = [row for row in generator.permutation(count).tolist() if row not in named]
+            shown = named | set(others[: max(0, DOTS - len(named))])
+        rows, pictures = sorted(shown), []
+        for start in range(0, len(rows), _CHUNK):
+            some = rows[start : start + _CHUNK]
+            for tile in run_tiles(self.run, self.feature, self.columns, some, shown=_HOVER):
+                pictures.append(picture(_side_by_side(tile, scale), side=2 * _HOVER, quality=75))
+            self.progress(f"{self.feature.label}: images for the plot", len(pictures), len(rows))
+        return energy_plot(self.columns, rows, pictures, self.groups, self.feature.label)
+
+    def _groups(self, tiles: Mapping[str, Sequence[Tile]], scale: float) -> list[dict[str, Any]]:
+        colours = group_colours(list(tiles))
+        return [
+            {
+                "name": name.replace("_", " "),
+                "meaning": MEANINGS[name],
+                "colour": colours[name],
+                "tiles": [
+                    {
+                        "id": self.columns.images[row],
+                        "image": picture(tile.image, side=200),
+                        "overlay": _overlaid(tile, scale),
+                        "caption": tile.caption,
+                    }
+                    for row, tile in zip(self.groups[name], each, strict=True)
+                ],
+            }
+            for name, each in tiles.items()
+        ]
+
+    def _made(self) -> tuple[list[list[dict[str, Any]]], str]:
+        """Rows of figure 5: the photograph, then accentuation and inversion for either sign."""
+        rows = tense_rows(self.run, self.network, self.feature, self.settings, self.progress)
+        if not rows:
+            return [], "No image is tense: none has an activation between -0.5 sd and 0."
+        return [
+            [
+                _cell(row.photo, "tense image"),
+                _cell(row.excitatory_accentuation, "excitatory accentuation"),
+                _cell(row.excitatory_inversion, "excitatory inversion"),
+                _cell(row.inhibitory_accentuation, "inhibitory accentuation"),
+                _cell(row.inhibitory_inversion, "inhibitory inversion"),
+            ]
+            for row in rows
+        ], ""
+
+    def _visualisations(self) -> list[dict[str, Any]]:
+        both = visualisations(self.run, self.network, self.feature, self.settings, self.progress)
+        return [_cell(one, name) for one, name in zip(both, ("upward", "downward"), strict=True)]
+
+
+def _cell(shown: Tile | Synthetic | None, alt: str) -> dict[str, Any]:
+    if shown is None:
+        return {"image": None, "alt": alt, "caption": "nothing does"}
+    pixels = shown.image
+    if isinstance(shown, Synthetic):
+        pixels = on_white(np.asarray(shown.image) / 255)
+    return {"image": picture(pixels, side=320), "alt": alt, "caption": shown.caption}
+
+
+def _side_by_side(tile: Tile, scale: float) -> np.ndarray:
+    if tile.excitation is None or tile.inhibition is None:
+        return tile.image
+    return np.hstack([tile.image, overlay(tile.image, tile.excitation, tile.inhibition, scale)])
+
+
+def _overlaid(tile: Tile, scale: float) -> str | None:
+    if tile.excitation is None or tile.inhibition is None:
+        return None
+    return picture(overlay(tile.image, tile.excitation, tile.inhibition, scale), side=200)
+
+
+def _provenance(run: Run, settings: Settings) -> list[tuple[str, str]]:
+    m = run.manifest
+    prepared = run.preprocessing
+    transforms = settings.transforms
+    return [
+        ("network", m.network["name"]),
+        ("weights (SHA-256)", m.network["weights_sha256"]),
+        (
+            "input",
+            f"{prepared.size[0]} x {prepared.size[1]} pixels, mean "
+            f"{prepared.mean}, sd {prepared.std}",
+        ),
+        ("features", ", ".join(feature.label for feature in run.features)),
+        ("through", f"{m.through}, {' x '.join(map(str, m.through_shape))}"),
+        ("images", f"{m.images['count']:,} from {m.images['source']}"),
+        ("rule of attribution", run.rule.label),
+        ("image list (SHA-256)", m.images["sha256"]),
+        ("seed", str(m.seed)),
+        (
+            "synthesis",
+            f"{settings.steps} steps, {settings.parameterisation}, dot * cos^{settings.power:g}, "
+            f"boxes of {transforms.smallest:g} to {transforms.largest:g}, "
+            f"{transforms.draws} draws a step",
+        ),
+        ("versions", ", ".join(f"{name} {version}" for name, version in m.versions.items())),
+        ("run folder", str(run.folder.absolute())),
+    ]

@@ -1,0 +1,1 @@
+"""One pass over many images, into a run folder."""

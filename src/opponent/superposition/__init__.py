@@ -1,1 +1,0 @@
-"""Drive that superposition brings about: toy models, and which images features share."""

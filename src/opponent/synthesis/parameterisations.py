@@ -1,0 +1,233 @@
+"""What is optimised in place of pixels, and how it becomes an image.
+
+A parameterisation holds tensors to optimise and gives images in [0, 1]. All images of a batch start
+from the same noise, so that none depends on what else is in the batch.
+"""
+
+from abc import ABC, abstractmethod
+from functools import lru_cache
+from typing import Any, final
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from opponent.geometry.receptive_field import Window
+from opponent.synthesis.spectrum import photographs
+
+# Black and white have no logit: half a step of 8 bits away from them.
+EDGE = 0.5 / 255
+
+
+class Parameterisation(ABC):
+    """Tensors to optimise, and the images that they stand for."""
+
+    parameters: list[Tensor]
+    size: tuple[int, int]
+
+    @abstractmethod
+    def images(self, part: Window | None = None) -> Float[Tensor, "n 3 y x"]:
+        """The images, or a part of them, in [0, 1], with a graph to the parameters."""
+
+
+# Half spectra lie with their columns last: each is transformed by itself, and then only the rows
+# that are wanted.
+
+
+@lru_cache(maxsize=4)
+def _magnitude(height: int, width: int) -> Float[Tensor, "3 k h"]:
+    return photographs().magnitude(height, width).mT.contiguous()
+
+
+def _spectrum(images: Float[Tensor, "n 3 h w"]) -> Complex[Tensor, "n 3 k h"]:
+    spectrum: Tensor = torch.fft.rfft2(images).mT.contiguous()
+    return spectrum
+
+
+def _inverse(
+    columns: Complex[Tensor, "n 3 k h"], size: tuple[int, int], part: Window | None
+) -> Float[Tensor, "n 3 y x"]:
+    """A part of the images whose half spectra's columns `torch.fft.ifft` gave."""
+    down, across = (part or Window.of([0, 0, *size])).slices
+    found: Tensor = torch.fft.irfft(columns[..., down], n=size[1], dim=2)[:, :, across].mT
+    return found
+
+
+def _recolour(plain: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+    matrix = plain.new_tensor(photographs().recolour)
+    return torch.einsum("ij,njhw->nihw", matrix, plain)
+
+
+class _Polar(torch.autograd.Function):
+    """Complex numbers from magnitude and phase, differentiated by the phase.
+
+    `torch.polar` does the same, but on processors one number at a time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, magnitude: Tensor, phase: Tensor) -> Tensor:
+        found = torch.complex(phase.cos().mul_(magnitude), phase.sin().mul_(magnitude))
+        ctx.save_for_backward(found)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        [found] = ctx.saved_tensors
+        return None, found.real * gradient.imag - found.imag * gradient.real
+
+
+class _Deviation(torch.autograd.Function):
+    """The standard deviation of recoloured images of mean 0, from columns as `_inverse` has them.
+
+    By Parseval's theorem: inner frequencies count twice, and of the first (and last, if the width
+    is even) only the real part, as in the inverse transform.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, columns: Tensor, width: int) -> Tensor:
+        plain = torch.view_as_real(columns)
+        ctx.step = width if width % 2 else columns.shape[2] - 1
+        real, imaginary = plain[:, :, :: ctx.step].unbind(4)
+        products = 2 * _products(plain.flatten(3)) - _products(real) - 2 * _products(imaginary)
+        matrix = plain.new_tensor(photographs().recolour)
+        # One element a colour and pixel.
+        weights = (matrix.T @ matrix) / (3 * columns.shape[3] * width**2)
+        deviation = (products * weights).sum((1, 2)).sqrt()
+        ctx.save_for_backward(columns, weights, deviation)
+        return deviation.view(-1, 1, 1, 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        columns, weights, deviation = ctx.saved_tensors
+        scaled = (2 * gradient.flatten() / deviation).view(-1, 1, 1) * weights
+        found = (scaled @ torch.view_as_real(columns).flatten(2)).view(*columns.shape, 2)
+        found[:, :, :: ctx.step] *= found.new_tensor([0.5, 0.0])
+        return torch.view_as_complex(found), None
+
+
+def _products(values: Float[Tensor, "n 3 k h"]) -> Float[Tensor, "n 3 3"]:
+    """The sums of all products of two colours."""
+    lines = values.transpose(1, 2)
+    # Line by line: one sum adds one product after the other, and loses digits over a million.
+    return (lines @ lines.mT).sum(1)
+
+
+def _leaf(values: Tensor, count: int) -> Tensor:
+    return values.expand(count, *values.shape[1:]).clone().requires_grad_()
+
+
+@final
+class Phases(Parameterisation):
+    """Phases are optimised; magnitudes stay those of photographs.
+
+    Args:
+        count, size: how many images, and their (height, width).
+        generator: gives the first phases, uniform over the circle.
+        device: where to compute.
+    Source: MACO (Fel et al., 2023), section 3.2; paper, section 4.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        size: tuple[int, int],
+        *,
+        generator: torch.Generator,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.size = size
+        self.magnitude = _magnitude(*size).to(device)
+        # Those of white noise: a real image's first and last columns mirror themselves, and phases
+        # that do not would cost magnitude.
+        phase = _spectrum(torch.randn(1, 3, *size, generator=generator)).angle()
+        self.parameters = [_leaf(phase.to(device), count)]
+
+    def images(self, part: Window | None = None) -> Float[Tensor, "n 3 y x"]:
+        """Images whose logits have mean 0 and standard deviation 1, or a part of them."""
+        spectrum = _Polar.apply(self.magnitude, self.parameters[0])  # type: ignore[no-untyped-call]
+        columns = torch.fft.ifft(spectrum)
+        deviation = _Deviation.apply(columns, self.size[1])  # type: ignore[no-untyped-call]
+        return torch.sigmoid(_recolour(_inverse(columns, self.size, part)) / deviation)
+
+
+@final
+class Photographs(Parameterisation):
+    """Starts as photographs: their phases change, and a gate on each frequency's magnitude.
+
+    A gate lies between 0 and 2, starts at 1 and is shared by the three colours.
+
+    Args:
+        photographs: in [0, 1].
+    Source: paper, section 4 (accentuation).
+    """
+
+    def __init__(self, photographs: Float[Tensor, "n 3 h w"]) -> None:
+        self.size = (photographs.shape[2], photographs.shape[3])
+        spectrum = _spectrum(torch.logit(photographs, eps=EDGE))
+        self.magnitude = spectrum.abs()
+        gates = torch.zeros_like(self.magnitude[:, :1])
+        self.parameters = [spectrum.angle().requires_grad_(), gates.requires_grad_()]
+
+    def images(self, part: Window | None = None) -> Float[Tensor, "n 3 y x"]:
+        """The photographs as they have become, or a part of them."""
+        phases, gates = self.parameters
+        spectrum = torch.polar(self.magnitude * (2 * torch.sigmoid(gates)), phases)
+        return torch.sigmoid(_inverse(torch.fft.ifft(spectrum), self.size, part))
+
+
+@final
+class Fourier(Parameterisation):
+    """Real and imaginary parts are optimised, scaled by the magnitudes of photographs.
+
+    Source: Olah, Mordvintsev & Schubert (2017), preconditioning.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        size: tuple[int, int],
+        *,
+        generator: torch.Generator,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.size = size
+        magnitude = _magnitude(*size)
+        # Logits of a faint start have a standard deviation of about a tenth.
+        power = magnitude.square().sum() * 2 / (size[0] * size[1]) ** 2 / 3
+        self.scale = (magnitude / power.sqrt())[..., None].to(device)
+        noise = torch.randn(1, *magnitude.shape, 2, generator=generator) * 0.1
+        self.parameters = [_leaf(noise.to(device), count)]
+
+    def images(self, part: Window | None = None) -> Float[Tensor, "n 3 y x"]:
+        """The images that the coefficients stand for, or a part of them."""
+        spectrum = torch.view_as_complex(self.parameters[0] * self.scale)
+        return torch.sigmoid(_recolour(_inverse(torch.fft.ifft(spectrum), self.size, part)))
+
+
+@final
+class Pixels(Parameterisation):
+    """Logits of pixels are optimised directly, from faint grey noise."""
+
+    def __init__(
+        self,
+        count: int,
+        size: tuple[int, int],
+        *,
+        generator: torch.Generator,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.size = size
+        noise = torch.randn(1, 3, *size, generator=generator) * 0.1
+        self.parameters = [_leaf(noise.to(device), count)]
+
+    def images(self, part: Window | None = None) -> Float[Tensor, "n 3 y x"]:
+        """The images that the logits stand for, or a part of them."""
+        [logits] = self.parameters
+        return torch.sigmoid(logits if part is None else logits[:, :, *part.slices])
+
+
+PARAMETERISATIONS: dict[str, type[Phases | Fourier | Pixels]] = {
+    "phases": Phases,
+    "fourier": Fourier,
+    "pixels": Pixels,
+}

@@ -1,0 +1,197 @@
+"""The command, as a person gives it."""
+
+import csv
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import opponent
+from opponent.cli import app
+from opponent.reports.demo import FEATURE, THROUGH
+
+COMMANDS = (
+    "models", "layers", "scan", "select", "figures", "why", "invert", "visualise", "report", "demo",
+    "directions", "atlas", "explore", "who", "completeness", "weights", "uniqueness", "toy",
+    "verify-inversions", "reproduce",
+)  # fmt: skip
+SCAN = ["scan", "inceptionv1-mini", "mixed3b:168", "--through", "mixed3a"]
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own."""
+    words = [sys.executable, "-m", "opponent", *map(str, arguments)]
+    environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
+    return subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+
+
+def within(*arguments: object) -> str:
+    """Run the command here, and give what it printed."""
+    result = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty pictures, and one file that is none."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(3)
+    for i in range(30):
+        small = rng.integers(0, 256, (7, 7, 3), dtype=np.uint8)
+        image = Image.fromarray(small).resize((80, 80), Image.Resampling.BICUBIC)
+        image.save(folder / f"[{i:02d}].png")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished scan of them."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    text = within(*SCAN, "--images", pictures, "--out", folder)
+    assert "30 images scanned" in text
+    assert "broken.jpg: truncated" in text
+    return folder
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example(name: str) -> None:
+    text = within(name, "--help")
+    assert "Usage" in text
+    if name != "models":
+        assert "Example" in text
+        assert f"opponent {name}" in " ".join(text.split())
+
+
+def test_bokeh_stays_out_until_a_page_is_made() -> None:
+    program = "import sys, opponent.cli; assert 'bokeh' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_models_and_layers() -> None:
+    assert "inceptionv1-mini" in within("models")
+    text = within("layers", "inceptionv1-mini")
+    row = next(line for line in text.splitlines() if line.split()[:1] == ["mixed3b"])
+    assert row.split() == [
+        "mixed3b",
+        "ReLU",
+        "240",
+        "16",
+        "x",
+        "16",
+        "4",
+        "x",
+        "4",
+        "47",
+        "x",
+        "47",
+    ]
+
+
+def test_select_lists_and_writes(run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "chosen.csv"
+    text = within("select", run, "-k", "3", "--csv", file)
+    with file.open() as lines:
+        rows = list(csv.DictReader(lines))
+    columns = opponent.Run(run).columns()
+    best = columns.images[int(columns.activation.argmax())]
+    assert rows[0]["group"] == "exciting"
+    assert rows[0]["image"] == best
+    assert best in text
+    assert {row["group"] for row in rows} >= {"exciting", "inhibiting", "silent"}
+
+
+def test_figures(run: Path) -> None:
+    words = within("figures", run, "-k", "2", "--format", "svg").split()
+    paths = [Path(word) for word in words if word.endswith(".svg")]
+    names = [path.name.replace(".", "-").split("-")[0] for path in paths]
+    assert names == ["figure2", "figure4a", "figure4b"]
+    assert all(path.stat().st_size > 5000 for path in paths)
+
+
+def test_why(run: Path, pictures: Path, tmp_path: Path) -> None:
+    page = tmp_path / "why.html"
+    image = pictures / "[03].png"
+    text = within(
+        "why", "inceptionv1-mini", image, "mixed3b:168", "--through", "mixed3a", "--run", run,
+        "--out", page,
+    )  # fmt: skip
+    assert "percentile of tension" in text
+    assert "[03].png" in text
+    assert page.is_file()
+
+
+def test_invert_and_visualise(run: Path, tmp_path: Path) -> None:
+    text = within("invert", run, "--image", "[03].png", "--steps", "2")
+    assert text.count("[03]") + text.count("_03_") >= 2
+    assert "excitation" in text
+    assert "inhibition" in text
+    assert len(list((run / "synthesis").glob("*.png"))) == 2
+    within("invert", run, "--image", "[03].png", "--steps", "2", "--accentuate")
+    assert len(list((run / "synthesis").glob("*accentuation*.png"))) == 2
+    words = ("visualise", "inceptionv1-mini", "mixed3a:5", "--out", tmp_path, "--steps", "2")
+    within(*words, "--parameterisation", "fourier", "--sign", "inhibition")
+    assert [path.name for path in tmp_path.iterdir()] == ["mixed3a-5-8_8-inhibition.png"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["scan", "inceptionv1-minni", "mixed3b:1"], "did you mean 'inceptionv1-mini'?"),
+        (["scan", "inceptionv1-mini", "mixed3c:1"], "no layer 'mixed3c'; did you mean"),
+        (["scan", "inceptionv1-mini", "mixed3b"], "does not name a feature"),
+        (["scan", "inceptionv1-mini", "mixed3b:240"], "has 240 channels, 0 to 239"),
+        (["scan", "inceptionv1-mini", "mixed3b:1@16,0"], "outside the layer's map"),
+        (["scan", "inceptionv1-mini", "conv2d1:1"], "does not lie before the target"),
+    ],
+)
+def test_mistakes_are_explained(words: list[str], message: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    given = [*words, "--through", "mixed3a", "--images", "photos", "--out", out]
+    with pytest.raises(ValueError, match=r".") as caught:
+        CliRunner().invoke(app, list(map(str, given)), catch_exceptions=False)
+    assert message in str(caught.value)
+    assert not out.exists()
+
+
+def test_a_mistake_is_one_line_without_a_traceback(tmp_path: Path) -> None:
+    result = command("select", tmp_path)
+    assert result.returncode == 2
+    assert "no run folder" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_ctrl_c_says_how_to_go_on_and_loses_nothing(pictures: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    slow = [*SCAN, "--images", "photos", "--out", folder, "--shard-size", "16", "--batch-size", "4"]
+    words = [sys.executable, "-m", "opponent", *map(str, slow)]
+    # What a shell starts in the background ignores Ctrl-C, and so does what that starts.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
+        deadline = time.monotonic() + 120
+        while not (folder / "scan").is_dir() or not list((folder / "scan").glob("0*.parquet")):
+            assert time.monotonic() < deadline, "no shard came"
+            assert process.poll() is None, "the scan ended by itself"
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert "give the same command again to go on" in errors
+    assert "Traceback" not in errors
+    assert not list(folder.rglob("*.tmp*"))
+    assert list((folder / "scan").glob("0*.parquet"))
+
+
+def test_the_demo_names_a_feature_of_the_embedded_network() -> None:
+    network = opponent.load()
+    network.check(network.resolve(FEATURE).layer, THROUGH)

@@ -1,0 +1,139 @@
+"""Why one photograph does, or does not, make a feature fire."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from opponent import Network, Preprocessing, Run, RunError, load, scan_images, why
+from opponent.attribution.attribute import attribute, network_input
+from opponent.explain.image import _place
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twelve pictures of coloured blobs."""
+    (tmp_path / "pictures").mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        small = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        picture = Image.fromarray(small).resize((96, 72), Image.Resampling.BICUBIC)
+        picture.save(tmp_path / "pictures" / f"{i:02d}.png")
+    return tmp_path / "pictures"
+
+
+def test_numbers_are_those_of_attribute(folder: Path) -> None:
+    network, image = load(), folder / "03.png"
+    answer = why(network, image, "mixed3b:168", "mixed3a", channels=5)
+    result = attribute(network, image, "mixed3b:168", "mixed3a")
+    assert answer.activation == float(result.activation[0])
+    assert answer.excitation == float(result.excitation[0])
+    assert answer.inhibition == float(result.inhibition[0])
+    # The largest sums over space, by a slow search.
+    sums = {f"mixed3a:{k}": float(x) for k, x in enumerate(result.attribution[0].sum((1, 2)))}
+    for side, sign in ((answer.excitatory, 1), (answer.inhibitory, -1)):
+        expected = sorted((sign * v, k) for k, v in sums.items())[::-1][:5]
+        assert [name for name, _ in side] == [name for _, name in expected]
+        assert [v for _, v in side] == pytest.approx([v for v, _ in expected], rel=1e-4)
+        assert all(value > 0 for _, value in side)
+    assert answer.answer is None
+    assert answer.standing is None
+    assert answer.feature.label == "mixed3b:168@8,8"
+
+
+def test_a_class_is_named_and_ranked(folder: Path) -> None:
+    network = load()
+    answer = why(network, folder / "00.png", "logits:7", "mixed5a")
+    inputs = network_input(network, folder / "00.png")
+    with torch.no_grad():
+        logits = network.module(inputs)[0]
+    order = logits.argsort(descending=True).tolist()
+    assert answer.answer is not None
+    assert network.classes is not None
+    name, value, rank = answer.answer
+    assert name == network.classes[order[0]]
+    assert value == pytest.approx(float(logits.max()), rel=1e-5)
+    assert rank == order.index(7) + 1
+    assert answer.meaning == network.classes[7]
+    assert network.classes[7] in answer.title
+    assert name in answer.verdict or rank == 1
+
+
+def test_standing_among_a_run(folder: Path, tmp_path: Path) -> None:
+    network = load()
+    run = scan_images(network, folder, "mixed3b:168", "mixed3a", out=tmp_path / "run")
+    columns = run.columns()
+    best = columns.images[int(columns.activation.argmax())]
+    answer = why(network, folder / best, "mixed3b:168", "mixed3a", run=run)
+    assert answer.standing is not None
+    # Among twelve, the largest has eleven below it; itself counts half, but for rounding.
+    assert answer.standing["activation"] == pytest.approx(100 * 11.5 / 12, abs=100 * 0.51 / 12)
+    assert set(answer.standing) == {"activation", "excitation", "inhibition", "tension"}
+    assert any("percentile of tension" in name for name, _ in answer.facts())
+
+
+def test_a_run_of_something_else_is_refused(folder: Path, tmp_path: Path) -> None:
+    network = load()
+    run = scan_images(network, folder, "mixed3b:168", "mixed3a", out=tmp_path / "run")
+    image = folder / "00.png"
+    with pytest.raises(RunError, match="scanned through 'mixed3a', not through 'conv2d2'"):
+        why(network, image, "mixed3b:168", "conv2d2", run=run)
+    with pytest.raises(ValueError, match="holds no 'mixed3b:5@8,8'; it holds mixed3b:168@8,8"):
+        why(network, image, "mixed3b:5", "mixed3a", run=run)
+    with torch.no_grad():
+        network.module.conv2d0_pre_relu_conv.weight.mul_(2)
+    with pytest.raises(RunError, match="other weights"):
+        why(network, image, "mixed3b:168", "mixed3a", run=run)
+
+
+def test_more_than_one_image_is_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match="holds 12 images; name one file"):
+        why(load(), folder, "mixed3b:168", "mixed3a")
+
+
+def test_nothing_moves_a_feature_behind_a_shut_relu(folder: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        first, second = nn.Conv2d(3, 2, 1), nn.Conv2d(2, 1, 1)
+    for part in (first, second):
+        nn.init.constant_(part.weight, -1.0)
+        nn.init.constant_(part.bias, -100.0)
+    module = nn.Sequential(first, nn.ReLU(), second)
+    network = Network(module, preprocessing=Preprocessing(size=(8, 6)))
+    answer = why(network, folder / "00.png", "2:0", "1")
+    assert answer.activation == -100
+    assert answer.excitation == answer.inhibition == 0
+    assert answer.excitatory == answer.inhibitory == ()
+    assert answer.places == (None, None)
+    assert "nothing in 1 can move it" in answer.verdict
+
+
+def test_biases_are_said_to_make_up_the_rest(folder: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        convolution = nn.Conv2d(3, 1, 1)
+    nn.init.constant_(convolution.weight, 0.01)
+    nn.init.constant_(convolution.bias, 7.0)
+    module = nn.Sequential(nn.ReLU(), convolution)
+    network = Network(module, preprocessing=Preprocessing(size=(8, 6)))
+    answer = why(network, folder / "00.png", "1:0", "0")
+    rest = answer.activation - answer.excitation + answer.inhibition
+    assert rest == pytest.approx(7, rel=1e-4)
+    assert "+7 comes from biases on the way" in answer.verdict
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "name"),
+    [(0, 0, "upper left"), (4, 4, "the centre"), (8, 0, "lower left"), (4, 8, "middle right")],
+)
+def test_places_are_named_by_ninths(row: int, column: int, name: str) -> None:
+    values = np.full((9, 9), 0.0, dtype=np.float32)
+    values[row, column] = 3
+    values[8, 8] = 1
+    assert _place(values) == (name, 0.75)
+
+
+def test_a_run_folder_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no run folder"):
+        Run(tmp_path)

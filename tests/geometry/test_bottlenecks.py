@@ -1,0 +1,180 @@
+"""Whole cuts: small networks whose paths can be read off, and networks that people use."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from opponent import Network, Preprocessing
+from opponent.geometry.bottlenecks import Cut, cuts, is_whole
+from opponent.models.registry import load
+
+SMALL = Preprocessing(size=(9, 12))
+
+
+@pytest.fixture(autouse=True)
+def _random_weights() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
+class Branches(nn.Module):
+    """A stem, a block of two branches that are joined, a sum around a layer, a head."""
+
+    def __init__(self, *, inplace: bool = False) -> None:
+        super().__init__()
+        self.stem, self.stem_relu = nn.Conv2d(3, 4, 3), nn.ReLU(inplace)
+        self.block = Block(inplace)
+        self.inner, self.inner_relu = nn.Conv2d(4, 4, 1), nn.ReLU(inplace)
+        self.head = nn.Linear(4, 2)
+        self.unused = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem_relu(self.stem(x))
+        self.unused(x)
+        x = self.block(x)
+        x = x + self.inner_relu(self.inner(x))
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+class Block(nn.Module):
+    def __init__(self, inplace: bool) -> None:
+        super().__init__()
+        self.left, self.left_relu = nn.Conv2d(4, 2, 1), nn.ReLU(inplace)
+        self.right, self.right_relu = nn.Conv2d(4, 2, 1), nn.ReLU(inplace)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.left_relu(self.left(x)), self.right_relu(self.right(x))], 1)
+
+
+def found(module: nn.Module, target: str = "logits") -> list[tuple[str, bool]]:
+    network = Network(module, preprocessing=SMALL)
+    return [(cut.layer, cut.whole) for cut in cuts(network, target)]
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_branch_is_no_whole_cut_and_what_joins_them_is(inplace: bool) -> None:
+    network = Network(Branches(inplace=inplace), preprocessing=SMALL)
+    assert cuts(network) == (
+        Cut(layer="pixels", whole=True, depth=0.0, activation=False),
+        Cut(layer="stem_relu", whole=True, depth=1 / 4, activation=True),
+        Cut(layer="block.left_relu", whole=False, depth=2 / 4, activation=True),
+        Cut(layer="block.right_relu", whole=False, depth=2 / 4, activation=True),
+        Cut(layer="block", whole=True, depth=3 / 4, activation=False),
+        Cut(layer="inner_relu", whole=False, depth=4 / 4, activation=True),
+    )
+
+
+def test_only_what_lies_before_the_target_counts() -> None:
+    assert found(Branches(), "block.right") == [("pixels", True), ("stem_relu", True)]
+    # Of the left branch, only its own activation function is on the way.
+    assert found(Branches(), "block.left_relu") == [("pixels", True), ("stem_relu", True)]
+
+
+def test_any_layer_can_be_asked_about() -> None:
+    network = Network(Branches(), preprocessing=SMALL)
+    assert is_whole(network, "logits", "pixels")
+    assert is_whole(network, "logits", "stem")
+    assert not is_whole(network, "logits", "block.left")
+    assert not is_whole(network, "logits", "inner")
+    assert not is_whole(network, "logits", "unused")
+    assert is_whole(network, "block.left", "stem_relu")
+    with pytest.raises(ValueError, match="does not lie before the target"):
+        is_whole(network, "stem", "block")
+    with pytest.raises(ValueError, match="has no layer 'blok'"):
+        is_whole(network, "logits", "blok")
+
+
+def test_a_tensor_that_is_handed_on_counts_once_by_its_maker() -> None:
+    inner = nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 2, 3), relu=nn.ReLU(), drop=nn.Dropout()))
+    module = nn.Sequential(OrderedDict(outer=nn.Sequential(inner), flat=nn.Flatten()))
+    assert found(module) == [("pixels", True), ("outer.0.relu", True)]
+
+
+def test_a_function_counts_where_there_is_no_module() -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self.conv(x))
+
+    module = nn.Sequential(OrderedDict(a=Functional(), pool=nn.AdaptiveAvgPool2d(1)))
+    assert found(module) == [("pixels", True), ("a", True)]
+
+
+def test_one_module_in_two_calls_is_two_layers() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.relu = nn.Conv2d(3, 3, 1), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.relu(self.conv(self.relu(self.conv(x))))
+            return y.mean((2, 3))
+
+    assert found(Twice()) == [("pixels", True), ("relu#1", True), ("relu#2", True)]
+
+
+def test_one_half_of_a_split_is_no_whole_cut() -> None:
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Identity(), nn.Identity()
+            self.conv, self.relu = nn.Conv2d(3, 4, 1), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            a, b = self.relu(self.conv(x)).chunk(2, 1)
+            return (self.first(a) * self.second(b)).mean((2, 3))
+
+    network = Network(Halves(), preprocessing=SMALL)
+    assert not is_whole(network, "logits", "first")
+    assert not is_whole(network, "logits", "second")
+    assert is_whole(network, "logits", "relu")
+
+
+def test_inception_is_cut_where_its_blocks_end() -> None:
+    network = load("inceptionv1-mini")
+    whole = [cut.layer for cut in cuts(network) if cut.whole]
+    stem = ["pixels", "conv2d0", "conv2d1", "conv2d2"]
+    assert whole == stem + [f"mixed{x}" for x in ("3a", "3b", "4a", "4b", "4c", "4d", "4e")] + [
+        "mixed5a",
+        "mixed5b",
+    ]
+    branches = [cut for cut in cuts(network) if not cut.whole]
+    assert len(branches) == 18
+    assert all("bottleneck" in cut.layer for cut in branches)
+    depths = [cut.depth for cut in cuts(network) if cut.whole]
+    assert depths == sorted(depths)
+    assert depths[-1] == 1
+
+
+def test_the_nets_of_torchvision_are_cut_where_they_should() -> None:
+    models = pytest.importorskip("torchvision.models")
+
+    def whole(name: str) -> list[str]:
+        network = Network(getattr(models, name)(weights=None), name=name)
+        return [cut.layer for cut in cuts(network) if cut.whole]
+
+    fires = [f"features.{i}" for i in (3, 4, 6, 7, 9, 10, 11, 12)]
+    squeezes = [f"{fire}.squeeze_activation" for fire in fires]
+    both = [name for pair in zip(squeezes, fires, strict=True) for name in pair]
+    assert whole("squeezenet1_1") == ["pixels", "features.1", *both, "classifier.2"]
+    ends = [f"layer{i}.{k}.relu#2" for i in (1, 2, 3, 4) for k in (0, 1)]
+    assert whole("resnet18") == ["pixels", "relu", *ends]
+    encoder = [f"encoder.layers.encoder_layer_{i}" for i in range(12)]
+    assert whole("vit_b_32") == ["pixels", *encoder]
+
+
+def test_a_trace_leaves_the_network_as_it_was() -> None:
+    module = Branches().train()
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    cuts(Network(module, preprocessing=SMALL))
+    assert module.training
+    assert all(p.requires_grad and p.grad is None for p in module.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
