@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import decode, icons, toy
 from opponent.attribution.all_units import AllUnits, scores
 from opponent.attribution.attribute import attribute_each
-from opponent.geometry.crop import View, view
+from opponent.geometry.crop import CropPlan, plan_crop
 from opponent.images.sources import ImageEntry
 from opponent.models.inceptionv1 import InceptionV1
 from opponent.models.network import Network
@@ -90,16 +90,16 @@ def plain(
 
 
 def ours(
-    network: Network, images: Tensor, feature: str, through: str, part: View
+    network: Network, images: Tensor, feature: str, through: str, part: CropPlan
 ) -> dict[str, Tensor]:
     """The same by the library."""
     placed = network.resolve(feature)
-    [result] = attribute_each(network, images, [placed], through, view=part)
+    [result] = attribute_each(network, images, [placed], through, plan=part)
     names = ("activation", "excitation", "inhibition")
     return {name: getattr(result, name)[:, None] for name in names}
 
 
-def layer(network: Network, images: Tensor, part: View) -> dict[str, Tensor]:
+def layer(network: Network, images: Tensor, part: CropPlan) -> dict[str, Tensor]:
     """All units of the layer by the library."""
     found = scores(network, images, part)
     names = ("activation", "excitation", "inhibition")
@@ -162,7 +162,7 @@ def _peak(kind: str, count: int) -> None:
     if kind == "plain":
         plain(network, images, FEATURE, THROUGH)
     else:
-        part = view(network, [network.resolve(FEATURE)], THROUGH)
+        part = plan_crop(network, [network.resolve(FEATURE)], THROUGH)
         ours(network, images, FEATURE, THROUGH, part)
     print(_memory("VmHWM") - before)
 
@@ -188,8 +188,8 @@ def scans(count: int, repeats: int, device: str) -> None:
     network, images = inception(device), pixels(count, device)
     rate = attainable(device)
     feature, widest = network.resolve(FEATURE), AllUnits(layer="mixed3b").widest(network)
-    one, all_units = (view(network, [each], THROUGH) for each in (feature, widest))
-    logit = view(network, [network.resolve(LOGIT)], BEFORE)
+    one, all_units = (plan_crop(network, [each], THROUGH) for each in (feature, widest))
+    logit = plan_crop(network, [network.resolve(LOGIT)], BEFORE)
     rows: list[tuple[str, Callable[[], dict[str, Tensor]], Callable[[], dict[str, Tensor]]]] = [
         (
             f"scan {FEATURE} through {THROUGH}",

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from opponent.core.feature import Feature
-from opponent.geometry.crop import view
-from opponent.geometry.receptive_field import Window, feature_window
+from opponent.geometry.crop import plan_crop
+from opponent.geometry.receptive_field import Box, receptive_field
 from opponent.models.inceptionv1 import InceptionV1
 from opponent.models.network import Network
 from opponent.models.registry import INCEPTIONV1_INPUT, load
-from opponent.synthesis.inversion import Settings, invert_attribution
+from opponent.synthesis.inversion import SynthesisSettings, invert_attribution
 from opponent.synthesis.objectives import dot_cosine
 from opponent.synthesis.parameterisations import Phases
 from opponent.synthesis.transforms import resize
@@ -29,7 +29,7 @@ FEATURE, THROUGH = "mixed3b:9", "mixed3a"
 
 
 def plain(
-    network: Network, target: Tensor, feature: Feature, settings: Settings
+    network: Network, target: Tensor, feature: Feature, settings: SynthesisSettings
 ) -> tuple[Tensor, Tensor]:
     """One icon as a plain script makes it, and what its objective was at each step."""
     generator = torch.Generator().manual_seed(settings.seed)
@@ -38,8 +38,8 @@ def plain(
     adam = torch.optim.Adam(start.parameters, lr=settings.rate, eps=1e-16)
     transforms, size = settings.transforms, network.preprocessing.size
     outside = torch.Generator().manual_seed(settings.seed)
-    seen = view(network, [feature], THROUGH).box or Window.of([0, 0, *size])
-    rows, columns = feature_window(network, feature, THROUGH).slices
+    seen = plan_crop(network, [feature], THROUGH).box or Box.of([0, 0, *size])
+    rows, columns = receptive_field(network, feature, THROUGH).slices
     kept: dict[str, Tensor] = {}
     layer = dict(network.module.named_modules())[THROUGH]
     hook = layer.register_forward_hook(lambda _m, _i, output: kept.update(output=output))
@@ -66,14 +66,14 @@ def plain(
 
 def measure(
     network: Network, icons: int, plain_icons: int, steps: int
-) -> tuple[float, float, float, Settings]:
+) -> tuple[float, float, float, SynthesisSettings]:
     """Seconds an icon of both, how far their first objectives are apart, and the settings."""
     feature = network.resolve(FEATURE)
-    window = feature_window(network, feature, THROUGH)
+    window = receptive_field(network, feature, THROUGH)
     shape = (network.map_shape(THROUGH)[0], window.height, window.width)
     targets = torch.rand(icons, *shape, generator=torch.Generator().manual_seed(1))
-    settings = Settings(steps=steps, rate=0.06, power=2.0, batch=8)
-    warm = Settings(steps=1, rate=0.06, power=2.0)
+    settings = SynthesisSettings(steps=steps, rate=0.06, power=2.0, batch=8)
+    warm = SynthesisSettings(steps=1, rate=0.06, power=2.0)
     plain(network, targets[0], feature, warm)
     invert_attribution(network, targets[:1], feature, THROUGH, sign=0, settings=warm)
     begun = time.perf_counter()

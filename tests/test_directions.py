@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from opponent import Feature, Network, Preprocessing, Run, attribute, open_images, scan_images
 from opponent.cli import app
 from opponent.directions import Directions, find_directions
-from opponent.geometry.receptive_field import Window, feature_window
+from opponent.geometry.receptive_field import Box, receptive_field
 from opponent.images.sources import ImageEntry, load, stream
 from opponent.storage.run import SCALARS
 
@@ -236,16 +236,16 @@ def test_a_power_looks_through_the_boxes_of_all_channels(generator: torch.Genera
         )
     module = nn.Sequential(branches, nn.Identity()).double()
     network = Network(module, preprocessing=Preprocessing(size=(11, 9)))
-    own = Window(top=5, left=4, height=1, width=1)
-    union = Window(top=3, left=3, height=5, width=3)
-    assert feature_window(network, "0:0") == own
-    assert feature_window(network, Feature.direction("0", [2.0, 0.0, 0.0])) == own
-    corner = Window(top=0, left=0, height=3, width=2)
+    own = Box(top=5, left=4, height=1, width=1)
+    union = Box(top=3, left=3, height=5, width=3)
+    assert receptive_field(network, "0:0") == own
+    assert receptive_field(network, Feature.direction("0", [2.0, 0.0, 0.0])) == own
+    corner = Box(top=0, left=0, height=3, width=2)
     images = torch.randn(1, 3, 11, 9, generator=generator, dtype=torch.float64)
     for what in ({"unit": 0}, {"unit": 1}, {"vector": (2.0, 0.0, 0.0)}):
         feature = Feature(layer="0", power=2, **what)
-        assert feature_window(network, feature) == union
-        assert feature_window(network, feature.at((0, 0))) == corner
+        assert receptive_field(network, feature) == union
+        assert receptive_field(network, feature.at((0, 0))) == corner
         moved = attribute(network, images, feature, "pixels").attribution[0].any(0)
         rows, columns = moved.nonzero().unbind(1)
         assert (rows.min(), rows.max()) == (3, 7)

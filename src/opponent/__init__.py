@@ -6,7 +6,7 @@ from opponent.core.feature import Feature
 from opponent.directions import Directions, find_directions
 from opponent.explain.channels import Who, who
 from opponent.explain.image import Why, why
-from opponent.geometry.bottlenecks import Cut, cuts
+from opponent.geometry.bottlenecks import ThroughLayer, through_layers
 from opponent.images.sources import ImageSet, Unreadable, open_images
 from opponent.models.network import Network, Preprocessing
 from opponent.models.registry import load
@@ -15,7 +15,7 @@ from opponent.scan.local import scan_images
 from opponent.selection import Columns, select
 from opponent.storage.run import Run, RunError
 from opponent.synthesis.inversion import (
-    Settings,
+    SynthesisSettings,
     accentuate,
     invert,
     invert_attribution,
@@ -29,7 +29,6 @@ __all__ = [
     "Attribution",
     "Columns",
     "Completeness",
-    "Cut",
     "Directions",
     "Feature",
     "ImageSet",
@@ -38,8 +37,9 @@ __all__ = [
     "Rule",
     "Run",
     "RunError",
-    "Settings",
     "Synthesis",
+    "SynthesisSettings",
+    "ThroughLayer",
     "Unreadable",
     "Who",
     "Why",
@@ -47,7 +47,6 @@ __all__ = [
     "atlases",
     "attribute",
     "completeness",
-    "cuts",
     "find_directions",
     "invert",
     "invert_attribution",
@@ -57,6 +56,7 @@ __all__ = [
     "open_images",
     "scan_images",
     "select",
+    "through_layers",
     "visualise",
     "who",
     "why",

@@ -31,7 +31,7 @@ from opponent import (
     Preprocessing,
     Run,
     RunError,
-    Settings,
+    SynthesisSettings,
     Unreadable,
     attribute,
     invert,
@@ -446,7 +446,7 @@ def test_the_papers_settings_are_the_usual_ones() -> None:
         top=10_000, grid=20, min_images=6, neighbours=10, min_dist=0.1, space=False
     )
     made = AtlasSettings(seed=7, steps=120, batch=3).synthesis
-    assert made == Settings(steps=120, rate=0.06, power=2.0, seed=7, batch=3)
+    assert made == SynthesisSettings(steps=120, rate=0.06, power=2.0, seed=7, batch=3)
 
 
 # An atlas, stage by stage
@@ -538,7 +538,7 @@ def test_icons_are_inversions_of_the_mean_cut_to_the_receptive_field(
 ) -> None:
     atlas = made[0]
     means = load_file(atlas.folder / "cells.safetensors")["attribution"]
-    how = Settings(steps=3, rate=0.06, power=2.0, seed=0, batch=4)
+    how = SynthesisSettings(steps=3, rate=0.06, power=2.0, seed=0, batch=4)
     for first in range(0, len(means), 4):
         part = means[first : first + 4]
         unit = torch.stack([mean / mean.double().square().sum().sqrt().float() for mean in part])
@@ -731,7 +731,7 @@ def test_icons_turn_with_a_layer_that_can_be_negative(pictures: Path, tmp_path: 
     unit = unit / unit.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     # |S| in the direction of h itself, by hand: the same as its excitatory part with that sign.
     target = means["hidden"].sign() * unit.abs()
-    how = Settings(steps=3, rate=0.06, power=2.0, batch=9)
+    how = SynthesisSettings(steps=3, rate=0.06, power=2.0, batch=9)
     ones = torch.ones_like(target)
     result = invert_attribution(
         network, target.abs(), CENTRE, through, sign=1, hidden=target.sign() * ones, settings=how
@@ -948,7 +948,7 @@ def test_sides_are_added_and_nothing_else_changes(
 def test_each_side_is_an_inversion_of_that_side(signed: Atlas, small: Network) -> None:
     means = load_file(signed.folder / "cells.safetensors")["attribution"]
     unit = means / means.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    how = Settings(steps=3, rate=0.06, power=2.0, seed=0, batch=4)
+    how = SynthesisSettings(steps=3, rate=0.06, power=2.0, seed=0, batch=4)
     for side, sign in (("excitation", 1), ("inhibition", -1)):
         result = invert_attribution(small, unit, CENTRE, "early", sign=sign, settings=how)
         found = [cell.activations[side] for cell in signed.cells]
@@ -1050,7 +1050,7 @@ def test_in_one_batch_cells_may_lack_a_side(
     for side, sign in (("excitation", 1), ("inhibition", -1)):
         made = [x for x, cell in enumerate(atlas.cells) if cell.activations[side] is not None]
         assert made != list(range(len(made))) or sign > 0
-        part, how = unit[made[-1:]], Settings(steps=3, rate=0.06, power=2.0)
+        part, how = unit[made[-1:]], SynthesisSettings(steps=3, rate=0.06, power=2.0)
         alone = invert_attribution(network, part, CENTRE, "early", sign=sign, settings=how)
         found = atlas.cells[made[-1]].activations[side]
         assert found == pytest.approx(float(alone.final), rel=1e-3)
@@ -1279,7 +1279,7 @@ def test_a_damaged_description_is_told(
         Atlas(run, folder)
 
 
-# Reading a run
+# ForwardResult a run
 
 
 @given(rows=st.lists(st.integers(0, 79), min_size=1, max_size=100))
@@ -1313,7 +1313,7 @@ def test_columns_without_maps_are_the_columns(scanned: Run) -> None:
 # Inverting any attribution
 
 
-BRISK = Settings(steps=4, power=2.0, seed=3)
+BRISK = SynthesisSettings(steps=4, power=2.0, seed=3)
 
 
 def windowed(network: Network, images: torch.Tensor, through: str = "early") -> tuple[Any, ...]:

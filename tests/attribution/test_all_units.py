@@ -36,7 +36,7 @@ from opponent.attribution.all_units import (
 from opponent.attribution.attribute import attribute_each
 from opponent.attribution.jacobian import NoRule, pieces
 from opponent.cli import app
-from opponent.geometry.crop import view, whole_view
+from opponent.geometry.crop import plan_crop, plan_whole_image
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -109,7 +109,7 @@ def test_scores_are_those_of_one_unit_after_the_other(
     units = AllUnits.parse(asked)
     assert units is not None
     widest = units.widest(mini)
-    for part in (view(mini, [widest], through), whole_view(mini, [widest], through, "")):
+    for part in (plan_crop(mini, [widest], through), plan_whole_image(mini, [widest], through, "")):
         found = scores(mini, inputs, part)
         assert found.shape == (2, mini.layer(units.layer).shape[0], len(SCORES))
         # Of each branch some.
@@ -125,7 +125,7 @@ def test_scores_where_the_walk_has_no_rule(
     units = AllUnits.parse(asked)
     assert units is not None
     widest = units.widest(gated)
-    part = view(gated, [widest], "stem.1")
+    part = plan_crop(gated, [widest], "stem.1")
     reading = part.run(gated, inputs, differentiate="target")
     assert reading.through is not None
     with pytest.raises(NoRule, match="the walk has no rule"):
@@ -142,7 +142,7 @@ def test_scores_within_inference_mode(gated: Network, mini: Network) -> None:
         inputs = torch.zeros(1, 3, *network.preprocessing.size)
         units = AllUnits.parse(asked)
         assert units is not None
-        part = view(network, [units.widest(network)], through)
+        part = plan_crop(network, [units.widest(network)], through)
         expected = scores(network, inputs, part)
         with torch.inference_mode():
             found = scores(network, inputs, part)
@@ -153,7 +153,7 @@ def test_the_law_holds_for_all_units(mini: Network, generator: torch.Generator) 
     """Excitation - inhibition is the sum of S, here all of the activation: there are no biases."""
     units = AllUnits(layer="mixed3b", position=(3, 15))
     inputs = torch.randn(3, 3, *mini.preprocessing.size, generator=generator)
-    found = scores(mini, inputs, view(mini, [units.widest(mini)], "mixed3a"))
+    found = scores(mini, inputs, plan_crop(mini, [units.widest(mini)], "mixed3a"))
     activation, plus, minus, tension, l1, l2 = found.unbind(2)
     torch.testing.assert_close(plus - minus, activation, rtol=1e-4, atol=1e-5)
     assert torch.equal(torch.minimum(plus, minus), tension)

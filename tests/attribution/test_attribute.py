@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import opponent
 from opponent import Attribution, Feature, Network, Preprocessing, Unreadable, attribute
 from opponent.attribution.attribute import attribute_each, energies, energy_maps
-from opponent.geometry.receptive_field import feature_window
+from opponent.geometry.receptive_field import receptive_field
 from opponent.models.inceptionv1 import InceptionV1
 
 SMALL = Preprocessing(size=(9, 14))
@@ -599,7 +599,7 @@ def test_the_attribution_of_another_implementation(
 
     result = attribute(inception, golden_input, "mixed3b:379", "mixed3a")
     compare(result, "activation")
-    window = feature_window(inception, "mixed3b:379", "mixed3a")
+    window = receptive_field(inception, "mixed3b:379", "mixed3a")
     assert window.slices == (slice(12, 17), slice(12, 17))
 
     # The other implementation's ReLUs leak a tenth of the gradient (which its file does not say),

@@ -27,7 +27,7 @@ from opponent import (
     Preprocessing,
     Run,
     RunError,
-    Settings,
+    SynthesisSettings,
     Unreadable,
     attribute,
     load,
@@ -38,7 +38,7 @@ from opponent.atlas.build import Cell
 from opponent.cli import app
 from opponent.explain.channels import Silenced, Who, exemplar_tiles, silence, silence_check, who
 from opponent.explain.crops import photograph, zoom_for
-from opponent.geometry.receptive_field import UnknownGeometry, feature_window
+from opponent.geometry.receptive_field import UnknownGeometry, receptive_field
 from opponent.plots import PAGE, DriverRow, Synthetic, Tile, drivers_figure, save
 from opponent.reports.explanations import silence_facts, who_figure, write_who
 from opponent.selection import GROUPS
@@ -431,7 +431,7 @@ def test_crops_are_enlarged_with_the_photograph(exact: Run, whole: Network) -> N
     tiles = exemplar_tiles(exact, whole, [channel], 4)[channel]
     for tile, place in zip(tiles, exact.exemplars(channel, 4), strict=True):
         feature = Feature(layer="early", unit=channel, position=(place.row, place.column))
-        box = feature_window(whole, feature)
+        box = receptive_field(whole, feature)
         zoom = zoom_for(PLAIN, box)
         assert zoom == 512 // 12
         large = photograph(exact.images.find(place.image), PLAIN, zoom)
@@ -447,7 +447,7 @@ def test_crops_of_each_branch_see_as_far_as_it_does(run: Run, mini: Network, cha
     places = run.exemplars(channel)
     assert len(tiles) == len(places) > 0
     for tile, place in zip(tiles, places, strict=True):
-        box = feature_window(
+        box = receptive_field(
             mini, Feature(layer="mixed3a", unit=channel, position=(place.row, place.column))
         )
         zoom = zoom_for(prepared, box)
@@ -522,7 +522,7 @@ def test_a_photograph_that_is_gone_is_left_out(whole: Network, tmp_path: Path) -
 
 
 def test_channels_are_visualised_if_that_is_asked_for(run: Run, mini: Network) -> None:
-    quick = Settings(steps=1, canvas=(48, 48), transforms=Transforms(draws=1))
+    quick = SynthesisSettings(steps=1, canvas=(48, 48), transforms=Transforms(draws=1))
     told: list[tuple[str, int, int]] = []
     found = who(
         run, channels=1, crops=0, network=mini, visualise=quick,

@@ -13,7 +13,7 @@ from torch import nn
 
 from opponent import Network, Preprocessing, Run, Unreadable, open_images, scan_images
 from opponent.explain.crops import LARGEST, SHOWN, photograph, run_tiles, spread, tile, zoom_for
-from opponent.geometry.receptive_field import Window
+from opponent.geometry.receptive_field import Box
 from opponent.images.sources import ImageEntry
 
 
@@ -26,8 +26,8 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def box(top: int, left: int, height: int, width: int) -> Window:
-    return Window(top=top, left=left, height=height, width=width)
+def box(top: int, left: int, height: int, width: int) -> Box:
+    return Box(top=top, left=left, height=height, width=width)
 
 
 def hat(distance: float) -> float:
@@ -36,7 +36,7 @@ def hat(distance: float) -> float:
 
 def slow_spread(
     values: np.ndarray,
-    window: Window,
+    window: Box,
     placement: tuple[float, float, float, float],
     size: tuple[int, int],
     zoom: int,
@@ -68,7 +68,7 @@ def slow_spread(
 )
 @settings(max_examples=40, deadline=None)
 def test_spread_equals_its_slow_twin(
-    window: Window,
+    window: Box,
     starts: tuple[float, float],
     steps: tuple[float, float],
     size: tuple[int, int],

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from opponent import Feature, Network, Preprocessing
 from opponent.attribution.attribute import attribute_each
-from opponent.geometry.bottlenecks import cuts
-from opponent.geometry.crop import View, view, whole_view
+from opponent.geometry.bottlenecks import through_layers
+from opponent.geometry.crop import CropPlan, plan_crop, plan_whole_image
 from opponent.models.network import LOGITS, PIXELS
 
 TORCHVISION = {
@@ -89,7 +89,7 @@ def built(source: str, name: str) -> Network:
 
 def cases(network: Network) -> list[tuple[str, str]]:
     """Early, middle and late targets, each through a layer before it, and the logits."""
-    whole = [cut.layer for cut in cuts(network) if cut.whole]
+    whole = [cut.layer for cut in through_layers(network) if cut.whole]
     last = len(whole) - 1
     places = [max(1, round(share * last)) for share in (0.06, 0.3, 0.55, 0.9)]
     pairs = [(whole[i], whole[max(0, i - 2)]) for i in places]
@@ -104,7 +104,7 @@ def extent(gradient: Tensor) -> float:
     return float(box) / there.numel()
 
 
-def is_needed(network: Network, part: View, inputs: Tensor) -> float:
+def is_needed(network: Network, part: CropPlan, inputs: Tensor) -> float:
     """The share of the image that activation and window depend on, by reverse mode."""
     assert part.through is not None
     pixels = inputs.clone().requires_grad_()
@@ -138,15 +138,15 @@ def test_views_give_what_the_whole_image_gives(source: str, name: str) -> None:
             feature = network.resolve(
                 Feature(layer=layer, unit=int(values.abs().argmax()), position=place)
             )
-            part = view(network, [feature], through)
+            part = plan_crop(network, [feature], through)
             if part.box is None:
                 check_reason(network, part, inputs)
                 continue
             parts += 1
-            whole = whole_view(network, [feature], through, "")
+            whole = plan_whole_image(network, [feature], through, "")
             [expected] = attribute_each(network, inputs, [feature], through)
             for one in (part, whole):
-                [found] = attribute_each(network, inputs, [feature], through, view=one)
+                [found] = attribute_each(network, inputs, [feature], through, plan=one)
                 assert found.window is not None
                 close(found.activation, expected.activation)
                 within = expected.attribution[:, :, *found.window.slices]
@@ -163,7 +163,7 @@ def close(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=limit)
 
 
-def check_reason(network: Network, part: View, inputs: Tensor) -> None:
+def check_reason(network: Network, part: CropPlan, inputs: Tensor) -> None:
     """That there is no view for the reason given."""
     assert part.reason is not None
     if part.reason.endswith("has no rows and columns"):
@@ -177,6 +177,6 @@ def test_layers_that_share_an_activation_have_views() -> None:
     """In a ResNet's block one ReLU is called twice: its calls lie at different places."""
     network = built("torchvision", "resnet18")
     for layer, through in (("layer2.0.relu#2", "layer1.1.relu#1"), ("layer2.0.relu", "layer1.0")):
-        part = view(network, [network.resolve(f"{layer}:3@0,0")], through)
+        part = plan_crop(network, [network.resolve(f"{layer}:3@0,0")], through)
         assert part.box is not None
         assert part.crops

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opponent import Network, Preprocessing
-from opponent.geometry.bottlenecks import Cut, cuts, is_whole
+from opponent.geometry.bottlenecks import ThroughLayer, is_bottleneck, through_layers
 from opponent.models.registry import load
 
 SMALL = Preprocessing(size=(9, 12))
@@ -53,19 +53,19 @@ class Block(nn.Module):
 
 def found(module: nn.Module, target: str = "logits") -> list[tuple[str, bool]]:
     network = Network(module, preprocessing=SMALL)
-    return [(cut.layer, cut.whole) for cut in cuts(network, target)]
+    return [(cut.layer, cut.whole) for cut in through_layers(network, target)]
 
 
 @pytest.mark.parametrize("inplace", [False, True])
 def test_a_branch_is_no_whole_cut_and_what_joins_them_is(inplace: bool) -> None:
     network = Network(Branches(inplace=inplace), preprocessing=SMALL)
-    assert cuts(network) == (
-        Cut(layer="pixels", whole=True, depth=0.0, activation=False),
-        Cut(layer="stem_relu", whole=True, depth=1 / 4, activation=True),
-        Cut(layer="block.left_relu", whole=False, depth=2 / 4, activation=True),
-        Cut(layer="block.right_relu", whole=False, depth=2 / 4, activation=True),
-        Cut(layer="block", whole=True, depth=3 / 4, activation=False),
-        Cut(layer="inner_relu", whole=False, depth=4 / 4, activation=True),
+    assert through_layers(network) == (
+        ThroughLayer(layer="pixels", whole=True, depth=0.0, activation=False),
+        ThroughLayer(layer="stem_relu", whole=True, depth=1 / 4, activation=True),
+        ThroughLayer(layer="block.left_relu", whole=False, depth=2 / 4, activation=True),
+        ThroughLayer(layer="block.right_relu", whole=False, depth=2 / 4, activation=True),
+        ThroughLayer(layer="block", whole=True, depth=3 / 4, activation=False),
+        ThroughLayer(layer="inner_relu", whole=False, depth=4 / 4, activation=True),
     )
 
 
@@ -77,16 +77,16 @@ def test_only_what_lies_before_the_target_counts() -> None:
 
 def test_any_layer_can_be_asked_about() -> None:
     network = Network(Branches(), preprocessing=SMALL)
-    assert is_whole(network, "logits", "pixels")
-    assert is_whole(network, "logits", "stem")
-    assert not is_whole(network, "logits", "block.left")
-    assert not is_whole(network, "logits", "inner")
-    assert not is_whole(network, "logits", "unused")
-    assert is_whole(network, "block.left", "stem_relu")
+    assert is_bottleneck(network, "logits", "pixels")
+    assert is_bottleneck(network, "logits", "stem")
+    assert not is_bottleneck(network, "logits", "block.left")
+    assert not is_bottleneck(network, "logits", "inner")
+    assert not is_bottleneck(network, "logits", "unused")
+    assert is_bottleneck(network, "block.left", "stem_relu")
     with pytest.raises(ValueError, match="does not lie before the target"):
-        is_whole(network, "stem", "block")
+        is_bottleneck(network, "stem", "block")
     with pytest.raises(ValueError, match="has no layer 'blok'"):
-        is_whole(network, "logits", "blok")
+        is_bottleneck(network, "logits", "blok")
 
 
 def test_a_tensor_that_is_handed_on_counts_once_by_its_maker() -> None:
@@ -133,23 +133,23 @@ def test_one_half_of_a_split_is_no_whole_cut() -> None:
             return (self.first(a) * self.second(b)).mean((2, 3))
 
     network = Network(Halves(), preprocessing=SMALL)
-    assert not is_whole(network, "logits", "first")
-    assert not is_whole(network, "logits", "second")
-    assert is_whole(network, "logits", "relu")
+    assert not is_bottleneck(network, "logits", "first")
+    assert not is_bottleneck(network, "logits", "second")
+    assert is_bottleneck(network, "logits", "relu")
 
 
 def test_inception_is_cut_where_its_blocks_end() -> None:
     network = load("inceptionv1-mini")
-    whole = [cut.layer for cut in cuts(network) if cut.whole]
+    whole = [cut.layer for cut in through_layers(network) if cut.whole]
     stem = ["pixels", "conv2d0", "conv2d1", "conv2d2"]
     assert whole == stem + [f"mixed{x}" for x in ("3a", "3b", "4a", "4b", "4c", "4d", "4e")] + [
         "mixed5a",
         "mixed5b",
     ]
-    branches = [cut for cut in cuts(network) if not cut.whole]
+    branches = [cut for cut in through_layers(network) if not cut.whole]
     assert len(branches) == 18
     assert all("bottleneck" in cut.layer for cut in branches)
-    depths = [cut.depth for cut in cuts(network) if cut.whole]
+    depths = [cut.depth for cut in through_layers(network) if cut.whole]
     assert depths == sorted(depths)
     assert depths[-1] == 1
 
@@ -159,7 +159,7 @@ def test_the_nets_of_torchvision_are_cut_where_they_should() -> None:
 
     def whole(name: str) -> list[str]:
         network = Network(getattr(models, name)(weights=None), name=name)
-        return [cut.layer for cut in cuts(network) if cut.whole]
+        return [cut.layer for cut in through_layers(network) if cut.whole]
 
     fires = [f"features.{i}" for i in (3, 4, 6, 7, 9, 10, 11, 12)]
     squeezes = [f"{fire}.squeeze_activation" for fire in fires]
@@ -174,7 +174,7 @@ def test_the_nets_of_torchvision_are_cut_where_they_should() -> None:
 def test_a_trace_leaves_the_network_as_it_was() -> None:
     module = Branches().train()
     before = {k: v.clone() for k, v in module.state_dict().items()}
-    cuts(Network(module, preprocessing=SMALL))
+    through_layers(Network(module, preprocessing=SMALL))
     assert module.training
     assert all(p.requires_grad and p.grad is None for p in module.parameters())
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from opponent import Feature, Network, Preprocessing, load
 from opponent.attribution.attribute import Rule, attribute_each
-from opponent.geometry.crop import View, view, whole_view
-from opponent.geometry.receptive_field import Window
+from opponent.geometry.crop import CropPlan, plan_crop, plan_whole_image
+from opponent.geometry.receptive_field import Box
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_a_view_gives_the_whole_images_numbers(
 ) -> None:
     network = load()
     feature = network.resolve(name)
-    part = view(network, [feature], through)
+    part = plan_crop(network, [feature], through)
     inputs = torch.randn(3, 3, 64, 64, generator=generator)
     whole = network.run(inputs, feature.layer, through)
     cut = part.run(network, inputs)
@@ -54,13 +54,13 @@ def test_a_view_gives_the_whole_images_numbers(
     assert within.shape[3] >= inside.shape[3]
     inside = whole.through[:, :, *part.window.slices]
     torch.testing.assert_close(within, inside, rtol=1e-5, atol=1e-5)
-    [narrow] = attribute_each(network, inputs, [feature], through, view=part)
+    [narrow] = attribute_each(network, inputs, [feature], through, plan=part)
     torch.testing.assert_close(
         narrow.attribution, result_in(part, feature, network, inputs), rtol=1e-4, atol=1e-6
     )
 
 
-def result_in(part: View, feature: Feature, network: Network, inputs: Tensor) -> Tensor:
+def result_in(part: CropPlan, feature: Feature, network: Network, inputs: Tensor) -> Tensor:
     """S of whole images, within the view's window."""
     assert part.through is not None
     assert part.window is not None
@@ -92,7 +92,7 @@ class _Centred(nn.Module):
 def test_a_global_operation_needs_the_whole_image() -> None:
     network = Network(_Centred(), preprocessing=Preprocessing(size=(24, 32)))
     feature = network.resolve("second:1")
-    part = view(network, [feature], "first")
+    part = plan_crop(network, [feature], "first")
     assert part.box is None
     assert part.reason == "100% of the image is needed"
     assert part.feature == feature
@@ -100,7 +100,7 @@ def test_a_global_operation_needs_the_whole_image() -> None:
 
 def test_logits_need_the_whole_image() -> None:
     network = load()
-    part = view(network, [network.resolve("logits:3")], "mixed5a")
+    part = plan_crop(network, [network.resolve("logits:3")], "mixed5a")
     assert part.box is None
     assert part.reason == "'logits' has no rows and columns"
 
@@ -124,7 +124,7 @@ def test_what_knows_its_place_is_given_the_whole_image() -> None:
     with torch.random.fork_rng(devices=[]):
         module = nn.Sequential(_Positional(), nn.ReLU(), nn.Conv2d(2, 2, 1))
     network = Network(module, preprocessing=Preprocessing(size=(40, 40)))
-    part = view(network, [network.resolve("2:0")], "1")
+    part = plan_crop(network, [network.resolve("2:0")], "1")
     assert part.box is None
     assert part.reason == "a part of the image gives other numbers than the whole does"
 
@@ -136,7 +136,7 @@ def test_rows_and_columns_are_not_mixed_up() -> None:
         module = nn.Sequential(first, nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1)).double()
     network = Network(module, preprocessing=Preprocessing(size=(40, 60)))
     feature = network.resolve("2:1@12,50")
-    part = view(network, [feature], "1")
+    part = plan_crop(network, [feature], "1")
     assert part.box is not None
     # Rows 11 to 13 of the first layer, 2 steps a row, 3 high: pixels 21 to 27, from an even row.
     assert (part.box.top, part.box.top + part.box.height) == (20, 28)
@@ -152,9 +152,9 @@ def test_rows_and_columns_are_not_mixed_up() -> None:
 def test_a_view_can_be_written_down() -> None:
     network = load()
     features = [network.resolve(f"mixed3b:{unit}") for unit in (3, 168)]
-    part = view(network, features, "mixed3a")
-    assert View.restore(json.loads(json.dumps(part.describe())), features, "mixed3a") == part
-    whole = whole_view(network, features, "mixed3a", "no reason")
+    part = plan_crop(network, features, "mixed3a")
+    assert CropPlan.restore(json.loads(json.dumps(part.describe())), features, "mixed3a") == part
+    whole = plan_whole_image(network, features, "mixed3a", "no reason")
     assert whole.describe() == {"whole": "no reason"}
 
 
@@ -162,13 +162,13 @@ def test_a_view_can_be_written_down() -> None:
 def test_rules_take_views(rule: str, generator: torch.Generator) -> None:
     network = load()
     feature, through = network.resolve("mixed3b:168@15,0"), "mixed3a"
-    part = view(network, [feature], through)
+    part = plan_crop(network, [feature], through)
     assert part.window is not None
     inputs = torch.randn(2, 3, 64, 64, generator=generator)
     mean = torch.rand(*network.map_shape(through), generator=generator)
     baseline = mean if "mean" in rule else None
     options = {"rule": Rule.parse(rule), "baseline": baseline}
-    [narrow] = attribute_each(network, inputs, [feature], through, view=part, **options)
+    [narrow] = attribute_each(network, inputs, [feature], through, plan=part, **options)
     [whole] = attribute_each(network, inputs, [feature], through, **options)
     box = part.window.slices
     for name in ("attribution", "hidden", "change"):
@@ -188,14 +188,14 @@ def test_only_what_is_needed_of_each_layer_goes_on() -> None:
         )  # fmt: skip
     network = Network(module, preprocessing=Preprocessing(size=(32, 40)))
     feature = network.resolve("5:1@8,10")
-    part = view(network, [feature], "4")
+    part = plan_crop(network, [feature], "4")
     # 5 at (8, 10) needs rows 7 to 9 of 4, 6 to 10 of 2, 12 to 21 of 1, 11 to 22 of the pixels, from
     # an even row to an even one: 10 to 23. Columns are the same, two farther on: twice that.
-    assert part.box == Window(top=10, left=14, height=14, width=14)
+    assert part.box == Box(top=10, left=14, height=14, width=14)
     assert part.crops == {
-        "1": Window(top=2, left=2, height=10, width=10),
-        "4": Window(top=1, left=1, height=3, width=3),
+        "1": Box(top=2, left=2, height=10, width=10),
+        "4": Box(top=1, left=1, height=3, width=3),
     }
-    assert part.window == Window(top=7, left=9, height=3, width=3)
-    assert part.inner == Window(top=0, left=0, height=3, width=3)
+    assert part.window == Box(top=7, left=9, height=3, width=3)
+    assert part.inner == Box(top=0, left=0, height=3, width=3)
     assert part.feature == feature.at((1, 1))

@@ -16,13 +16,13 @@ from torch.nn import functional as F
 import opponent
 from opponent import Feature, Network, Preprocessing, attribute
 from opponent.geometry.receptive_field import (
+    Box,
     UnknownGeometry,
-    Window,
-    feature_window,
+    field_and_stride,
     placement,
-    reach,
-    reaches,
     receptive_field,
+    receptive_fields,
+    receptive_fields_by_layer,
 )
 from opponent.models.inceptionv1 import InceptionV1, MaxPoolSame
 
@@ -54,7 +54,7 @@ def rising(module: nn.Module) -> nn.Module:
 
 
 def boxes(depends: Tensor) -> Tensor:
-    """Of (c, h, w, rows, columns), which pixels each element depends on, the box as `reach` has."""
+    """Of (c, h, w, rows, columns), which pixels each element depends on, the box as extents."""
     found = []
     for axis in (3, 4):
         along = depends.any(7 - axis)
@@ -195,14 +195,14 @@ def test_boxes_of_random_networks_are_those_found_by_raising_pixels(data: Any) -
     assume(all(min(layer.shape) > 0 for layer in network.layers.values()))
     last = str(len(layers) - 1)
     expected = by_raising_pixels(model, (3, *SIZE))
-    found = reach(network, last)
+    found = receptive_fields(network, last)
     assert torch.equal(found, expected)
     # The same from a layer on the way.
     start = data.draw(st.integers(0, len(layers) - 1))
     if str(start) != last:
         shape = network.map_shape(str(start))
         expected = by_raising_pixels(model[start + 1 :], shape)
-        assert torch.equal(reach(network, last, str(start)), expected)
+        assert torch.equal(receptive_fields(network, last, str(start)), expected)
     # And of single features, by units and by directions.
     channels, height, width = network.map_shape(last)
     row, column = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
@@ -212,14 +212,14 @@ def test_boxes_of_random_networks_are_those_found_by_raising_pixels(data: Any) -
         feature = Feature.direction(last, vector, position=(row, column))
         if bottom < 0:
             with pytest.raises(ValueError, match="does not depend on 'pixels'"):
-                feature_window(network, feature)
+                receptive_field(network, feature)
             continue
-        rows, columns = feature_window(network, feature).slices
+        rows, columns = receptive_field(network, feature).slices
         assert (rows.start, rows.stop - 1) == (-top, bottom)
         assert (columns.start, columns.stop - 1) == (-left, right)
         if len(units) == 1:
             unit = Feature(layer=last, unit=units[0], position=(row, column))
-            assert feature_window(network, unit).slices == (rows, columns)
+            assert receptive_field(network, unit).slices == (rows, columns)
 
 
 @pytest.mark.parametrize("kind", [nn.MaxPool2d, nn.AvgPool2d])
@@ -238,7 +238,7 @@ def test_boxes_of_pools_of_every_kind(kind: type[nn.Module]) -> None:
                 x = rand(1, 3, size, 8)
                 raised = x + 1000 * torch.eye(size * 8).view(-1, 1, size, 8)
                 depends = (pool(raised) > pool(x)).permute(1, 2, 3, 0).unflatten(3, (size, 8))
-            assert torch.equal(reach(network, "0").double(), boxes(depends)), pool
+            assert torch.equal(receptive_fields(network, "0").double(), boxes(depends)), pool
 
 
 # Operations that hide what they depend on
@@ -344,7 +344,7 @@ def test_no_box_is_too_small_whatever_a_network_does(name: str) -> None:
     for row, column in ((0, 0), (height // 2, width // 2), (height - 1, width - 1)):
         [gradient] = torch.autograd.grad(model(x)[0, 1, row, column], x)
         top, bottom, left, right = boxes((gradient != 0).view(1, 1, 1, *gradient.shape[1:]).any(3))
-        window = feature_window(network, f"2:1@{row},{column}")
+        window = receptive_field(network, f"2:1@{row},{column}")
         rows, columns = window.slices
         assert 0 <= rows.start <= -top
         assert bottom < rows.stop <= SIZE[0]
@@ -361,11 +361,11 @@ def test_an_operation_that_writes_into_a_tensor_of_its_own_is_not_followed() -> 
 
     model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), Function(write_out)))
     network = Network(model, preprocessing=Preprocessing(size=SIZE))
-    assert feature_window(network, "1:0").slices == (slice(0, 10), slice(0, 13))
+    assert receptive_field(network, "1:0").slices == (slice(0, 10), slice(0, 13))
     with pytest.raises(UnknownGeometry, match=r"cannot tell the reach of aten.add.out"):
-        reach(network, "1")
+        receptive_fields(network, "1")
     with pytest.raises(UnknownGeometry, match=r"cannot tell the reach of aten.add.out"):
-        reaches(network)
+        receptive_fields_by_layer(network)
     assert placement(network, "1") is None
     assert placement(network, "0") == (1.0, 1.0, 1.0, 1.0)
 
@@ -373,28 +373,28 @@ def test_an_operation_that_writes_into_a_tensor_of_its_own_is_not_followed() -> 
 def test_units_of_one_layer_have_boxes_of_their_own() -> None:
     with torch.random.fork_rng(devices=[]):
         network = Network(InceptionV1())
-    whole, part = Window(top=74, left=74, height=91, width=91), Window(
+    whole, part = Box(top=74, left=74, height=91, width=91), Box(
         top=90, left=90, height=59, width=59
     )  # fmt: skip
-    extremes = reach(network, "mixed3b")
+    extremes = receptive_fields(network, "mixed3b")
     for unit, expected in ((0, part), (127, part), (379, whole), (128, None), (479, None)):
         top, bottom, left, right = extremes[:, unit, 14, 14].tolist()
         if expected is None:  # the 3 x 3 and the pooled branch, one position of mixed3a wider
-            expected = Window(top=82, left=82, height=75, width=75)
+            expected = Box(top=82, left=82, height=75, width=75)
         assert (-top, -left) == (expected.top, expected.left)
         assert (bottom + top + 1, right + left + 1) == (expected.height, expected.width)
-    assert feature_window(network, "mixed3b:379") == whole
-    assert feature_window(network, "mixed3b:0") == part
+    assert receptive_field(network, "mixed3b:379") == whole
+    assert receptive_field(network, "mixed3b:0") == part
     one_branch = [float(k < 128) for k in range(480)]
-    assert feature_window(network, Feature.direction("mixed3b", one_branch)) == part
+    assert receptive_field(network, Feature.direction("mixed3b", one_branch)) == part
     one_more = [float(k < 128 or k == 400) for k in range(480)]
-    assert feature_window(network, Feature.direction("mixed3b", one_more)) == whole
+    assert receptive_field(network, Feature.direction("mixed3b", one_more)) == whole
     for unit, size in ((0, 1), (200, 3), (379, 5), (479, 3)):
-        window = feature_window(network, f"mixed3b:{unit}", "mixed3a")
+        window = receptive_field(network, f"mixed3b:{unit}", "mixed3a")
         start = 14 - size // 2
-        assert window == Window(top=start, left=start, height=size, width=size)
+        assert window == Box(top=start, left=start, height=size, width=size)
     # At the corner, what lies beyond the image is cut off.
-    assert feature_window(network, "mixed3b:379@0,0").slices == (slice(0, 53), slice(0, 53))
+    assert receptive_field(network, "mixed3b:379@0,0").slices == (slice(0, 53), slice(0, 53))
 
 
 def test_branches_that_do_not_meet_have_no_box() -> None:
@@ -402,13 +402,13 @@ def test_branches_that_do_not_meet_have_no_box() -> None:
     model.forward = lambda x: (model.branches[0](x), model.branches[1](x))[1]
     network = Network(model, preprocessing=Preprocessing(size=SIZE))
     with pytest.raises(ValueError, match=r"branches.1:1@\d+,\d+ does not depend on 'branches.0'"):
-        feature_window(network, "branches.1:1", "branches.0")
+        receptive_field(network, "branches.1:1", "branches.0")
     with pytest.raises(ValueError, match="does not lie before"):
-        feature_window(network, "branches.0:1", "branches.1")
+        receptive_field(network, "branches.0:1", "branches.1")
     with pytest.raises(ValueError, match="no layer 'branch'"):
-        feature_window(network, "branch:1")
+        receptive_field(network, "branch:1")
     with pytest.raises(ValueError, match="has 2 channels"):
-        feature_window(network, "branches.0:2")
+        receptive_field(network, "branches.0:2")
 
 
 @pytest.mark.parametrize(
@@ -423,15 +423,15 @@ def test_boxes_in_half_precision_are_exact_or_whole(dtype: torch.dtype, exact: i
             rows, columns = slice(0, 5), slice(column, column + 5)
             if width > exact:
                 rows, columns = slice(0, 6), slice(0, width)
-            assert feature_window(network, f"2:1@0,{column}").slices == (rows, columns)
+            assert receptive_field(network, f"2:1@0,{column}").slices == (rows, columns)
         expected = (2.0, 2.0, 1.0, 1.0) if width <= exact else None
         assert placement(network, "2") == expected
-        assert ("2" in reaches(network)) == (width <= exact)
+        assert ("2" in receptive_fields_by_layer(network)) == (width <= exact)
     # Nor must a layer that computes in half precision make a box too small.
     half = nn.Sequential(nn.Identity(), Function(lambda x: x.to(dtype).float()), nn.Identity())
     network = Network(half, preprocessing=Preprocessing(size=(6, 300)))
     columns = slice(0, 300) if exact == 256 else slice(259, 260)
-    assert feature_window(network, "2:1@0,259").slices[1] == columns
+    assert receptive_field(network, "2:1@0,259").slices[1] == columns
 
 
 # Networks of torchvision and timm
@@ -490,8 +490,8 @@ def test_boxes_of_known_networks_are_where_gradients_are(name: str) -> None:
         model = seeded(make)
     network = Network(model, preprocessing=Preprocessing(size=size))
     targets = [x for x in targets.split() if x.partition("#")[0] in network.layers]
-    found = {target: reach(network, target) for target in targets}
-    window = feature_window(network, f"{targets[0]}:0@0,0")
+    found = {target: receptive_fields(network, target) for target in targets}
+    window = receptive_field(network, f"{targets[0]}:0@0,0")
     network = Network(smoothed(rising(model)), preprocessing=Preprocessing(size=size))
     assert targets
     for target in targets:
@@ -529,8 +529,8 @@ def recurrence(layers: nn.Sequential) -> dict[str, tuple[int, int]]:
 def fields(network: Network) -> dict[str, tuple[int, float]]:
     """Size and stride of each layer's receptive field, which are those of rows and of columns."""
     found = {}
-    for name, extremes in reaches(network).items():
-        box, steps = receptive_field(extremes)
+    for name, extremes in receptive_fields_by_layer(network).items():
+        box, steps = field_and_stride(extremes)
         if all(steps):  # not pooled over all the map
             assert box.height == box.width
             assert steps[0] == steps[1]
@@ -618,10 +618,10 @@ def test_layers_that_depend_on_no_image_have_no_receptive_field() -> None:
     assert fields(network) == {"joined": (1, 1), "conv": (3, 2), "logits": (3, 2)}
     assert placement(network, "conv") == (0.0, 0.0, 2.0, 2.0)
     assert placement(network, "constant") is None
-    assert feature_window(network, "constant:0").slices == (slice(0, 10), slice(0, 13))
+    assert receptive_field(network, "constant:0").slices == (slice(0, 10), slice(0, 13))
     with pytest.raises(ValueError, match="does not depend on 'pixels'"):
-        feature_window(network, Feature.parse("joined:3"))
-    assert feature_window(network, "joined:0@0,0").slices == (slice(0, 1), slice(0, 1))
+        receptive_field(network, Feature.parse("joined:3"))
+    assert receptive_field(network, "joined:0@0,0").slices == (slice(0, 1), slice(0, 1))
 
 
 @pytest.mark.parametrize(
@@ -650,7 +650,7 @@ def test_placement_is_the_centre_of_receptive_fields(
         assert placement(network, layer) == (*first, *step)
         # And so of boxes that the border does not cut.
         _, height, width = network.map_shape(layer)
-        extremes = reach(network, layer).amax(1)
+        extremes = receptive_fields(network, layer).amax(1)
         for row in range(height):
             for column in range(width):
                 top, bottom, left, right = extremes[:, row, column].tolist()
@@ -661,7 +661,7 @@ def test_placement_is_the_centre_of_receptive_fields(
 
 
 def test_what_has_no_rows_and_columns_has_no_placement() -> None:
-    class Parts(nn.Module):
+    class CheckpointFolder(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.conv, self.same = nn.Conv2d(3, 4, 3), nn.Identity()
@@ -672,14 +672,14 @@ def test_what_has_no_rows_and_columns_has_no_placement() -> None:
             x = self.tokens(x.flatten(2).transpose(1, 2))
             return self.last(x.mean(1))
 
-    network = Network(seeded(Parts), preprocessing=Preprocessing(size=SIZE))
+    network = Network(seeded(CheckpointFolder), preprocessing=Preprocessing(size=SIZE))
     assert placement(network, "pixels") == (0.0, 0.0, 1.0, 1.0)
     assert placement(network, "same") == (1.0, 1.0, 1.0, 1.0)
     for layer in ("scaled", "tokens", "last", "logits"):
         assert placement(network, layer) is None
-    assert feature_window(network, "tokens:1@12,0").slices == (slice(0, 10), slice(0, 13))
-    assert feature_window(network, "same:1", "conv") == Window(top=4, left=5, height=1, width=1)
-    assert feature_window(network, "last:1", "tokens").slices == (slice(0, 88), slice(0, 1))
+    assert receptive_field(network, "tokens:1@12,0").slices == (slice(0, 10), slice(0, 13))
+    assert receptive_field(network, "same:1", "conv") == Box(top=4, left=5, height=1, width=1)
+    assert receptive_field(network, "last:1", "tokens").slices == (slice(0, 88), slice(0, 1))
 
 
 # Twelve networks
@@ -725,12 +725,12 @@ def test_twelve_networks(name: str) -> None:
         # Random logits may be silent: ViT's begin at 0, SqueezeNet's end in a ReLU.
         assert target != feature or (result.l1 > 0).all()
         torch.testing.assert_close(result.excitation + result.inhibition, result.l1)
-        window = feature_window(network, target, through)
+        window = receptive_field(network, target, through)
         outside = result.attribution.clone()
         outside[:, :, *window.slices] = 0
         assert outside.count_nonzero() == 0
         _, height, width = network.map_shape(through)
-        whole = Window(top=0, left=0, height=height, width=width)
+        whole = Box(top=0, left=0, height=height, width=width)
         if target == feature and extent == "part":
             assert window.height < height
             assert 0 <= window.top <= height - window.height

@@ -15,7 +15,12 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from opponent import Feature, Network, Preprocessing, attribute
-from opponent.geometry.receptive_field import UnknownGeometry, feature_window, placement, reaches
+from opponent.geometry.receptive_field import (
+    UnknownGeometry,
+    placement,
+    receptive_field,
+    receptive_fields_by_layer,
+)
 from opponent.models.network import IMAGENET_MEAN, IMAGENET_STD, as_map, from_map
 from opponent.models.registry import load
 
@@ -133,8 +138,8 @@ CALLS: dict[str, Callable[[Network, Tensor], Any]] = {
     "visit": lambda n, x: n.visit(x, lambda name, output: None),
     "attribute": lambda n, x: attribute(n, x, "logits:1", "block").attribution,
     "pixels": lambda n, x: attribute(n, x, "logits:1", "pixels").attribution,
-    "window": lambda n, x: feature_window(n, "logits:1"),
-    "reaches": lambda n, x: reaches(n),
+    "window": lambda n, x: receptive_field(n, "logits:1"),
+    "reaches": lambda n, x: receptive_fields_by_layer(n),
     "placement": lambda n, x: placement(n, "body"),
     "sha": lambda n, x: n.weights_sha256(),
 }
@@ -181,7 +186,7 @@ def test_unknown_names_suggest_near_ones() -> None:
         network.layer("CONV1")
     with pytest.raises(ValueError, match=r"no layer 'zzzz' \("):
         network.layer("zzzz#2")
-    # Parts that are never called, or give no tensor, are no layers.
+    # CheckpointFolder that are never called, or give no tensor, are no layers.
     for name in ("never", "pair", "", "pixels"):
         with pytest.raises(ValueError, match=f"no layer '{name}'"):
             network.layer(name)
@@ -231,11 +236,11 @@ def test_each_call_has_its_own_shape_and_centre() -> None:
     assert attribute(network, images(), "relu#1:3", "pixels").feature == result.feature
     # A map of the target depends on one pixel, and one of the second call on 3 x 3 of the first.
     assert result.attribution.count_nonzero() == 2 * 3
-    assert (feature_window(network, "relu:8").height, feature_window(network, "relu:8").top) == (
+    assert (receptive_field(network, "relu:8").height, receptive_field(network, "relu:8").top) == (
         3,
         4,
     )
-    assert feature_window(network, "relu#1:3").top == 5
+    assert receptive_field(network, "relu#1:3").top == 5
 
 
 def test_a_module_may_be_called_logits() -> None:
@@ -400,8 +405,8 @@ def test_tokens_are_columns_of_rows_and_vectors_are_one_by_one() -> None:
     hidden = tokens + model.attention(tokens, tokens, tokens, need_weights=False)[0]
     torch.testing.assert_close(value.activation, model.mlp[0](hidden)[:, 5, 7].detach())
     assert value.attribution.shape == (2, 8, 9, 1)
-    assert feature_window(network, "norm:3@2,0").slices == (slice(0, 4), slice(4, 8))
-    assert feature_window(network, "logits:3", "norm").slices == (slice(0, 9), slice(0, 1))
+    assert receptive_field(network, "norm:3@2,0").slices == (slice(0, 4), slice(4, 8))
+    assert receptive_field(network, "logits:3", "norm").slices == (slice(0, 9), slice(0, 1))
 
 
 @given(st.integers(2, 4), st.data())
@@ -466,9 +471,9 @@ def test_an_exception_in_the_midst_leaves_the_model_as_it_was(
     if error is ZeroDivisionError and name in {"window", "reaches", "placement"}:
         # Boxes go by coordinates, on which a sound model may fail: their reach is not known.
         with untouched(model), pytest.raises(UnknownGeometry, match="the fuse blew"):
-            reaches(network)
+            receptive_fields_by_layer(network)
         with untouched(model):
-            assert feature_window(network, "logits:1").slices == (slice(0, 11), slice(0, 17))
+            assert receptive_field(network, "logits:1").slices == (slice(0, 11), slice(0, 17))
             assert name != "placement" or call(network, images()) is None
         return
     with untouched(model), pytest.raises(error, match="the fuse blew"):
@@ -496,7 +501,7 @@ def test_calls_within_no_grad_and_inference_mode(around: Callable[[], Any]) -> N
     network = odd()
     model, x = in_use(network), images()
     plain = attribute(network, x, "logits:1", "block")
-    everywhere = reaches(network)
+    everywhere = receptive_fields_by_layer(network)
     for through in ("block", "stem.2", "pixels"):
         expected = attribute(network, x, "logits:1", through)
         with around():
@@ -510,9 +515,9 @@ def test_calls_within_no_grad_and_inference_mode(around: Callable[[], Any]) -> N
         result.attribution.mul_(2), result.activation.mul_(2)
         assert not result.attribution.requires_grad
     with around(), untouched(model):
-        assert feature_window(network, "block:1") == feature_window(odd(), "block:1")
+        assert receptive_field(network, "block:1") == receptive_field(odd(), "block:1")
         assert placement(network, "block") == (1.0, 1.0, 2.0, 2.0)
-        found = reaches(network)
+        found = receptive_fields_by_layer(network)
         wanted = images().requires_grad_()
         reading = network.run(wanted, "logits", "stem", differentiate="images")
     assert all(torch.equal(found[name], everywhere[name]) for name in everywhere)
@@ -545,8 +550,8 @@ def test_a_module_that_draws_random_numbers_all_the_same_leaves_their_state() ->
     for call in (
         lambda: network.layers,
         lambda: attribute(network, images(), "logits:1", "conv"),
-        lambda: feature_window(network, "logits:1"),
-        lambda: reaches(network),
+        lambda: receptive_field(network, "logits:1"),
+        lambda: receptive_fields_by_layer(network),
     ):
         with untouched(network.module):
             call()
@@ -704,7 +709,7 @@ def test_power_iterations_of_a_model_in_training_do_not_go_on() -> None:
     network = Network(model.train(), preprocessing=SMALL)
     with untouched(model):
         attribute(network, images(), "logits:1", "0")
-        reaches(network)
+        receptive_fields_by_layer(network)
 
 
 # What a network knows of itself

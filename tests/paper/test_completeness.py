@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from opponent import Feature, ImageSet, Network, Preprocessing, attribute, open_images, scan_images
 from opponent.attribution.attribute import Rule, mean_activation
 from opponent.cli import app
-from opponent.geometry.bottlenecks import cuts
+from opponent.geometry.bottlenecks import through_layers
 from opponent.models.registry import load
 from opponent.paper.completeness import (
     Completeness,
@@ -28,7 +28,7 @@ from opponent.paper.completeness import (
 )
 from opponent.plots import Curve, completeness_figure
 from opponent.storage.run import Run, RunError
-from opponent.synthesis.inversion import Settings, invert
+from opponent.synthesis.inversion import SynthesisSettings, invert
 
 SMALL = Preprocessing(size=(7, 10))
 
@@ -274,7 +274,7 @@ def test_integrated_totals_are_the_sums_of_s(rule: str) -> None:
     network = double(Residual())
     x = torch.randn(3, 3, 7, 10, dtype=torch.float64)
     features = [network.resolve(f"logits:{unit}") for unit in range(2)]
-    found = cuts(network)
+    found = through_layers(network)
     baselines: dict[str, Tensor] = {}
     if "mean" in rule:
         baselines = {
@@ -408,7 +408,7 @@ def test_an_inversion_under_a_mean_points_away_from_the_mean() -> None:
         sign=1,
         rule="integrated-mean/2",
         baseline=baseline,
-        settings=Settings(steps=2),
+        settings=SynthesisSettings(steps=2),
     )
     assert made.image.isfinite().all()
 
@@ -527,7 +527,7 @@ def test_efficientnets_batch_norms_break_it_and_integrating_mends_it(
 ) -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
     network = load("module:benchmarks.efficientnet_lite:lite0")
-    names = [cut.layer for cut in cuts(network) if cut.whole]
+    names = [cut.layer for cut in through_layers(network) if cut.whole]
     late = names[-3]
     plain = measured(network, photographs, tmp_path / "plain", throughs=[late])
     mended = measured(

@@ -32,9 +32,9 @@ from opponent.paper.inversion_check import (
 )
 from opponent.selection import tense
 from opponent.storage.run import Run, RunError
-from opponent.synthesis.inversion import EmptyTarget, Settings, invert
+from opponent.synthesis.inversion import EmptyTarget, SynthesisSettings, invert
 
-SETTINGS = Settings(steps=3, canvas=(24, 24), batch=1, seed=3)
+SETTINGS = SynthesisSettings(steps=3, canvas=(24, 24), batch=1, seed=3)
 UNITS = 5
 
 
@@ -116,7 +116,7 @@ def asked(
     network: Network,
     images: Path | ImageSet,
     out: Path,
-    settings: Settings = SETTINGS,
+    settings: SynthesisSettings = SETTINGS,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Verification:
     return verify(

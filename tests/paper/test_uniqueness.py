@@ -21,7 +21,7 @@ import opponent
 from opponent import Feature, Network, Preprocessing, RunError, attribute, open_images
 from opponent.attribution.attribute import attribute_each
 from opponent.cli import app
-from opponent.geometry.receptive_field import Window
+from opponent.geometry.receptive_field import Box
 from opponent.paper.inversion_check import Pair
 from opponent.paper.uniqueness import measure as module
 from opponent.paper.uniqueness.drawing import _finite, write_uniqueness
@@ -293,8 +293,8 @@ def test_measured_at_once_is_as_measured_one_by_one(small: Network) -> None:
 
 def test_windows_are_small(small: Network) -> None:
     [second, fourth] = choose_layers(small, ["second", "fourth"])
-    assert module._near(small, second).window == Window(top=3, left=2, height=7, width=7)
-    assert module._near(small, fourth).window == Window(top=1, left=1, height=1, width=1)
+    assert module._near(small, second).window == Box(top=3, left=2, height=7, width=7)
+    assert module._near(small, fourth).window == Box(top=1, left=1, height=1, width=1)
 
 
 def test_the_embedded_network_too() -> None:

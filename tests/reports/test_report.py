@@ -13,16 +13,16 @@ from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 from opponent import Network, Run, load, scan_images, why
-from opponent.geometry.receptive_field import Window, scaled
+from opponent.geometry.receptive_field import Box, scale_box
 from opponent.reports.explanations import write_answer
 from opponent.reports.html import picture, render
 from opponent.reports.report import write_report
-from opponent.synthesis.inversion import Settings
+from opponent.synthesis.inversion import SynthesisSettings
 from opponent.synthesis.transforms import Transforms
 
 CHROMIUM = os.environ.get("OPPONENT_CHROMIUM") or shutil.which("chromium")
 HOSTILE = "<img src=x onerror=alert(1)>.png"
-QUICK = Settings(steps=2, canvas=(48, 48), transforms=Transforms(draws=1))
+QUICK = SynthesisSettings(steps=2, canvas=(48, 48), transforms=Transforms(draws=1))
 
 
 @pytest.fixture(scope="module")
@@ -179,8 +179,8 @@ def test_pictures_are_inside() -> None:
 
 
 def test_boxes_are_scaled_by_their_edges() -> None:
-    box = Window(top=10, left=20, height=31, width=15)
-    assert scaled(box, (64, 128), (128, 128)) == Window(top=20, left=20, height=62, width=15)
+    box = Box(top=10, left=20, height=31, width=15)
+    assert scale_box(box, (64, 128), (128, 128)) == Box(top=20, left=20, height=62, width=15)
 
 
 def test_the_run_folder_says_what_was_made(run: Run, report: Path) -> None:

@@ -1,4 +1,4 @@
-"""Parts of experiments: kept whole, refused where they are another question's."""
+"""CheckpointFolder of experiments: kept whole, refused where they are another question's."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from opponent import Network, Preprocessing, open_images
-from opponent.storage.checkpoints import Parts, map_images
+from opponent.storage.checkpoints import CheckpointFolder, map_images
 from opponent.storage.run import RunError
 
 NETWORK = Network(
@@ -32,41 +32,41 @@ def means(inputs: torch.Tensor) -> dict[str, np.ndarray]:
 
 
 def test_a_part_comes_back_with_what_was_said(tmp_path: Path) -> None:
-    parts = Parts(tmp_path / "out", {"question": [1, 2]})
+    parts = CheckpointFolder(tmp_path / "out", {"question": [1, 2]})
     values = np.arange(6, dtype=np.float32).reshape(3, 2).T
     assert not parts.has("a")
     parts.write("a", {"x": values}, {"why": "because"})
-    arrays, about = Parts(tmp_path / "out", {"question": (1, 2)}).read("a")
+    arrays, about = CheckpointFolder(tmp_path / "out", {"question": (1, 2)}).read("a")
     assert about == {"why": "because"}
     assert np.array_equal(arrays["x"], values)
 
 
 def test_another_question_is_refused(tmp_path: Path) -> None:
-    Parts(tmp_path / "out", {"seed": 0, "k": 2})
+    CheckpointFolder(tmp_path / "out", {"seed": 0, "k": 2})
     with pytest.raises(RunError, match=r"another question \(other than this one in seed\)"):
-        Parts(tmp_path / "out", {"seed": 1, "k": 2})
+        CheckpointFolder(tmp_path / "out", {"seed": 1, "k": 2})
     with pytest.raises(RunError, match="in its kind"):
-        Parts(tmp_path / "out", {"seed": 0})
+        CheckpointFolder(tmp_path / "out", {"seed": 0})
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     with pytest.raises(RunError, match="holds other files"):
-        Parts(tmp_path / "mine", {"seed": 0})
+        CheckpointFolder(tmp_path / "mine", {"seed": 0})
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "x"
 
 
 def test_damage_is_told(tmp_path: Path) -> None:
-    parts = Parts(tmp_path / "out", {})
+    parts = CheckpointFolder(tmp_path / "out", {})
     parts.path("a").parent.mkdir()
     parts.path("a").write_bytes(b"nothing of the kind")
     with pytest.raises(RunError, match=r"a\.safetensors is damaged"):
         parts.read("a")
     (tmp_path / "out" / "asked.json").write_text("{")
     with pytest.raises(RunError, match=r"asked\.json is damaged"):
-        Parts(tmp_path / "out", {})
+        CheckpointFolder(tmp_path / "out", {})
 
 
 def test_all_images_are_computed_once_and_in_order(pictures: Path, tmp_path: Path) -> None:
-    parts, seen = Parts(tmp_path / "out", {}), list[tuple[int, int]]()
+    parts, seen = CheckpointFolder(tmp_path / "out", {}), list[tuple[int, int]]()
     batches: list[int] = []
 
     def compute(inputs: torch.Tensor) -> dict[str, np.ndarray]:
@@ -94,9 +94,9 @@ def test_an_interruption_costs_its_shard_and_changes_no_byte(
     pictures: Path, tmp_path: Path
 ) -> None:
     images = open_images(pictures)
-    whole = Parts(tmp_path / "whole", {})
+    whole = CheckpointFolder(tmp_path / "whole", {})
     map_images(whole, NETWORK, images, means, batch_size=3, shard_size=4)
-    broken, calls = Parts(tmp_path / "broken", {}), 0
+    broken, calls = CheckpointFolder(tmp_path / "broken", {}), 0
 
     def stop(inputs: torch.Tensor) -> dict[str, np.ndarray]:
         nonlocal calls
@@ -128,7 +128,7 @@ def test_no_readable_image_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "pictures" / "a.png").write_bytes(b"")
     with pytest.raises(RunError, match="no image could be read"):
         map_images(
-            Parts(tmp_path / "out", {}),
+            CheckpointFolder(tmp_path / "out", {}),
             NETWORK,
             open_images(tmp_path / "pictures"),
             means,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 from opponent import Feature, Preprocessing, Run, RunError
-from opponent.geometry.receptive_field import Window
+from opponent.geometry.receptive_field import Box
 from opponent.images.sources import ImageEntry, ImageSet
 from opponent.storage.files import _machine
 from opponent.storage.run import LISTS, SCALARS, Manifest, versions
@@ -188,8 +188,8 @@ def test_the_manifest_comes_back(run: Run) -> None:
     assert json.loads(manifest.to_json())["format"] == 2
     assert run.features == FEATURES
     assert run.preprocessing == Preprocessing(size=(8, 9), mean=(0.5,) * 3, std=(1.0,) * 3)
-    assert run.through_window(FEATURES[0]) == Window(top=0, left=1, height=2, width=3)
-    assert run.receptive_field(FEATURES[1]) == Window(top=0, left=0, height=3, width=3)
+    assert run.through_window(FEATURES[0]) == Box(top=0, left=1, height=2, width=3)
+    assert run.receptive_field(FEATURES[1]) == Box(top=0, left=0, height=3, width=3)
 
 
 def test_reasons_come_back(run: Run) -> None:

@@ -24,8 +24,8 @@ from opponent import (
     Preprocessing,
     Run,
     RunError,
-    Settings,
     Synthesis,
+    SynthesisSettings,
     accentuate,
     invert,
     open_images,
@@ -33,8 +33,8 @@ from opponent import (
     visualise,
 )
 from opponent.attribution.attribute import attribute_each, network_input
-from opponent.geometry.crop import View, view, whole_view
-from opponent.geometry.receptive_field import Window
+from opponent.geometry.crop import CropPlan, plan_crop, plan_whole_image
+from opponent.geometry.receptive_field import Box
 from opponent.images.sources import ImageEntry, ImageSet, load
 from opponent.selection import Columns, tense
 from opponent.synthesis import cache as store
@@ -422,7 +422,7 @@ def views_of(
     transforms: Transforms,
     images: torch.Tensor,
     size: tuple[int, int],
-    window: Window | None = None,
+    window: Box | None = None,
     seed: int = 0,
 ) -> torch.Tensor:
     generator = seeded(seed)
@@ -518,7 +518,7 @@ class Toy(nn.Module):
 
 
 SIZE = (20, 16)
-QUICK = Settings(steps=12, canvas=(24, 22), transforms=Transforms(draws=1))
+QUICK = SynthesisSettings(steps=12, canvas=(24, 22), transforms=Transforms(draws=1))
 
 
 def toy(**options: Any) -> Network:
@@ -709,14 +709,14 @@ def test_where_nothing_acts_nothing_is_opaque() -> None:
     assert made.image.isfinite().all()
 
 
-def everything(network: Network, features: list[Feature], through: str | None = None) -> View:
+def everything(network: Network, features: list[Feature], through: str | None = None) -> CropPlan:
     """The whole input, where a view would do."""
-    return whole_view(network, features, through, "asked for")
+    return plan_whole_image(network, features, through, "asked for")
 
 
 def test_the_window_of_a_view_is_what_the_whole_view_has() -> None:
     images = torch.rand(2, 3, 50, 61, generator=seeded())
-    window = Window(top=7, left=0, height=9, width=23)
+    window = Box(top=7, left=0, height=9, width=23)
     quiet = Transforms(draws=3, uniform=0.0, gaussian=0.0)
     whole = views_of(quiet, images, (40, 30), seed=1)
     part = views_of(quiet, images, (40, 30), window, seed=1)
@@ -727,7 +727,7 @@ def test_the_window_of_a_view_is_what_the_whole_view_has() -> None:
 
 
 def test_no_more_is_seen_than_the_boxes_show() -> None:
-    transforms, window = Transforms(draws=3), Window(top=12, left=20, height=5, width=6)
+    transforms, window = Transforms(draws=3), Box(top=12, left=20, height=5, width=6)
     seen, boxes = transforms.draw((100, 130), (40, 52), seeded(), window)
     again, whole = transforms.draw((100, 130), (40, 52), seeded())
     assert [x.numbers[2:] for x in boxes] == [x.numbers[2:] for x in whole]
@@ -754,7 +754,7 @@ def test_a_part_of_an_image_is_what_the_whole_has(name: str, size: tuple[int, in
         if name == "photographs"
         else PARAMETERISATIONS[name](2, size, generator=seeded())
     )
-    part = Window(top=1, left=size[1] // 3, height=2, width=-(-size[1] // 3))
+    part = Box(top=1, left=size[1] // 3, height=2, width=-(-size[1] // 3))
     found, expected = start.images(part), start.images()[:, :, *part.slices]
     torch.testing.assert_close(found, expected)
     wanted = torch.rand(found.shape, generator=seeded(1))
@@ -794,7 +794,7 @@ def test_a_window_of_a_box_is_what_the_whole_box_has(
     images = torch.rand(1, 3, 33, 35, generator=seeded())
     starts = [data.draw(st.integers(0, side - 1)) for side in size]
     sides = [data.draw(st.integers(1, n - at)) for n, at in zip(size, starts, strict=True)]
-    inner, window = Window.of([3, 2, *box]), Window.of([*starts, *sides])
+    inner, window = Box.of([3, 2, *box]), Box.of([*starts, *sides])
     whole = resize(images, size, box=inner)
     torch.testing.assert_close(
         resize(images, size, window, inner), whole[:, :, *window.slices], atol=2e-6, rtol=0
@@ -838,7 +838,7 @@ def test_views_change_nothing(name: str, tmp_path: Path, monkeypatch: pytest.Mon
             accentuate(network, images, name, "relu", sign=-1, settings=quick),
         ]
 
-    box = view(network, [network.resolve(name)], "relu").box
+    box = plan_crop(network, [network.resolve(name)], "relu").box
     assert box is not None
     assert box.height < 20
     found = all_three()
@@ -981,7 +981,7 @@ def test_of_a_negative_layer_growing_drive_is_more_negative() -> None:
     torch.testing.assert_close(excitatory, torch.stack([h[0], 2 * h[1], h[0] * 0]))
     inhibitory = inversion._targets(network, x, "out:0", "gelu", -1).part.flatten()
     torch.testing.assert_close(inhibitory, torch.stack([h[0] * 0, h[0] * 0, h[2]]))
-    quick = Settings(steps=60, canvas=(6, 6), transforms=Transforms(draws=1))
+    quick = SynthesisSettings(steps=60, canvas=(6, 6), transforms=Transforms(draws=1))
     quick = replace(quick, parameterisation="pixels")
     up, down = (invert(network, x, "out:0", "gelu", sign=sign, settings=quick) for sign in (1, -1))
     own = network.run(x, "out").target.flatten()
@@ -1090,13 +1090,13 @@ def test_inversions_of_tense_images_show_what_they_should(
     mini: Network, tense_images: tuple[torch.Tensor, torch.Tensor], sign: int
 ) -> None:
     images, own = tense_images
-    enough = Settings(steps=24, canvas=(52, 52), transforms=Transforms(draws=1))
+    enough = SynthesisSettings(steps=24, canvas=(52, 52), transforms=Transforms(draws=1))
     made = invert(mini, images, "mixed3b:40", "mixed3a", sign=sign, settings=enough)
     assert (sign * (made.final - own) > 0).all()
     assert (made.objective[-5:].mean(0) > made.objective[:5].mean(0)).all()
 
 
-# Settings
+# SynthesisSettings
 
 
 @pytest.mark.parametrize(
@@ -1109,18 +1109,18 @@ def test_inversions_of_tense_images_show_what_they_should(
 )
 def test_settings_that_cannot_be_are_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Settings(**given)
+        SynthesisSettings(**given)
 
 
 def test_the_canvas_is_in_proportion() -> None:
     def canvas(height: int, width: int) -> tuple[int, int]:
         network = Network(Flat(), preprocessing=Preprocessing(size=(height, width)))
-        return Settings().canvas_for(network)
+        return SynthesisSettings().canvas_for(network)
 
     assert canvas(224, 224) == (512, 512)
     assert canvas(64, 64) == (146, 146)
     assert canvas(56, 112) == (128, 256)
-    assert Settings(canvas=(7, 9)).canvas_for(toy()) == (7, 9)
+    assert SynthesisSettings(canvas=(7, 9)).canvas_for(toy()) == (7, 9)
 
 
 def test_a_parameterisation_is_a_family_of_three_and_photographs() -> None:

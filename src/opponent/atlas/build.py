@@ -32,13 +32,13 @@ from torch import Tensor
 
 from opponent.attribution.attribute import attribute_each
 from opponent.core.feature import Feature
-from opponent.geometry.receptive_field import scaled
+from opponent.geometry.receptive_field import scale_box
 from opponent.images.sources import Unreadable, stream
 from opponent.models.network import Network
 from opponent.selection import Columns, Indices, top
 from opponent.storage.files import AnyPath, local, opened, whole, write_text
 from opponent.storage.run import SCALARS, Run, RunError, versions
-from opponent.synthesis.inversion import Settings, invert_attribution
+from opponent.synthesis.inversion import SynthesisSettings, invert_attribution
 
 # How the layout becomes a square: its 1st and 99th percentile, and a margin of a tenth around.
 PERCENTILES, MARGIN = (1.0, 99.0), 0.1
@@ -90,9 +90,11 @@ class AtlasSettings:
             raise ValueError(f"min_dist lies between 0 and 1, got {self.min_dist}")
 
     @property
-    def synthesis(self) -> Settings:
+    def synthesis(self) -> SynthesisSettings:
         """How the icons are made."""
-        return Settings(steps=self.steps, rate=RATE, power=POWER, seed=self.seed, batch=self.batch)
+        return SynthesisSettings(
+            steps=self.steps, rate=RATE, power=POWER, seed=self.seed, batch=self.batch
+        )
 
 
 # Pure functions: from vectors to cells
@@ -426,7 +428,7 @@ class _Making:
         prepared, size = self.run.preprocessing, self.run.manifest.batch_size
         entries = [self.run.images.find(image) for image in images]
         baseline = self.run.baseline(self.network)
-        part = self.run.view(self.network, [self.feature])
+        part = self.run.plan(self.network, [self.feature])
         decoded = stream(
             entries[start:], size=prepared.size, resize=prepared.resize, draft=prepared.draft
         )
@@ -448,7 +450,7 @@ class _Making:
                     self.run.manifest.through,
                     rule=self.run.rule,
                     baseline=baseline,
-                    view=part,
+                    plan=part,
                 )
                 yield one.attribution, one.change
                 self.progress(f"{self.feature.label}: {what}", first + len(pixels), len(entries))
@@ -599,7 +601,7 @@ class _Making:
                 activations.append(None)
                 continue
             pixels = next(images)
-            box = scaled(
+            box = scale_box(
                 self.run.receptive_field(self.feature), self.run.preprocessing.size, pixels.shape
             )
             with whole(self.folder / "icons" / _icon_name(row, column, sign)) as part_file:

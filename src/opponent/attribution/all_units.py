@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from opponent.attribution.jacobian import PIECE, NoRule, pieces, sides
 from opponent.core.feature import Feature
-from opponent.geometry.crop import View
+from opponent.geometry.crop import CropPlan
 from opponent.models.network import Network
 
 SCORES = ("activation", "excitation", "inhibition", "tension", "l1", "l2")
@@ -230,21 +230,21 @@ def merge(a: Summary, b: Summary) -> Summary:
 
 @torch.inference_mode(False)
 def scores(
-    network: Network, inputs: Float[Tensor, "n 3 h w"], view: View
+    network: Network, inputs: Float[Tensor, "n 3 h w"], plan: CropPlan
 ) -> Float[Tensor, "n u s"]:
-    """The scores of all units of the layer that a view of `AllUnits.widest` looks at.
+    """The scores of all units of the layer that a plan of `AllUnits.widest` looks at.
 
     Args:
         network: the network.
         inputs: its own input.
-        view: of the widest direction through a layer.
+        plan: of the widest direction through a layer.
     Returns:
         `SCORES`, for each unit of the layer.
     Source: paper, eqs. 1 and 2.
     """
-    reading = view.run(network, inputs, differentiate="target")
+    reading = plan.run(network, inputs, differentiate="target")
     assert reading.through is not None
-    position = view.feature.position or (0, 0)
+    position = plan.feature.position or (0, 0)
     activation = reading.target.detach()[:, :, *position]
     try:
         found = _walked(reading.target, reading.through, position)

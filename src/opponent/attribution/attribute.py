@@ -13,10 +13,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from opponent.core.feature import Feature
-from opponent.geometry.crop import View
-from opponent.geometry.receptive_field import Window
+from opponent.geometry.crop import CropPlan
+from opponent.geometry.receptive_field import Box
 from opponent.images.sources import ImageSet, Unreadable, load, open_images, stream
-from opponent.models.network import PIXELS, Network, Reading
+from opponent.models.network import PIXELS, ForwardResult, Network
 from opponent.models.registry import load as load_network
 
 # Points of the way that the gradient is integrated at. Captum takes 50. The less smooth a network
@@ -108,7 +108,7 @@ class Attribution:
     attribution: Float[Tensor, "n k h w"]
     hidden: Float[Tensor, "n k h w"]
     baseline: Float[Tensor, "k h w"] | None = None
-    window: Window | None = None
+    window: Box | None = None
 
     @property
     def change(self) -> Float[Tensor, "n k h w"]:
@@ -194,7 +194,7 @@ def attribute_each(
     *,
     rule: Rule | None = None,
     baseline: Float[Tensor, "k y x"] | None = None,
-    view: View | None = None,
+    plan: CropPlan | None = None,
 ) -> list[Attribution]:
     """Attribute several features of one layer, which share the forward pass.
 
@@ -205,10 +205,10 @@ def attribute_each(
         through: an earlier layer.
         rule: default: the gradient times h.
         baseline: the mean of h, for a rule that starts there (see `mean_activation`).
-        view: of these features through that layer, to compute no more than S needs; default: the
+        plan: of these features through that layer, to compute no more than S needs; default: the
             whole images.
     Returns:
-        One result a feature, without graph; with a view, of its window alone.
+        One result a feature, without graph; with a plan, of its window alone.
     Raises:
         ValueError: no feature, features of several layers, or a name or position that does not fit;
             a target that does not depend on the through layer; no baseline where one is needed.
@@ -218,9 +218,9 @@ def attribute_each(
     if len(layers) != 1:
         raise ValueError(f"one pass takes features of one layer, got {sorted(layers) or 'none'}")
     rule = rule or Rule()
-    view = view or View(features=tuple(features), through=through)
+    plan = plan or CropPlan(features=tuple(features), through=through)
     if rule.kind == "gradient":
-        return _gradient(network, inputs, features, view)
+        return _gradient(network, inputs, features, plan)
     if (baseline is None) != (rule.baseline == "zero"):
         raise ValueError(
             f"the rule {rule.label} takes "
@@ -228,7 +228,7 @@ def attribute_each(
         )
     copies = rule.steps + 1
     parts = [
-        _integrated(network, some, features, view, rule, baseline)
+        _integrated(network, some, features, plan, rule, baseline)
         for some in inputs.split(max(1, AT_ONCE // copies))
     ]
     return [
@@ -243,23 +243,23 @@ def attribute_each(
 
 
 def _gradient(
-    network: Network, inputs: Tensor, features: Sequence[Feature], view: View
+    network: Network, inputs: Tensor, features: Sequence[Feature], plan: CropPlan
 ) -> list[Attribution]:
     """The gradient times h. Source: paper, eq. 1."""
-    reading = view.run(network, inputs, differentiate="target")
+    reading = plan.run(network, inputs, differentiate="target")
     assert reading.through is not None
-    assert view.through is not None
-    hidden = view.within(reading.through.detach())
+    assert plan.through is not None
+    hidden = plan.within(reading.through.detach())
     return [
         Attribution(
             feature=feature,
-            through=view.through,
+            through=plan.through,
             activation=activation,
-            attribution=view.within(gradient) * hidden,
+            attribution=plan.within(gradient) * hidden,
             hidden=hidden,
-            window=view.window,
+            window=plan.window,
         )
-        for feature, activation, gradient in _gradients(reading, features, view)
+        for feature, activation, gradient in _gradients(reading, features, plan)
     ]
 
 
@@ -267,7 +267,7 @@ def _integrated(
     network: Network,
     inputs: Tensor,
     features: Sequence[Feature],
-    view: View,
+    plan: CropPlan,
     rule: Rule,
     baseline: Tensor | None,
 ) -> list[Attribution]:
@@ -276,7 +276,7 @@ def _integrated(
     # The last point is h itself, where the activation is read.
     points = inputs.new_tensor([*rule.path()[0], 1.0]).view(-1, 1, 1, 1, 1)
     weights = inputs.new_tensor([*rule.path()[1], 0.0])
-    start = None if baseline is None else view.of_whole(baseline[None])[0]
+    start = None if baseline is None else plan.of_whole(baseline[None])[0]
 
     def along(layer: Tensor) -> Tensor:
         hidden = layer[:count].detach()
@@ -286,48 +286,48 @@ def _integrated(
 
     # As many copies as points from the start: a network may remember how many images came.
     copies = inputs.repeat(len(points), 1, 1, 1)
-    reading = view.run(network, copies, differentiate="target", substitute=along)
-    assert view.through is not None
+    reading = plan.run(network, copies, differentiate="target", substitute=along)
+    assert plan.through is not None
     [hidden] = found
     change = hidden if start is None else hidden - start
     return [
         Attribution(
             feature=feature,
-            through=view.through,
+            through=plan.through,
             activation=activation[-count:].clone(),
-            attribution=view.within(
+            attribution=plan.within(
                 torch.einsum("s,snkyx->nkyx", weights, gradient.unflatten(0, (-1, count))) * change
             ),
-            hidden=view.within(hidden),
-            baseline=None if start is None else view.within(start[None])[0],
-            window=view.window,
+            hidden=plan.within(hidden),
+            baseline=None if start is None else plan.within(start[None])[0],
+            window=plan.window,
         )
-        for feature, activation, gradient in _gradients(reading, features, view)
+        for feature, activation, gradient in _gradients(reading, features, plan)
     ]
 
 
 def _gradients(
-    reading: Reading, features: Sequence[Feature], view: View
+    reading: ForwardResult, features: Sequence[Feature], plan: CropPlan
 ) -> Iterator[tuple[Feature, Float[Tensor, " m"], Float[Tensor, "m k h w"]]]:
     """Each feature, its activation and its gradient by the through layer."""
     assert reading.through is not None
     shape = reading.target.shape[1:]
-    for number, (whole, feature) in enumerate(zip(features, view.features, strict=True), 1):
+    for number, (whole, feature) in enumerate(zip(features, plan.features, strict=True), 1):
         with torch.enable_grad():
             activation, gradient = feature.read(reading.target), None
             if activation.requires_grad:
                 [gradient] = torch.autograd.grad(
                     activation.sum(),
                     reading.through,
-                    retain_graph=number < len(view.features),
+                    retain_graph=number < len(plan.features),
                     allow_unused=True,
                 )
         if gradient is None:
             raise ValueError(
-                f"{feature.label} does not depend on {view.through!r}: they lie on two branches"
+                f"{feature.label} does not depend on {plan.through!r}: they lie on two branches"
             )
         # A copy, since a view would keep the whole layer's map.
-        placed = whole.placed(*shape) if view.box is None else whole
+        placed = whole.placed(*shape) if plan.box is None else whole
         yield placed, activation.detach().clone(), gradient
 
 

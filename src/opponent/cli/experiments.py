@@ -188,7 +188,7 @@ def verify_inversions(
     """
     from opponent.paper.inversion_check import SIDES, verify, write_verification
     from opponent.plots.gallery import check_suffix
-    from opponent.synthesis.inversion import Settings
+    from opponent.synthesis.inversion import SynthesisSettings
 
     check_suffix(format)
     network = open_network(model, weights, device)
@@ -202,7 +202,7 @@ def verify_inversions(
             units=units,
             images_each=tense,
             # More at once cost more memory, and are hardly faster.
-            settings=Settings(steps=steps, seed=seed, batch=min(tense, 10)),
+            settings=SynthesisSettings(steps=steps, seed=seed, batch=min(tense, 10)),
             progress=report,
         )
         paths = write_verification(found, folder, suffix=format)

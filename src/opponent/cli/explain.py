@@ -61,11 +61,15 @@ def layers(model: Model, weights: Weights = None) -> None:
 
     The receptive field is given as if the image had no border; 'whole' reaches over all of it.
     """
-    from opponent.geometry.receptive_field import UnknownGeometry, reaches, receptive_field
+    from opponent.geometry.receptive_field import (
+        UnknownGeometry,
+        field_and_stride,
+        receptive_fields_by_layer,
+    )
 
     network = open_network(model, weights)
     try:
-        fields = reaches(network)
+        fields = receptive_fields_by_layer(network)
     except UnknownGeometry:
         fields = {}
     table = new_table("name", "kind", "channels", "output", "stride", "receptive field")
@@ -74,7 +78,7 @@ def layers(model: Model, weights: Weights = None) -> None:
         channels, rows, columns = layer.shape
         stride, field = "", "unknown"
         if layer.name in fields:
-            box, steps = receptive_field(fields[layer.name])
+            box, steps = field_and_stride(fields[layer.name])
             stride = " x ".join(f"{x:g}" for x in steps) if all(steps) else ""
             field = f"{box.height} x {box.width}"
             if (box.height >= 2 * height and box.width >= 2 * width) or not all(steps):
@@ -528,7 +532,7 @@ def who(
     from opponent.explain.channels import silence_check
     from opponent.explain.channels import who as ask
     from opponent.reports.explanations import check_page, silence_facts, write_who
-    from opponent.synthesis.inversion import Settings
+    from opponent.synthesis.inversion import SynthesisSettings
 
     if page is not None:
         check_page(page)
@@ -548,7 +552,7 @@ def who(
             channels=channels,
             crops=4 if page else 0,
             network=network,
-            visualise=Settings(seed=seed) if visualise and page else None,
+            visualise=SynthesisSettings(seed=seed) if visualise and page else None,
             progress=report,
         )
     checked = None
@@ -598,7 +602,7 @@ def invert(
 ) -> None:
     """Make images that look as one side of a feature's drive does."""
     from opponent.synthesis.cache import make
-    from opponent.synthesis.inversion import Settings
+    from opponent.synthesis.inversion import SynthesisSettings
 
     opened = open_run(run)
     network = opened.load_network()
@@ -624,7 +628,7 @@ def invert(
                         name,
                         "accentuation" if accentuate else "inversion",
                         direction,
-                        Settings(steps=steps, seed=seed),
+                        SynthesisSettings(steps=steps, seed=seed),
                         step,
                     )
                     own = activations.activation[activations.images.index(name)]
@@ -654,11 +658,11 @@ def visualise(
     from PIL import Image
 
     from opponent.storage.files import whole
-    from opponent.synthesis.inversion import Settings
+    from opponent.synthesis.inversion import SynthesisSettings
     from opponent.synthesis.inversion import visualise as make
 
     network = open_network(model, weights, device)
-    settings = Settings(steps=steps, seed=seed, parameterisation=parameterisation)  # type: ignore[arg-type]
+    settings = SynthesisSettings(steps=steps, seed=seed, parameterisation=parameterisation)  # type: ignore[arg-type]
     signs = parse_signs(sign)
     [asked] = parse_features([feature], directions, power)
     with progress_bars() as report:
@@ -688,7 +692,7 @@ def report(
 ) -> None:
     """Write one HTML file with everything, which works offline and alone."""
     from opponent.reports.report import write_report
-    from opponent.synthesis.inversion import Settings
+    from opponent.synthesis.inversion import SynthesisSettings
 
     opened = open_run(run)
     network = opened.load_network()
@@ -700,7 +704,7 @@ def report(
             network=network,
             features=list(feature) if feature else None,
             k=k,
-            settings=Settings(steps=steps, seed=opened.manifest.seed),
+            settings=SynthesisSettings(steps=steps, seed=opened.manifest.seed),
             progress=tell,
         )
     out.print(str(path), markup=False)

@@ -11,14 +11,14 @@ from torch import Tensor
 from opponent.atlas.build import atlases
 from opponent.core.feature import Feature
 from opponent.explain.crops import SHOWN, photographs, zoom_for
-from opponent.geometry.receptive_field import UnknownGeometry, Window, reach, window_of
+from opponent.geometry.receptive_field import Box, UnknownGeometry, box_of, receptive_fields
 from opponent.images.sources import Unreadable
 from opponent.models.network import PIXELS, Network
 from opponent.plots import Synthetic, Tile
 from opponent.plots.gallery import visualisation
 from opponent.selection import GROUPS, Indices, select
 from opponent.storage.run import Run, RunError
-from opponent.synthesis.inversion import Settings
+from opponent.synthesis.inversion import SynthesisSettings
 
 # Images that a question without images is about: the tensest of all.
 IMAGES = 20
@@ -81,7 +81,7 @@ def who(
     channels: int = 8,
     crops: int = 4,
     network: Network | None = None,
-    visualise: Settings | None = None,
+    visualise: SynthesisSettings | None = None,
     progress: Progress | None = None,
 ) -> Who:
     """The upstream channels that excite, and that inhibit, a feature most.
@@ -222,23 +222,23 @@ def exemplar_tiles(
     if through == PIXELS:
         return {channel: [] for channel in channels}
     try:
-        extremes = reach(network, through)
+        extremes = receptive_fields(network, through)
     except UnknownGeometry:
         extremes = None
-    whole = Window(top=0, left=0, height=prepared.size[0], width=prepared.size[1])
+    whole = Box(top=0, left=0, height=prepared.size[0], width=prepared.size[1])
     tiles: dict[int, list[Tile]] = {}
     for channel in channels:
         tiles[channel] = []
         for found in run.exemplars(channel, count):
             box = whole
             if extremes is not None:
-                box = window_of(extremes[:, [channel], found.row, found.column]) or whole
+                box = box_of(extremes[:, [channel], found.row, found.column]) or whole
             zoom = zoom_for(prepared, box, shown)
             try:
                 [image] = photographs([run.images.find(found.image)], prepared, zoom)
             except Unreadable:
                 continue  # gone since; the numbers do not need it
-            crop = Window(
+            crop = Box(
                 top=box.top * zoom,
                 left=box.left * zoom,
                 height=box.height * zoom,

@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from torch.nn import functional as F
 
 from opponent.core.feature import Feature
-from opponent.geometry.receptive_field import Window
+from opponent.geometry.receptive_field import Box
 from opponent.images.sources import ImageEntry, Unreadable, stream
 from opponent.models.network import Preprocessing
 from opponent.plots import Tile
@@ -20,7 +20,7 @@ SHOWN = 160
 LARGEST = 512
 
 
-def zoom_for(prepared: Preprocessing, field: Window, shown: int = SHOWN) -> int:
+def zoom_for(prepared: Preprocessing, field: Box, shown: int = SHOWN) -> int:
     """How many times larger than the network sees it a photograph is shown."""
     wanted = -(-shown // min(field.height, field.width))
     return max(1, min(wanted, LARGEST // max(prepared.size)))
@@ -57,7 +57,7 @@ def photographs(
 
 def spread(
     values: Float[np.ndarray, "y x"],
-    window: Window,
+    window: Box,
     placement: Sequence[float],
     size: tuple[int, int],
     zoom: int = 1,
@@ -91,9 +91,9 @@ def tile(
     image: UInt8[np.ndarray, "h w 3"],
     maps: tuple[Float[np.ndarray, "y x"], Float[np.ndarray, "y x"]],
     *,
-    window: Window,
+    window: Box,
     placement: Sequence[float] | None,
-    field: Window,
+    field: Box,
     size: tuple[int, int],
     zoom: int,
     caption: str = "",
@@ -102,7 +102,7 @@ def tile(
 
     Where the layer has no rows and columns, the tile has no maps.
     """
-    shown = Window(
+    shown = Box(
         top=field.top * zoom,
         left=field.left * zoom,
         height=field.height * zoom,

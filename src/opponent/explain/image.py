@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from opponent.attribution.attribute import Attribution, Rule, attribute
 from opponent.core.feature import Feature
 from opponent.explain.crops import photograph, tile, zoom_for
-from opponent.geometry.receptive_field import Window, feature_window, placement
+from opponent.geometry.receptive_field import Box, placement, receptive_field
 from opponent.images.sources import ImageEntry, open_images
 from opponent.models.network import LOGITS, Network
 from opponent.models.registry import load
@@ -159,11 +159,11 @@ def why(
         baseline=run.baseline(network) if run else None,
     )
     sums = result.channels[0].double().cpu().numpy()
-    field = feature_window(network, feature)
+    field = receptive_field(network, feature)
     zoom = zoom_for(prepared, field)
     maps = tuple(m[0].float().cpu().numpy() for m in (result.excitation_map, result.inhibition_map))
     plus, minus = maps
-    window = Window(top=0, left=0, height=plus.shape[0], width=plus.shape[1])
+    window = Box(top=0, left=0, height=plus.shape[0], width=plus.shape[1])
     shown = tile(
         photograph(entry, prepared, zoom),
         (plus, minus),

@@ -28,7 +28,7 @@ _Edge = tuple[Any, int]  # a node of the graph, and which of its outputs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cut:
+class ThroughLayer:
     """A layer that an attribution can be measured through.
 
     Args:
@@ -46,7 +46,7 @@ class Cut:
     activation: bool
 
 
-def cuts(network: Network, target: str = LOGITS) -> tuple[Cut, ...]:
+def through_layers(network: Network, target: str = LOGITS) -> tuple[ThroughLayer, ...]:
     """The pixels and all layers before a target that S is usually taken through, in order.
 
     These are the outputs of activation functions and, where a block joins branches (by
@@ -63,10 +63,10 @@ def cuts(network: Network, target: str = LOGITS) -> tuple[Cut, ...]:
     return found[key]
 
 
-_CUTS: "WeakKeyDictionary[Network, dict[Any, tuple[Cut, ...]]]" = WeakKeyDictionary()
+_CUTS: "WeakKeyDictionary[Network, dict[Any, tuple[ThroughLayer, ...]]]" = WeakKeyDictionary()
 
 
-def is_whole(network: Network, target: str, through: str) -> bool:
+def is_bottleneck(network: Network, target: str, through: str) -> bool:
     """Whether all that the images do to the target goes through that layer.
 
     Raises:
@@ -77,14 +77,14 @@ def is_whole(network: Network, target: str, through: str) -> bool:
     key = (target, through, network.preprocessing.size)
     if key not in found:
         graph = _Graph(network, target, [through])
-        found[key] = through == PIXELS or graph.is_whole(through)
+        found[key] = through == PIXELS or graph.is_bottleneck(through)
     return found[key]
 
 
 _WHOLE: "WeakKeyDictionary[Network, dict[Any, bool]]" = WeakKeyDictionary()
 
 
-def _cuts(network: Network, target: str) -> tuple[Cut, ...]:
+def _cuts(network: Network, target: str) -> tuple[ThroughLayer, ...]:
     order = network.target_point(target).order
     names = []
     for layer in network.layers.values():
@@ -108,13 +108,13 @@ def _cuts(network: Network, target: str) -> tuple[Cut, ...]:
         if (joins or _is(made, _NONLINEAR)) and not named:
             kept[made] = name
     nonlinear = sum(_is(edge, _NONLINEAR) for edge in graph.ancestry) or 1
-    found = [Cut(layer=PIXELS, whole=True, depth=0.0, activation=False)]
+    found = [ThroughLayer(layer=PIXELS, whole=True, depth=0.0, activation=False)]
     for made, name in kept.items():
         before = sum(_is(edge, _NONLINEAR) for edge in _walk(made))
         found.append(
-            Cut(
+            ThroughLayer(
                 layer=name,
-                whole=graph.is_whole(name),
+                whole=graph.is_bottleneck(name),
                 depth=before / nonlinear,
                 activation=_is(made, _NONLINEAR),
             )
@@ -136,7 +136,7 @@ class _Graph:
         self.edges = {name: _edge(record.throughs[name]) for name in throughs}
         self.ancestry = set(_walk(self.end)) if self.end is not None else set[_Edge]()
 
-    def is_whole(self, name: str) -> bool:
+    def is_bottleneck(self, name: str) -> bool:
         cut = self.edges[name]
         if self.end is None or cut is None or cut not in self.ancestry:
             return False

@@ -17,17 +17,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opponent.core.feature import Feature
-from opponent.geometry.bottlenecks import cuts
+from opponent.geometry.bottlenecks import through_layers
 from opponent.geometry.receptive_field import (
+    Box,
     UnknownGeometry,
-    Window,
-    feature_window,
-    reaches,
+    bounding_box,
+    box_of,
+    field_and_stride,
     receptive_field,
-    union,
-    window_of,
+    receptive_fields_by_layer,
 )
-from opponent.models.network import PIXELS, Network, Reading
+from opponent.models.network import PIXELS, ForwardResult, Network
 
 # Windows that spare less than this share of a map are not worth cutting out.
 SPARED = 0.1
@@ -37,7 +37,7 @@ ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
+class CropPlan:
     """The parts of image and layers that some features need, and where things lie in them.
 
     Args:
@@ -52,12 +52,12 @@ class View:
     """
 
     features: tuple[Feature, ...]
-    box: Window | None = None
-    crops: Mapping[str, Window] = field(default_factory=dict)
+    box: Box | None = None
+    crops: Mapping[str, Box] = field(default_factory=dict)
     through: str | None = None
-    window: Window | None = None
-    inner: Window | None = None
-    region: Window | None = None
+    window: Box | None = None
+    inner: Box | None = None
+    region: Box | None = None
     reason: str | None = None
 
     @property
@@ -79,7 +79,7 @@ class View:
         watch: bool = True,
         cut: bool = False,
         substitute: Callable[[Tensor], Tensor] | None = None,
-    ) -> Reading:
+    ) -> ForwardResult:
         """`Network.run` up to the features' layer on whole inputs, of which it takes the view.
 
         Without `watch`, the pass ends at the through layer, read as the target. With `cut`, the
@@ -122,32 +122,32 @@ class View:
     @classmethod
     def restore(
         cls, described: Mapping[str, Any], features: Sequence[Feature], through: str
-    ) -> "View":
+    ) -> "CropPlan":
         """The view of features of the whole image that `describe` described, of a part of it."""
-        crops = {name: Window.of(x) for name, x in described["crops"].items()}
+        crops = {name: Box.of(x) for name, x in described["crops"].items()}
         places = (tuple(x) for x in described["positions"])
         return cls(
             box=crops.pop(PIXELS),
             crops=crops,
             features=tuple(x.at(place) for x, place in zip(features, places, strict=True)),
             through=through,
-            window=Window.of(described["window"]),
-            inner=Window.of(described["inner"]),
-            region=Window.of(described["region"]),
+            window=Box.of(described["window"]),
+            inner=Box.of(described["inner"]),
+            region=Box.of(described["region"]),
         )
 
 
-def whole_view(
+def plan_whole_image(
     network: Network, features: Sequence[Feature], through: str | None, reason: str
-) -> View:
+) -> CropPlan:
     """The view that is the whole image."""
     window = None if through is None else _windows(network, features, through)
-    return View(
+    return CropPlan(
         features=tuple(features), through=through, window=window, inner=window, reason=reason
     )
 
 
-def view(network: Network, features: Sequence[Feature], through: str | None) -> View:
+def plan_crop(network: Network, features: Sequence[Feature], through: str | None) -> CropPlan:
     """The smallest parts of image and layers that give some features, and the window of S, exactly.
 
     On noise, in double precision, it is checked that they give what the whole image gives. Where
@@ -166,17 +166,17 @@ def view(network: Network, features: Sequence[Feature], through: str | None) -> 
     return found[key]
 
 
-_FOUND: "WeakKeyDictionary[Network, dict[object, View]]" = WeakKeyDictionary()
+_FOUND: "WeakKeyDictionary[Network, dict[object, CropPlan]]" = WeakKeyDictionary()
 
 
-def _view(network: Network, features: Sequence[Feature], through: str | None) -> View:
+def _view(network: Network, features: Sequence[Feature], through: str | None) -> CropPlan:
     try:
         views = _candidates(network, features, through)
     except UnknownGeometry as error:
-        return whole_view(network, features, through, str(error))
+        return plan_whole_image(network, features, through, str(error))
     if isinstance(views, str):
-        return whole_view(network, features, through, views)
-    whole = whole_view(network, features, through, "")
+        return plan_whole_image(network, features, through, views)
+    whole = plan_whole_image(network, features, through, "")
     for each in views:
         agreed = _agreeing(network, whole, each)
         if agreed is not None:
@@ -186,19 +186,22 @@ def _view(network: Network, features: Sequence[Feature], through: str | None) ->
 
 def _candidates(
     network: Network, features: Sequence[Feature], through: str | None
-) -> list[View] | str:
+) -> list[CropPlan] | str:
     """The view with all crops and the one with the pixels' alone, or why there is none."""
     layer = features[0].layer
     if any(feature.position is None for feature in features):
         return f"{layer!r} has no rows and columns"
     inputs = _windows(network, features, PIXELS)
     window = None if through is None else _windows(network, features, through)
-    extents = {k: x.amax(1) for k, x in reaches(network, border=True, until=layer).items()}
+    extents = {
+        k: x.amax(1)
+        for k, x in receptive_fields_by_layer(network, border=True, until=layer).items()
+    }
     if through not in (None, PIXELS) and window is not None:
         if through not in extents:
             return f"what {through!r} depends on is not known"
-        around = window_of(extents[through][:, *window.slices].flatten(1))
-        inputs = inputs if around is None else union([inputs, around])
+        around = box_of(extents[through][:, *window.slices].flatten(1))
+        inputs = inputs if around is None else bounding_box([inputs, around])
     size = network.preprocessing.size
     share = inputs.height * inputs.width / (size[0] * size[1])
     if share > 1 - SPARED:
@@ -206,9 +209,11 @@ def _candidates(
     places = _places(network, layer)
     if layer not in places or (through is not None and through not in places):
         return f"{layer!r} or {through!r} has no even steps over the image"
-    wanted = [c.layer for c in cuts(network, layer) if c.whole and c.layer in {PIXELS, *extents}]
-    boxes: dict[str, Window] = {}
-    last, relative = PIXELS, dict[str, Window]()
+    wanted = [
+        c.layer for c in through_layers(network, layer) if c.whole and c.layer in {PIXELS, *extents}
+    ]
+    boxes: dict[str, Box] = {}
+    last, relative = PIXELS, dict[str, Box]()
     for name in wanted:
         if name not in places or not _nested(places[name], places[layer]):
             continue
@@ -231,10 +236,10 @@ def _candidates(
 
 
 def _placed(
-    network: Network, features: Sequence[Feature], through: str | None, window: Window | None,
-    boxes: Mapping[str, Window], crops: Mapping[str, Window],
+    network: Network, features: Sequence[Feature], through: str | None, window: Box | None,
+    boxes: Mapping[str, Box], crops: Mapping[str, Box],
     places: Mapping[str, tuple[float, float]],
-) -> View:  # fmt: skip
+) -> CropPlan:  # fmt: skip
     """The view with these crops: features and window moved to where they then lie."""
 
     def origin(name: str) -> tuple[int, int]:
@@ -253,7 +258,7 @@ def _placed(
     if through is not None and window is not None:
         top, left = origin(through)
         inner = replace(window, top=window.top - top, left=window.left - left)
-    return View(
+    return CropPlan(
         box=boxes[PIXELS],
         crops=crops,
         features=tuple(moved),
@@ -263,7 +268,7 @@ def _placed(
     )
 
 
-def _agreeing(network: Network, whole: View, part: View) -> View | None:
+def _agreeing(network: Network, whole: CropPlan, part: CropPlan) -> CropPlan | None:
     """The part with its region, if it gives what the whole image gives on noise."""
     for dtype in (torch.float64, network.dtype):
         try:
@@ -283,11 +288,11 @@ def _agreeing(network: Network, whole: View, part: View) -> View | None:
         assert part.window is not None
         height, width = reading.through.shape[2:]
         top, left = part.window.top - part.inner.top, part.window.left - part.inner.left
-        return replace(part, region=Window(top=top, left=left, height=height, width=width))
+        return replace(part, region=Box(top=top, left=left, height=height, width=width))
     return None
 
 
-def _values(network: Network, each: View) -> tuple[list[Tensor], Reading]:
+def _values(network: Network, each: CropPlan) -> tuple[list[Tensor], ForwardResult]:
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(1, 3, *network.preprocessing.size, generator=generator)
     inputs = network.preprocessing.normalise(noise).to(network.device, network.dtype)
@@ -309,19 +314,19 @@ def _in(network: Network, dtype: torch.dtype) -> Network:
     return Network(module, preprocessing=network.preprocessing, name=network.name)
 
 
-def _windows(network: Network, features: Sequence[Feature], source: str) -> Window:
-    return union([feature_window(network, feature, source) for feature in features])
+def _windows(network: Network, features: Sequence[Feature], source: str) -> Box:
+    return bounding_box([receptive_field(network, feature, source) for feature in features])
 
 
-def _box(height: int, width: int) -> Window:
-    return Window(top=0, left=0, height=height, width=width)
+def _box(height: int, width: int) -> Box:
+    return Box(top=0, left=0, height=height, width=width)
 
 
 def _places(network: Network, until: str) -> dict[str, tuple[float, float]]:
     """The steps from one element of a layer to the next, in pixels; layers without have none."""
     found = {
-        name: receptive_field(x)[1]
-        for name, x in reaches(network, border=False, until=until).items()
+        name: field_and_stride(x)[1]
+        for name, x in receptive_fields_by_layer(network, border=False, until=until).items()
         if 1 not in x.shape[2:]
     }
     return {PIXELS: (1.0, 1.0)} | {name: step for name, step in found.items() if all(step)}
@@ -332,14 +337,14 @@ def _nested(inner: tuple[float, float], outer: tuple[float, float]) -> bool:
     return all(b >= a and b % a == 0 for a, b in zip(inner, outer, strict=True))
 
 
-def _inside(extents: Float[Tensor, "4 h w"], box: Window) -> Window:
+def _inside(extents: Float[Tensor, "4 h w"], box: Box) -> Box:
     """The elements of a map that depend on nothing outside a box of the pixels."""
     ends = [-box.top, box.top + box.height - 1, -box.left, box.left + box.width - 1]
     within = (extents <= extents.new_tensor(ends).view(4, 1, 1)).all(0)
     rows, columns = (within.any(axis).nonzero().flatten().tolist() for axis in (1, 0))
     if not rows:
         return _box(*within.shape)
-    return Window(
+    return Box(
         top=rows[0],
         left=columns[0],
         height=rows[-1] + 1 - rows[0],
@@ -347,7 +352,7 @@ def _inside(extents: Float[Tensor, "4 h w"], box: Window) -> Window:
     )
 
 
-def _aligned(box: Window, ratio: Sequence[int], shape: tuple[int, ...]) -> Window:
+def _aligned(box: Box, ratio: Sequence[int], shape: tuple[int, ...]) -> Box:
     """A box out to multiples of a step on both sides, within the map.
 
     At its end too: some networks pad maps of odd and of even size differently.
@@ -360,11 +365,11 @@ def _aligned(box: Window, ratio: Sequence[int], shape: tuple[int, ...]) -> Windo
         first = start // step * step
         spans.append((first, min(end, -(-(start + length) // step) * step) - first))
     (top, height), (left, width) = spans
-    return Window(top=top, left=left, height=height, width=width)
+    return Box(top=top, left=left, height=height, width=width)
 
 
 def _moved(
-    box: Window, steps: tuple[float, float], to: tuple[float, float]
+    box: Box, steps: tuple[float, float], to: tuple[float, float]
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Where a box of one layer begins in a later one, and about how far it reaches there."""
     rows, columns = (a / b for a, b in zip(steps, to, strict=True))

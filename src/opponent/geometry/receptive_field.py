@@ -25,11 +25,11 @@ from opponent.core.feature import Feature
 from opponent.models.network import PIXELS, Network
 
 aten: Any = torch.ops.aten
-Reach = Float[Tensor, "4 c h w"]  # each element's -top, bottom, -left, right: extremes are maxima
+Extents = Float[Tensor, "4 c h w"]  # each element's -top, bottom, -left, right: extremes are maxima
 
 
 @dataclass(frozen=True, kw_only=True)
-class Window:
+class Box:
     """A box in a map or an image, in rows and columns."""
 
     top: int
@@ -38,7 +38,7 @@ class Window:
     width: int
 
     @classmethod
-    def of(cls, numbers: Sequence[int]) -> "Window":
+    def of(cls, numbers: Sequence[int]) -> "Box":
         """From `numbers`."""
         top, left, height, width = numbers
         return cls(top=top, left=left, height=height, width=width)
@@ -55,29 +55,31 @@ class Window:
         return rows, slice(self.left, self.left + self.width)
 
 
-def union(boxes: Sequence[Window]) -> Window:
+def bounding_box(boxes: Sequence[Box]) -> Box:
     """The smallest box that holds all of some."""
     top, left = min(x.top for x in boxes), min(x.left for x in boxes)
     bottom = max(x.top + x.height for x in boxes)
     right = max(x.left + x.width for x in boxes)
-    return Window(top=top, left=left, height=bottom - top, width=right - left)
+    return Box(top=top, left=left, height=bottom - top, width=right - left)
 
 
-def scaled(box: Window, source: tuple[int, int], size: tuple[int, ...]) -> Window:
+def scale_box(box: Box, source: tuple[int, int], size: tuple[int, ...]) -> Box:
     """A box of a picture in the same picture at another size, both (height, width)."""
     top, bottom = (round(x * size[0] / source[0]) for x in (box.top, box.top + box.height))
     left, right = (round(x * size[1] / source[1]) for x in (box.left, box.left + box.width))
-    return Window(top=top, left=left, height=bottom - top, width=right - left)
+    return Box(top=top, left=left, height=bottom - top, width=right - left)
 
 
 class UnknownGeometry(RuntimeError):
     """The network does something whose reach cannot be told."""
 
 
-def reach(network: Network, target: str, source: str = PIXELS, *, border: bool = True) -> Reach:
+def receptive_fields(
+    network: Network, target: str, source: str = PIXELS, *, border: bool = True
+) -> Extents:
     """What each element of the target depends on in the source, at the network's input size.
 
-    Without `border`, as if the image had none: see `reaches`.
+    Without `border`, as if the image had none: see `receptive_fields_by_layer`.
 
     Raises:
         UnknownGeometry: an operation mixes images or fails, so that no box can be told.
@@ -95,7 +97,7 @@ def reach(network: Network, target: str, source: str = PIXELS, *, border: bool =
 _FOUND: "WeakKeyDictionary[Network, dict[object, Any]]" = WeakKeyDictionary()
 
 
-def _reach(network: Network, target: str, source: str, border: bool) -> Reach:
+def _reach(network: Network, target: str, source: str, border: bool) -> Extents:
     images = torch.zeros(4, 3, *network.preprocessing.size, device=network.device)
     with torch.no_grad(), _telling(f"{target} on {source}"), _Coordinates(border=border) as mode:
         reading = network.run(images.to(network.dtype), target, source, substitute=mode.coordinates)
@@ -104,9 +106,9 @@ def _reach(network: Network, target: str, source: str, border: bool) -> Reach:
     return _known(reading.target, mode, f"{target} on {source}")
 
 
-def reaches(
+def receptive_fields_by_layer(
     network: Network, *, border: bool = False, until: str | None = None
-) -> dict[str, Reach]:
+) -> dict[str, Extents]:
     """What each position of each layer's output depends on: the most that any channel does.
 
     Without `border` it is what it would be, had the image none: coordinates go on beyond it, so
@@ -131,7 +133,7 @@ def reaches(
     return dict(kept[key])
 
 
-def _reaches(network: Network, border: bool, until: str | None) -> dict[str, Reach]:
+def _reaches(network: Network, border: bool, until: str | None) -> dict[str, Extents]:
     found: dict[str, Tensor] = {}
     calls = Counter[str]()
     images = torch.zeros(4, 3, *network.preprocessing.size, device=network.device)
@@ -153,7 +155,7 @@ def _reaches(network: Network, border: bool, until: str | None) -> dict[str, Rea
     }
 
 
-def feature_window(network: Network, feature: Feature | str, source: str = PIXELS) -> Window:
+def receptive_field(network: Network, feature: Feature | str, source: str = PIXELS) -> Box:
     """The box of the source outside which nothing can change the feature's activation.
 
     The whole source, where the network's geometry cannot be told.
@@ -162,10 +164,10 @@ def feature_window(network: Network, feature: Feature | str, source: str = PIXEL
     feature = network.resolve(feature)
     row, column = feature.position or (0, 0)
     try:
-        extremes = reach(network, feature.layer, source)[:, :, row, column]
+        extremes = receptive_fields(network, feature.layer, source)[:, :, row, column]
     except UnknownGeometry:
         size = network.map_shape(source)[1:]
-        return Window(top=0, left=0, height=size[0], width=size[1])
+        return Box(top=0, left=0, height=size[0], width=size[1])
     if feature.power:
         pass  # its cosine takes all channels
     elif feature.unit is not None:
@@ -173,20 +175,20 @@ def feature_window(network: Network, feature: Feature | str, source: str = PIXEL
     else:
         weights = torch.tensor(feature.vector, dtype=torch.float64, device=extremes.device)
         extremes = extremes[:, weights != 0]
-    box = window_of(extremes)
+    box = box_of(extremes)
     if box is None:
         raise ValueError(f"{feature.label} does not depend on {source!r}: they lie on two branches")
     return box
 
 
-def receptive_field(reach: Reach) -> tuple[Window, tuple[float, float]]:
+def field_and_stride(reach: Extents) -> tuple[Box, tuple[float, float]]:
     """The box of a layer's central position, and the step from one position's box to the next.
 
     Steps are in rows and columns of the source; 0 where the map has one row or column.
     """
     height, width = reach.shape[2:]
     row, column = height // 2, width // 2
-    box = window_of(reach[:, :, row, column])
+    box = box_of(reach[:, :, row, column])
     assert box is not None
     _, bottoms, _, rights = reach.amax(1)
     rows = bottoms[row, column] - bottoms[row - 1, column] if height > 1 else torch.zeros(())
@@ -205,10 +207,10 @@ def placement(network: Network, layer: str) -> tuple[float, float, float, float]
     if 1 in network.map_shape(layer)[1:]:
         return None
     try:
-        extremes = reach(network, layer, border=False)
+        extremes = receptive_fields(network, layer, border=False)
     except UnknownGeometry:
         return None
-    _, (rows, columns) = receptive_field(extremes)
+    _, (rows, columns) = field_and_stride(extremes)
     top, bottom, left, right = extremes[:, :, 0, 0].amax(1).tolist()
     if not (rows and columns):
         return None
@@ -226,16 +228,16 @@ def _telling(what: str) -> Iterator[None]:
         raise UnknownGeometry(f"cannot tell the reach of {what}: {error}") from error
 
 
-def window_of(extremes: Float[Tensor, "4 c"]) -> Window | None:
-    """The box of some elements of a `reach` together; None where they depend on nothing."""
+def box_of(extremes: Float[Tensor, "4 c"]) -> Box | None:
+    """The box of some elements' extents together; None where they depend on nothing."""
     values = extremes.amax(1)
     if values.isinf().any():
         return None
     top, bottom, left, right = (values.cpu() * torch.tensor([-1, 1, -1, 1])).int().tolist()
-    return Window(top=top, left=left, height=bottom - top + 1, width=right - left + 1)
+    return Box(top=top, left=left, height=bottom - top + 1, width=right - left + 1)
 
 
-def _known(values: Tensor, mode: "_Coordinates", what: str) -> Reach:
+def _known(values: Tensor, mode: "_Coordinates", what: str) -> Extents:
     if values.shape[0] != 4 or not mode.known.get(values) or not _exact(values, values.dtype):
         raise UnknownGeometry(f"cannot tell the reach of {what}")
     return values
@@ -285,7 +287,7 @@ class _Coordinates(TorchDispatchMode):
         # False for whole numbers that come of coordinates, which cannot carry boxes on.
         self.known: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
-    def coordinates(self, like: Float[Tensor, "4 c h w"]) -> Reach:
+    def coordinates(self, like: Float[Tensor, "4 c h w"]) -> Extents:
         """The coordinates of a map's own elements."""
         rows, columns = (torch.arange(n, device=like.device) for n in like.shape[2:])
         grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij")).to(like.dtype)

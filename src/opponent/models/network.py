@@ -89,7 +89,7 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class ForwardResult:
     """What a pass read: the target's map and, if one was asked for, the through layer's."""
 
     target: Float[Tensor, "n c h w"]
@@ -97,7 +97,7 @@ class Reading:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class LayerMaps:
     """What one pass read at many layers, with the graph between them, as (n, c, h, w) maps."""
 
     targets: Mapping[str, Float[Tensor, "n ..."]]
@@ -317,7 +317,7 @@ class Network:
         differentiate: Literal["target", "images"] | None = None,
         substitute: Callable[[Tensor], Tensor] | None = None,
         crops: Mapping[str, tuple[slice, slice]] | None = None,
-    ) -> Reading:
+    ) -> ForwardResult:
         """Run the network up to the target and no further.
 
         Args:
@@ -380,7 +380,7 @@ class Network:
             self.module(images)
         if found.keys() < {"target"} | ({"through"} if through else set()):
             raise RuntimeError(f"{self.name}: the pass ended without reaching {target!r}")
-        return Reading(target=found["target"], through=found.get("through"))
+        return ForwardResult(target=found["target"], through=found.get("through"))
 
     def record(
         self,
@@ -389,7 +389,7 @@ class Network:
         targets: Sequence[str],
         throughs: Sequence[str],
         substitute: Callable[[str, Tensor], Tensor] | None = None,
-    ) -> Record:
+    ) -> LayerMaps:
         """Read many layers in one pass, which keeps the graph from the first through layer on.
 
         Args:
@@ -442,7 +442,7 @@ class Network:
         read_all = found["targets"].keys() == ends.keys()
         if not read_all or found["throughs"].keys() != starts.keys():
             raise RuntimeError(f"{self.name}: the pass ended without reaching all layers")
-        return Record(**found)
+        return LayerMaps(**found)
 
     def visit(
         self,

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from opponent.attribution.attribute import AT_ONCE, Rule, mean_activation
 from opponent.core.feature import Feature
-from opponent.geometry.bottlenecks import Cut, cuts
+from opponent.geometry.bottlenecks import ThroughLayer, through_layers
 from opponent.images.sources import ImageSet, open_images
 from opponent.models.network import LOGITS, Network
 from opponent.models.registry import load
 from opponent.plots import Curve, completeness_figure, save
-from opponent.storage.checkpoints import Parts, map_images
+from opponent.storage.checkpoints import CheckpointFolder, map_images
 from opponent.storage.files import write_text
 from opponent.storage.run import versions
 
@@ -55,7 +55,7 @@ class Completeness:
     network: str
     rule: Rule
     features: tuple[Feature, ...]
-    cuts: tuple[Cut, ...]
+    cuts: tuple[ThroughLayer, ...]
     activation: Float[np.ndarray, "n k"]
     total: Float[np.ndarray, "n k l"]
     asked: dict[str, Any]
@@ -182,7 +182,7 @@ def completeness(
         "seed": seed,
         "versions": versions(),
     }
-    parts = Parts(out, asked)
+    parts = CheckpointFolder(out, asked)
     names = [cut.layer for cut in chosen_cuts]
     baselines = _baselines(network, found, names, rule, parts)
 
@@ -387,8 +387,8 @@ def _features(
 
 def _chosen_cuts(
     network: Network, target: str, throughs: Sequence[str] | None, branches: bool
-) -> list[Cut]:
-    known = {cut.layer: cut for cut in cuts(network, target)}
+) -> list[ThroughLayer]:
+    known = {cut.layer: cut for cut in through_layers(network, target)}
     if throughs is None:
         return [cut for cut in known.values() if cut.whole or branches]
     for name in throughs:
@@ -402,7 +402,7 @@ def _chosen_cuts(
 
 
 def _baselines(
-    network: Network, images: ImageSet, throughs: Sequence[str], rule: Rule, parts: Parts
+    network: Network, images: ImageSet, throughs: Sequence[str], rule: Rule, parts: CheckpointFolder
 ) -> dict[str, Tensor]:
     if rule.kind == "gradient" or rule.baseline == "zero":
         return {}

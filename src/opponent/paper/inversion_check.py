@@ -20,17 +20,17 @@ from jaxtyping import Float, Int
 from torch.nn import functional as F
 
 from opponent.core.feature import Feature
-from opponent.geometry.bottlenecks import cuts, is_whole
+from opponent.geometry.bottlenecks import is_bottleneck, through_layers
 from opponent.images.sources import ImageSet, open_images
 from opponent.models.network import PIXELS, Network
 from opponent.models.registry import load
 from opponent.plots import TracePanel, activation_trace_figure, objective_figure, save
 from opponent.scan.local import scan_images
 from opponent.selection import tense
-from opponent.storage.checkpoints import Parts
+from opponent.storage.checkpoints import CheckpointFolder
 from opponent.storage.files import write_text
 from opponent.storage.run import Run, versions
-from opponent.synthesis.inversion import EmptyTarget, Settings, invert
+from opponent.synthesis.inversion import EmptyTarget, SynthesisSettings, invert
 from opponent.synthesis.objectives import LEAST_COSINE, dot_cosine
 
 # Layers, units a layer and tense images a unit. Source: paper, appendix F.
@@ -146,7 +146,7 @@ def preceding(network: Network, target: str) -> str | None:
         None where only the pixels do.
     Source: paper, appendix F ('the preceding layer'); the rule is ours.
     """
-    whole = [cut.layer for cut in cuts(network, target)[1:] if cut.whole]
+    whole = [cut.layer for cut in through_layers(network, target)[1:] if cut.whole]
     return whole[-1] if whole else None
 
 
@@ -155,7 +155,7 @@ def trunk(network: Network) -> list[Pair]:
 
     Left out are those that only the pixels precede, and those that cannot be read before they act.
     """
-    whole = [cut for cut in cuts(network) if cut.whole]
+    whole = [cut for cut in through_layers(network) if cut.whole]
     # What all goes through on the way to the logits, all goes through to any later one of these.
     return [
         Pair(target=cut.layer, through=before.layer, whole=True)
@@ -202,7 +202,7 @@ def parse_pair(network: Network, text: str) -> Pair:
                 "(TARGET:THROUGH)"
             )
         through = before
-    return Pair(target=target, through=through, whole=is_whole(network, target, through))
+    return Pair(target=target, through=through, whole=is_bottleneck(network, target, through))
 
 
 def random_units(network: Network, layer: str, count: int, seed: int) -> list[int]:
@@ -221,7 +221,7 @@ def verify(
     layers: int = LAYERS,
     units: int = UNITS,
     images_each: int = TENSE,
-    settings: Settings | None = None,
+    settings: SynthesisSettings | None = None,
     progress: Progress | None = None,
 ) -> Verification:
     """Invert both sides of tense images of random units, and watch the units' activation.
@@ -244,7 +244,7 @@ def verify(
     """
     if units < 1 or images_each < 1:
         raise ValueError(f"units and images must be at least 1, got {units} and {images_each}")
-    network, settings = load(network), settings or Settings()
+    network, settings = load(network), settings or SynthesisSettings()
     if pairs:
         chosen = [parse_pair(network, text) for text in pairs]
     else:
@@ -266,7 +266,7 @@ def verify(
         "versions": versions(),
     }
     asked = json.loads(json.dumps(asked))  # as a reader will find it
-    parts, outcomes = Parts(out, asked), []
+    parts, outcomes = CheckpointFolder(out, asked), []
     total = sum(len(SIDES) * len(each) for each in asked["units"]) * settings.steps
     for number, (pair, drawn) in enumerate(zip(chosen, asked["units"], strict=True)):
         name = f"{number}-{re.sub('[^A-Za-z0-9._]+', '_', pair.target)}"
@@ -308,10 +308,10 @@ def _verify_layer(
     network: Network,
     run: Run,
     pair: Pair,
-    parts: Parts,
+    parts: CheckpointFolder,
     name: str,
     images_each: int,
-    settings: Settings,
+    settings: SynthesisSettings,
     progress: Callable[[int], None],
 ) -> Verified:
     skipped, empty = list[tuple[int, str, str]](), 0
@@ -369,7 +369,7 @@ def _invert(
     job: _Job,
     through: str,
     sign: int,
-    settings: Settings,
+    settings: SynthesisSettings,
     progress: Callable[[int, int], None],
 ) -> dict[str, np.ndarray]:
     """One unit's inversions of one sign; no rows where a side turns out to be empty."""

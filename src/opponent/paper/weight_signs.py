@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from opponent.models.network import LOGITS, Network
 from opponent.plots import WeightPanel, save, weights_figure
-from opponent.storage.checkpoints import Parts
+from opponent.storage.checkpoints import CheckpointFolder
 from opponent.storage.files import write_text
 from opponent.storage.run import versions
 
@@ -229,7 +229,7 @@ def write_weights(
         "seed": seed,
         "versions": versions(),
     }
-    folder = Parts(folder, asked).folder
+    folder = CheckpointFolder(folder, asked).folder
     values = {
         "asked": asked,
         "edges": EDGES.tolist(),

@@ -8,7 +8,7 @@ import numpy as np
 from opponent.atlas.build import Atlas
 from opponent.core.feature import Feature
 from opponent.explain.crops import run_tiles
-from opponent.geometry.receptive_field import feature_window, scaled
+from opponent.geometry.receptive_field import receptive_field, scale_box
 from opponent.models.network import Network
 from opponent.plots import (
     ExemplarRow,
@@ -26,8 +26,8 @@ from opponent.plots import (
 from opponent.selection import exciting, inhibiting, select, tense
 from opponent.storage.files import AnyPath, to_path
 from opponent.storage.run import Run
-from opponent.synthesis.cache import Kind, Made, make
-from opponent.synthesis.inversion import EmptyTarget, Settings
+from opponent.synthesis.cache import CachedImage, Kind, make
+from opponent.synthesis.inversion import EmptyTarget, SynthesisSettings
 
 SUFFIXES = ("png", "pdf", "svg")
 # Tense images that are inverted and accentuated. Source: paper, figure 5.
@@ -44,7 +44,7 @@ def write_figures(
     k: int = 4,
     suffix: str = "png",
     network: Network | None = None,
-    settings: Settings | None = None,
+    settings: SynthesisSettings | None = None,
     progress: Progress | None = None,
 ) -> list[AnyPath]:
     """Draw figure 2 for all features together, and figures 4a, 4b to g and 5 for each.
@@ -95,7 +95,7 @@ def write_figures(
         tiles = {group: run_tiles(run, feature, columns, i) for group, i in groups.items()}
         save(groups_figure(tiles, label=feature.label), paths[-1])
         if network is not None:
-            how = settings or Settings(seed=run.manifest.seed)
+            how = settings or SynthesisSettings(seed=run.manifest.seed)
             figure = inversions_figure(
                 tense_rows(run, network, feature, how, progress),
                 label=feature.label,
@@ -174,7 +174,7 @@ def tense_rows(
     run: Run,
     network: Network,
     feature: Feature,
-    settings: Settings,
+    settings: SynthesisSettings,
     progress: Progress | None = None,
 ) -> list[InversionRow]:
     """The tensest images, each accentuated and inverted for both signs.
@@ -207,7 +207,7 @@ def visualisations(
     run: Run,
     network: Network,
     feature: Feature,
-    settings: Settings,
+    settings: SynthesisSettings,
     progress: Progress | None = None,
 ) -> tuple[Synthetic, Synthetic]:
     """The feature visualisation upward and downward. Source: paper, figure 5."""
@@ -235,7 +235,7 @@ def visualisation(
     run: Run,
     network: Network,
     name: str,
-    settings: Settings,
+    settings: SynthesisSettings,
     progress: Progress | None = None,
     done: int = 0,
     total: int = 1,
@@ -245,7 +245,7 @@ def visualisation(
     tell = _steps(progress, "visualisations of channels", done, total)
     made = make(run, network, feature, None, "visualisation", 1, settings, tell)
     pixels = made.pixels()
-    box = scaled(feature_window(network, feature), run.preprocessing.size, pixels.shape[:2])
+    box = scale_box(receptive_field(network, feature), run.preprocessing.size, pixels.shape[:2])
     return Synthetic(image=pixels[box.slices], caption="")
 
 
@@ -257,11 +257,11 @@ def _steps(
     return lambda step, steps: progress(what, done * steps + step, total * steps)
 
 
-def _shown(run: Run, feature: Feature, made: Made) -> Synthetic:
+def _shown(run: Run, feature: Feature, made: CachedImage) -> Synthetic:
     """A synthesised image, cropped to the receptive field, with the activation that it gives."""
     pixels = made.pixels().copy()
     if made.kind == "accentuation":
         pixels[..., 3] = 255  # it is a photograph all over
-    box = scaled(run.receptive_field(feature), run.preprocessing.size, pixels.shape[:2])
+    box = scale_box(run.receptive_field(feature), run.preprocessing.size, pixels.shape[:2])
     deviation = float(run.columns(feature).activation.std()) or 1.0
     return Synthetic(image=pixels[box.slices], caption=f"{made.final / deviation:+.1f} sd")

@@ -7,7 +7,7 @@ from opponent.models.registry import EMBEDDED, load
 from opponent.reports.report import write_report
 from opponent.scan.local import scan_images
 from opponent.storage.files import AnyPath
-from opponent.synthesis.inversion import Settings
+from opponent.synthesis.inversion import SynthesisSettings
 
 # A feature that many photographs excite and inhibit at once.
 FEATURE = "mixed3b:168"
@@ -33,4 +33,4 @@ def run_demo(folder: str | Path, progress: Callable[[str, int, int], None]) -> A
         out=folder,
         progress=lambda done, total: progress("scanning", done, total),
     )
-    return write_report(run, network=network, settings=Settings(), progress=progress)
+    return write_report(run, network=network, settings=SynthesisSettings(), progress=progress)

@@ -20,7 +20,7 @@ from opponent.reports.plot import energy_plot
 from opponent.selection import COMPLETE, select
 from opponent.storage.files import AnyPath, to_path, write_text
 from opponent.storage.run import Run
-from opponent.synthesis.inversion import Settings
+from opponent.synthesis.inversion import SynthesisSettings
 
 # Dots beyond this number are a seeded sample, so that the file stays small enough to open at once.
 DOTS = 2000
@@ -46,7 +46,7 @@ def write_report(
     network: Network | None = None,
     features: Sequence[Feature | str] | None = None,
     k: int = 8,
-    settings: Settings | None = None,
+    settings: SynthesisSettings | None = None,
     progress: Progress | None = None,
 ) -> AnyPath:
     """Write a run's report.
@@ -70,7 +70,7 @@ def write_report(
         network = run.load_network()
     else:
         run.check_network(network)
-    settings = settings or Settings(seed=run.manifest.seed)
+    settings = settings or SynthesisSettings(seed=run.manifest.seed)
     report = progress or (lambda *_: None)
     sections = [_Section(run, network, each, k, settings, report).values() for each in chosen]
     page = render(
@@ -99,7 +99,7 @@ class _Section:
         network: Network,
         feature: Feature,
         k: int,
-        settings: Settings,
+        settings: SynthesisSettings,
         progress: Progress,
     ) -> None:
         self.run, self.network, self.feature = run, network, feature
@@ -245,7 +245,7 @@ def _overlaid(tile: Tile, scale: float) -> str | None:
     return picture(overlay(tile.image, tile.excitation, tile.inhibition, scale), side=200)
 
 
-def _provenance(run: Run, settings: Settings) -> list[tuple[str, str]]:
+def _provenance(run: Run, settings: SynthesisSettings) -> list[tuple[str, str]]:
     m = run.manifest
     prepared = run.preprocessing
     transforms = settings.transforms

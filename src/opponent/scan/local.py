@@ -15,8 +15,8 @@ from opponent.attribution.all_units import KEEP, AllUnits, scores, scores_everyw
 from opponent.attribution.all_units import SCORES as UNIT_SCORES
 from opponent.attribution.attribute import Attribution, Rule, attribute_each, mean_activation
 from opponent.core.feature import Feature
-from opponent.geometry.crop import ROUNDING, View, view, whole_view
-from opponent.geometry.receptive_field import Window, feature_window, placement
+from opponent.geometry.crop import ROUNDING, CropPlan, plan_crop, plan_whole_image
+from opponent.geometry.receptive_field import Box, placement, receptive_field
 from opponent.images.sources import ImageSet, Unreadable, open_images, stream
 from opponent.models.network import Network
 from opponent.models.registry import load
@@ -114,7 +114,7 @@ def begin(
     plan = _plan(network, features, through, images, batch_size, shard_size, seed, rule)
     manifest, found = plan
     if not (to_path(out) / "manifest.json").exists():
-        manifest = replace(manifest, view=_checked_view(network, manifest, found))
+        manifest = replace(manifest, crop_plan=_checked_plan(network, manifest, found))
     run = Run.begin(out, manifest, found)
     if not run.has_baseline():
         run.write_baseline(mean_activation(network, run.images, through))
@@ -206,8 +206,8 @@ def _plan(
         through_shape=network.map_shape(through),
         windows=[
             {
-                "through": feature_window(network, feature, through).numbers,
-                "pixels": feature_window(network, feature).numbers,
+                "through": receptive_field(network, feature, through).numbers,
+                "pixels": receptive_field(network, feature).numbers,
             }
             for feature in resolved
         ],
@@ -225,7 +225,7 @@ def _plan(
             "layer": whole.layer,
             "position": "*" if stars[0].everywhere else whole.position and list(whole.position),
             "count": network.layer(whole.layer).shape[0],
-            "window": feature_window(network, whole, through).numbers
+            "window": receptive_field(network, whole, through).numbers
             if not stars[0].everywhere
             else [0, 0, *network.map_shape(through)[1:]],
             "keep": KEEP,
@@ -239,7 +239,7 @@ def _slice(run: Run, shard: int) -> range:
     return range(shard * size, min((shard + 1) * size, len(run.images)))
 
 
-def _checked_view(network: Network, manifest: Manifest, images: ImageSet) -> dict[str, Any]:
+def _checked_plan(network: Network, manifest: Manifest, images: ImageSet) -> dict[str, Any]:
     """The parts of image and layers that are enough, described, after a check on the first images.
 
     On each of them S must be what the whole image gives, up to rounding.
@@ -317,15 +317,15 @@ def _widest(network: Network, units: Mapping[str, Any]) -> Feature:
 def _checked(
     network: Network, through: str, features: Sequence[Feature], images: ImageSet
 ) -> dict[str, Any]:
-    part = view(network, features, through)
+    part = plan_crop(network, features, through)
     if part.box is None:
         return part.describe()
-    whole = whole_view(network, features, through, "")
+    whole = plan_whole_image(network, features, through, "")
     inputs = _first(network, images)
     if inputs is not None:
         for one, other in zip(
-            attribute_each(network, inputs, features, through, view=part),
-            attribute_each(network, inputs, features, through, view=whole),
+            attribute_each(network, inputs, features, through, plan=part),
+            attribute_each(network, inputs, features, through, plan=whole),
             strict=True,
         ):
             for name in ("activation", "attribution"):
@@ -343,9 +343,9 @@ class _Shard:
     def __init__(self, run: Run, network: Network) -> None:
         self.run, self.network = run, network
         self.rule, self.baseline = run.rule, run.baseline(network)
-        self.view = run.view(network) if run.features else None
+        self.plan = run.plan(network) if run.features else None
         units = run.manifest.units
-        self.units = None if units is None else run.units_view(_widest(network, units))
+        self.units = None if units is None else run.units_plan(_widest(network, units))
         self.scores: list[Float[np.ndarray, "n u s"]] = []
         self.waiting: list[UInt8[np.ndarray, "h w 3"]] = []
         self.images: list[str] = []
@@ -384,7 +384,7 @@ class _Shard:
     def _attribute(self, inputs: Tensor) -> tuple[Tensor, Tensor | None, list[Attribution]]:
         """The images themselves, the scores of all units, and each feature's attribution."""
         found = None if self.units is None else self._score(inputs, self.units)
-        if self.view is None:
+        if self.plan is None:
             return inputs, found, []
         results = attribute_each(
             self.network,
@@ -393,11 +393,11 @@ class _Shard:
             self.run.manifest.through,
             rule=self.rule,
             baseline=self.baseline,
-            view=self.view,
+            plan=self.plan,
         )
         return inputs, found, results
 
-    def _score(self, inputs: Tensor, part: View) -> Float[Tensor, "n u s"]:
+    def _score(self, inputs: Tensor, part: CropPlan) -> Float[Tensor, "n u s"]:
         units = self.run.manifest.units
         assert units is not None
         if units["position"] == "*":
@@ -462,7 +462,7 @@ class _Exemplars(NamedTuple):
 
 
 def _most_active(
-    found: _Exemplars, hidden: Float[Tensor, "n k h w"], first: int, box: Window, width: int
+    found: _Exemplars, hidden: Float[Tensor, "n k h w"], first: int, box: Box, width: int
 ) -> _Exemplars:
     """The largest of what was found and of more images, counted from `first`, one an image.
 
@@ -477,7 +477,7 @@ def _most_active(
     return _Exemplars(*(np.take_along_axis(x, order, 0) for x in joined))
 
 
-def _within(window: Window, maps: Float[Tensor, "n h w"]) -> Float[Tensor, "n y x"]:
+def _within(window: Box, maps: Float[Tensor, "n h w"]) -> Float[Tensor, "n y x"]:
     """Maps within the window where S is not zero, after checking that it is zero elsewhere."""
     inside = maps[:, *window.slices]
     assert inside.count_nonzero() == maps.count_nonzero(), f"S reaches beyond {window}"

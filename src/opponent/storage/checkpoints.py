@@ -24,7 +24,7 @@ from opponent.storage.files import whole, write_text
 from opponent.storage.run import RunError
 
 
-class Parts:
+class CheckpointFolder:
     """The folder, made or gone on with.
 
     Args:
@@ -89,7 +89,7 @@ class Parts:
 
 
 def map_images(
-    parts: Parts,
+    parts: CheckpointFolder,
     network: Network,
     images: ImageSet,
     compute: Callable[[Float[Tensor, "n 3 h w"]], Mapping[str, np.ndarray]],
@@ -157,7 +157,7 @@ def map_images(
 
 
 def _joined(
-    parts: Parts, names: list[str]
+    parts: CheckpointFolder, names: list[str]
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...], dict[str, str]]:
     all_arrays, ids, unreadable = [], list[str](), dict[str, str]()
     for name in names:

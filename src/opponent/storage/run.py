@@ -40,8 +40,8 @@ from torch import Tensor
 from opponent.attribution.all_units import Summary, merge, rows
 from opponent.attribution.attribute import Rule
 from opponent.core.feature import Feature
-from opponent.geometry.crop import View, view, whole_view
-from opponent.geometry.receptive_field import Window
+from opponent.geometry.crop import CropPlan, plan_crop, plan_whole_image
+from opponent.geometry.receptive_field import Box
 from opponent.images.sources import ImageEntry, ImageSet
 from opponent.models.network import Network, Preprocessing
 from opponent.models.registry import load
@@ -89,7 +89,8 @@ class Manifest:
         batch_size, shard_size: images a pass and a shard.
         device, seed, versions: where, from which seed, and with which software.
         rule: of attribution, as `Rule.parse` takes it.
-        view: the parts of image and layers that are computed, as `View.describe` gives them.
+        crop_plan: the parts of image and layers that are computed, as `CropPlan.describe` gives
+            them.
         units: where all units of the layer are scanned, its name, their position and their number,
             the window of the through layer, and how many images are kept at either end.
     """
@@ -107,7 +108,7 @@ class Manifest:
     seed: int
     versions: Mapping[str, str]
     rule: str = "gradient"
-    view: Mapping[str, Any] = field(default_factory=dict)
+    crop_plan: Mapping[str, Any] = field(default_factory=dict)
     units: Mapping[str, Any] | None = None
     format: int = FORMAT
 
@@ -117,7 +118,7 @@ class Manifest:
         All but the places of files, and what the first of them found to be enough to compute.
         """
         values: dict[str, Any] = json.loads(self.to_json())
-        values.pop("view")
+        values.pop("crop_plan")
         values["network"].pop("weights_file", None)
         values["images"].pop("source", None)
         return values
@@ -189,7 +190,7 @@ class Run:
                     f"{folder} holds another scan ({changes}). Scan into another folder, or delete "
                     "this one"
                 )
-            manifest = replace(manifest, view=run.manifest.view)
+            manifest = replace(manifest, crop_plan=run.manifest.crop_plan)
         elif folder.exists() and not _is_free(folder):
             raise RunError(f"{folder} exists and is not a run folder; choose a folder of its own")
         # Each time anew: the images, or a file of weights, may have moved since.
@@ -248,33 +249,35 @@ class Run:
             raise ValueError(f"{label!r} fits {labels} of {self.folder}; give the position too")
         raise ValueError(f"{self.folder} holds no {label!r}; it holds {labels}")
 
-    def through_window(self, feature: Feature) -> Window:
+    def through_window(self, feature: Feature) -> Box:
         """The box of the through layer that the feature's stored maps cover."""
         return self._window(feature, "through")
 
-    def receptive_field(self, feature: Feature) -> Window:
+    def receptive_field(self, feature: Feature) -> Box:
         """The box of the network's input, in pixels, that the feature depends on."""
         return self._window(feature, "pixels")
 
-    def view(self, network: Network, features: Sequence[Feature] | None = None) -> View:
+    def plan(self, network: Network, features: Sequence[Feature] | None = None) -> CropPlan:
         """The parts of image and layers that are computed for the run's features, or some."""
-        through, found = self.manifest.through, self.manifest.view
+        through, found = self.manifest.through, self.manifest.crop_plan
         if "crops" not in found:
             reason = str(found.get("whole", "unknown"))
-            return whole_view(network, features or self.features, through, reason)
+            return plan_whole_image(network, features or self.features, through, reason)
         if features is not None:
-            return view(network, features, through)
-        return View.restore(found, self.features, through)
+            return plan_crop(network, features, through)
+        return CropPlan.restore(found, self.features, through)
 
-    def units_view(self, widest: Feature) -> View:
+    def units_plan(self, widest: Feature) -> CropPlan:
         """The parts that are computed for all units: `widest` depends on all that they do."""
         assert self.manifest.units is not None
-        through, found = self.manifest.through, self.manifest.view.get("units", {})
+        through, found = self.manifest.through, self.manifest.crop_plan.get("units", {})
         if "crops" in found:
-            return View.restore(found, [widest], through)
-        window = Window.of(self.manifest.units["window"])
+            return CropPlan.restore(found, [widest], through)
+        window = Box.of(self.manifest.units["window"])
         reason = str(found.get("whole", "unknown"))
-        return View(features=(widest,), through=through, window=window, inner=window, reason=reason)
+        return CropPlan(
+            features=(widest,), through=through, window=window, inner=window, reason=reason
+        )
 
     def write_summary(self, number: int, summary: Summary) -> None:
         """Write what one shard holds of all units. To be written before the shard itself."""
@@ -316,8 +319,8 @@ class Run:
     def _units(self) -> AnyPath:
         return self.folder / "units.parquet"
 
-    def _window(self, feature: Feature, source: str) -> Window:
-        return Window.of(self.manifest.windows[self.features.index(feature)][source])
+    def _window(self, feature: Feature, source: str) -> Box:
+        return Box.of(self.manifest.windows[self.features.index(feature)][source])
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -507,7 +510,7 @@ class Run:
             )
         return [self.shard(number) for number in range(self.shard_count)]
 
-    # Reading back
+    # ForwardResult back
 
     def columns(self, feature: Feature | str | None = None, *, maps: bool = True) -> Columns:
         """One feature over all images that could be read.

@@ -38,7 +38,7 @@ from opponent.core.feature import Feature
 from opponent.explain.crops import photograph
 from opponent.images.sources import ImageEntry
 from opponent.models.network import Network
-from opponent.storage.checkpoints import Parts, map_images
+from opponent.storage.checkpoints import CheckpointFolder, map_images
 from opponent.storage.files import whole
 from opponent.storage.run import Run, RunError, versions
 from opponent.study.analysis import Plan
@@ -426,7 +426,7 @@ def build(
     if labels is not None and len(labels) != len(layers):
         raise ValueError(f"{len(labels)} labels for {len(layers)} layers: {', '.join(layers)}")
     folder, report = Path(out), progress or (lambda *_: None)
-    Parts(
+    CheckpointFolder(
         folder,
         {
             "runs": [hashlib.sha256(_identity(run).encode()).hexdigest() for run in opened],
@@ -520,7 +520,7 @@ def _sources(
         at = hidden[:, :, rows, columns].double().abs().sum(1)
         return {"norm": at.float().cpu().numpy()}
 
-    parts = Parts(folder / "norms" / name[:12], asked)
+    parts = CheckpointFolder(folder / "norms" / name[:12], asked)
     arrays, ids, _ = map_images(
         parts, network, run.images, norms, batch_size=_BATCH, progress=report
     )

@@ -22,13 +22,13 @@ from opponent.images.sources import ImageSet
 from opponent.models.network import Network
 from opponent.storage.files import AnyPath, local, whole, write_text
 from opponent.storage.run import Run, RunError, versions
-from opponent.synthesis.inversion import Settings, accentuate, invert, visualise
+from opponent.synthesis.inversion import SynthesisSettings, accentuate, invert, visualise
 
 Kind = Literal["inversion", "accentuation", "visualisation"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
+class CachedImage:
     """One synthesised image of a run.
 
     Args:
@@ -61,9 +61,9 @@ def make(
     image: str | None,
     kind: Kind,
     sign: int,
-    settings: Settings,
+    settings: SynthesisSettings,
     progress: Callable[[int, int], None] | None = None,
-) -> Made:
+) -> CachedImage:
     """Synthesise one image for a run, or find it where the same was made before.
 
     Args:
@@ -133,10 +133,10 @@ def _name(asked: dict[str, Any]) -> str:
     return f"{plain}-{'excitation' if asked['sign'] > 0 else 'inhibition'}-{digest}"
 
 
-def _read(path: AnyPath) -> Made:
+def _read(path: AnyPath) -> CachedImage:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return Made(
+        return CachedImage(
             kind=values["kind"],
             sign=values["sign"],
             image=values["image"],

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from opponent.attribution.attribute import Images, Rule, attribute, network_input
 from opponent.core.feature import Feature
-from opponent.geometry.crop import View, view
-from opponent.geometry.receptive_field import feature_window
+from opponent.geometry.crop import CropPlan, plan_crop
+from opponent.geometry.receptive_field import receptive_field
 from opponent.images.sources import ImageEntry, open_images
 from opponent.images.sources import load as load_image
 from opponent.models.network import Network
@@ -33,7 +33,7 @@ class EmptyTarget(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class SynthesisSettings:
     """How images are synthesised.
 
     Args:
@@ -79,7 +79,7 @@ def invert(
     through: str,
     *,
     sign: int,
-    settings: Settings | None = None,
+    settings: SynthesisSettings | None = None,
     rule: Rule | str = "gradient",
     baseline: Float[Tensor, "k h w"] | None = None,
     progress: Progress | None = None,
@@ -100,7 +100,7 @@ def invert(
         ValueError: names, units or positions that do not fit.
     Source: paper, section 4, eqs. 4 and 5.
     """
-    network, settings = load(network), settings or Settings()
+    network, settings = load(network), settings or SynthesisSettings()
     inputs = network_input(network, images)
     targets = _targets(network, inputs, feature, through, sign, rule, baseline)
     return _in_batches(
@@ -117,7 +117,7 @@ def invert_attribution(
     *,
     sign: int,
     hidden: Float[Tensor, "n k y x"] | None = None,
-    settings: Settings | None = None,
+    settings: SynthesisSettings | None = None,
     progress: Progress | None = None,
 ) -> Synthesis:
     """From noise, make images whose through layer looks as one side of given attributions does.
@@ -139,10 +139,10 @@ def invert_attribution(
         ValueError: names, units, positions or shapes that do not fit.
     Source: paper, section 5 and eq. 5.
     """
-    settings = settings or Settings()
+    settings = settings or SynthesisSettings()
     feature = network.resolve(feature)
     part = (_signed(sign) * attribution).clamp(min=0) if sign else attribution.abs()
-    window = feature_window(network, feature, through)
+    window = receptive_field(network, feature, through)
     expected = (network.map_shape(through)[0], window.height, window.width)
     if tuple(part.shape[1:]) != expected or (hidden is not None and hidden.shape != part.shape):
         raise ValueError(
@@ -156,7 +156,7 @@ def invert_attribution(
         feature=feature,
         through=through,
         sign=sign,
-        view=view(network, [feature], through),
+        plan=plan_crop(network, [feature], through),
         part=part.to(network.device, network.dtype),
     )
     start = _noise(network, targets, settings)
@@ -171,7 +171,7 @@ def accentuate(
     through: str,
     *,
     sign: int,
-    settings: Settings | None = None,
+    settings: SynthesisSettings | None = None,
     rule: Rule | str = "gradient",
     baseline: Float[Tensor, "k h w"] | None = None,
     progress: Progress | None = None,
@@ -181,7 +181,7 @@ def accentuate(
     Args and errors as `invert`; the photographs themselves are needed, for they are the start.
     Source: paper, section 4.
     """
-    network, settings = load(network), settings or Settings()
+    network, settings = load(network), settings or SynthesisSettings()
     chosen = open_images(images, size=network.preprocessing.size)
     inputs = network_input(network, chosen)
     targets = _targets(network, inputs, feature, through, sign, rule, baseline)
@@ -200,7 +200,7 @@ def visualise(
     feature: Feature | str,
     *,
     sign: int = 1,
-    settings: Settings | None = None,
+    settings: SynthesisSettings | None = None,
     progress: Progress | None = None,
 ) -> Synthesis:
     """From noise, make an image that excites (+1) or inhibits (-1) a feature: one image.
@@ -208,10 +208,10 @@ def visualise(
     The objective is the activation itself, before the ReLU, times the sign. Source: Olah et al.
     (2017); paper, figure 5.
     """
-    network, settings = load(network), settings or Settings()
+    network, settings = load(network), settings or SynthesisSettings()
     feature = network.resolve(feature)
     generator = torch.Generator().manual_seed(settings.seed)
-    part = view(network, [feature], None)
+    part = plan_crop(network, [feature], None)
     return ascend(
         network,
         PARAMETERISATIONS[settings.parameterisation](
@@ -234,7 +234,7 @@ class _Targets:
     feature: Feature
     through: str
     sign: int
-    view: View
+    plan: CropPlan
     part: Float[Tensor, "n k y x"]  # within the window where S is not zero
 
 
@@ -254,18 +254,18 @@ def _targets(
     _check_not_empty(part, feature, through, sign)
     # Where the layer lies under what S starts from (GELU, before a ReLU, a mean as the baseline),
     # growing drive means a more negative layer.
-    rows, columns = feature_window(network, feature, through).slices
+    rows, columns = receptive_field(network, feature, through).slices
     return _Targets(
         feature=feature,
         through=through,
         sign=sign,
-        view=view(network, [feature], through),
+        plan=plan_crop(network, [feature], through),
         part=(result.change.sign() * part)[:, :, rows, columns],
     )
 
 
 def _noise(
-    network: Network, targets: _Targets, settings: Settings
+    network: Network, targets: _Targets, settings: SynthesisSettings
 ) -> Callable[[slice, torch.Generator], Parameterisation]:
     make, count = PARAMETERISATIONS[settings.parameterisation], len(targets.part)
 
@@ -292,7 +292,7 @@ def _in_batches(
     targets: _Targets,
     start: Callable[[slice, torch.Generator], Parameterisation],
     rate: float,
-    settings: Settings,
+    settings: SynthesisSettings,
     progress: Progress | None,
     *,
     watch: bool = True,
@@ -305,7 +305,7 @@ def _in_batches(
         wanted = targets.part[which].repeat(settings.transforms.draws, 1, 1, 1)
 
         def objective(hidden: Tensor, wanted: Tensor = wanted) -> Tensor:
-            return dot_cosine(targets.view.within(hidden), wanted, settings.power)
+            return dot_cosine(targets.plan.within(hidden), wanted, settings.power)
 
         def report(done: int, steps: int, number: int = number) -> None:
             if progress is not None:
@@ -318,7 +318,7 @@ def _in_batches(
                 objective,
                 targets.feature,
                 sign=targets.sign,
-                part=targets.view,
+                part=targets.plan,
                 transforms=settings.transforms,
                 steps=settings.steps,
                 rate=rate if settings.rate is None else settings.rate,

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from opponent.core.feature import Feature
-from opponent.geometry.crop import View
+from opponent.geometry.crop import CropPlan
 from opponent.models.network import Network
 from opponent.synthesis.parameterisations import Parameterisation
 from opponent.synthesis.transforms import Transforms, resize
@@ -57,7 +57,7 @@ def ascend(
     feature: Feature,
     *,
     sign: int,
-    part: View,
+    part: CropPlan,
     transforms: Transforms,
     steps: int,
     rate: float,

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from opponent.geometry.receptive_field import Window
+from opponent.geometry.receptive_field import Box
 from opponent.synthesis.spectrum import photographs
 
 # Black and white have no logit: half a step of 8 bits away from them.
@@ -26,7 +26,7 @@ class Parameterisation(ABC):
     size: tuple[int, int]
 
     @abstractmethod
-    def images(self, part: Window | None = None) -> Float[Tensor, "n 3 y x"]:
+    def images(self, part: Box | None = None) -> Float[Tensor, "n 3 y x"]:
         """The images, or a part of them, in [0, 1], with a graph to the parameters."""
 
 
@@ -45,10 +45,10 @@ def _spectrum(images: Float[Tensor, "n 3 h w"]) -> Complex[Tensor, "n 3 k h"]:
 
 
 def _inverse(
-    columns: Complex[Tensor, "n 3 k h"], size: tuple[int, int], part: Window | None
+    columns: Complex[Tensor, "n 3 k h"], size: tuple[int, int], part: Box | None
 ) -> Float[Tensor, "n 3 y x"]:
     """A part of the images whose half spectra's columns `torch.fft.ifft` gave."""
-    down, across = (part or Window.of([0, 0, *size])).slices
+    down, across = (part or Box.of([0, 0, *size])).slices
     found: Tensor = torch.fft.irfft(columns[..., down], n=size[1], dim=2)[:, :, across].mT
     return found
 
@@ -142,7 +142,7 @@ class Phases(Parameterisation):
         phase = _spectrum(torch.randn(1, 3, *size, generator=generator)).angle()
         self.parameters = [_leaf(phase.to(device), count)]
 
-    def images(self, part: Window | None = None) -> Float[Tensor, "n 3 y x"]:
+    def images(self, part: Box | None = None) -> Float[Tensor, "n 3 y x"]:
         """Images whose logits have mean 0 and standard deviation 1, or a part of them."""
         spectrum = _Polar.apply(self.magnitude, self.parameters[0])  # type: ignore[no-untyped-call]
         columns = torch.fft.ifft(spectrum)
@@ -168,7 +168,7 @@ class Photographs(Parameterisation):
         gates = torch.zeros_like(self.magnitude[:, :1])
         self.parameters = [spectrum.angle().requires_grad_(), gates.requires_grad_()]
 
-    def images(self, part: Window | None = None) -> Float[Tensor, "n 3 y x"]:
+    def images(self, part: Box | None = None) -> Float[Tensor, "n 3 y x"]:
         """The photographs as they have become, or a part of them."""
         phases, gates = self.parameters
         spectrum = torch.polar(self.magnitude * (2 * torch.sigmoid(gates)), phases)
@@ -198,7 +198,7 @@ class Fourier(Parameterisation):
         noise = torch.randn(1, *magnitude.shape, 2, generator=generator) * 0.1
         self.parameters = [_leaf(noise.to(device), count)]
 
-    def images(self, part: Window | None = None) -> Float[Tensor, "n 3 y x"]:
+    def images(self, part: Box | None = None) -> Float[Tensor, "n 3 y x"]:
         """The images that the coefficients stand for, or a part of them."""
         spectrum = torch.view_as_complex(self.parameters[0] * self.scale)
         return torch.sigmoid(_recolour(_inverse(torch.fft.ifft(spectrum), self.size, part)))
@@ -220,7 +220,7 @@ class Pixels(Parameterisation):
         noise = torch.randn(1, 3, *size, generator=generator) * 0.1
         self.parameters = [_leaf(noise.to(device), count)]
 
-    def images(self, part: Window | None = None) -> Float[Tensor, "n 3 y x"]:
+    def images(self, part: Box | None = None) -> Float[Tensor, "n 3 y x"]:
         """The images that the logits stand for, or a part of them."""
         [logits] = self.parameters
         return torch.sigmoid(logits if part is None else logits[:, :, *part.slices])

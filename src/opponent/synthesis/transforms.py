@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from opponent.geometry.receptive_field import Window, union
+from opponent.geometry.receptive_field import Box, bounding_box
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +44,8 @@ class Transforms:
         canvas: tuple[int, int],
         size: tuple[int, int],
         generator: torch.Generator,
-        window: Window | None = None,
-    ) -> tuple[Window, list[Window]]:
+        window: Box | None = None,
+    ) -> tuple[Box, list[Box]]:
         """The boxes of a step.
 
         Args:
@@ -58,16 +58,16 @@ class Transforms:
             begins. They may reach beyond it.
         """
         boxes = [self._box(canvas, generator) for _ in range(self.draws)]
-        seen = union([_seen(box, size, window) for box in boxes])
+        seen = bounding_box([_seen(box, size, window) for box in boxes])
         return seen, [replace(x, top=x.top - seen.top, left=x.left - seen.left) for x in boxes]
 
     def __call__(
         self,
         images: Float[Tensor, "n 3 h w"],
-        boxes: Sequence[Window],
+        boxes: Sequence[Box],
         size: tuple[int, int],
         generator: torch.Generator,
-        window: Window | None = None,
+        window: Box | None = None,
     ) -> Float[Tensor, "m 3 y x"]:
         """Views of each image, one box after the other, with noise.
 
@@ -93,7 +93,7 @@ class Transforms:
         uniform = torch.rand(shape, generator=own) * 2 - 1
         return self.uniform * uniform + self.gaussian * torch.randn(shape, generator=own)
 
-    def _box(self, canvas: tuple[int, int], generator: torch.Generator) -> Window:
+    def _box(self, canvas: tuple[int, int], generator: torch.Generator) -> Box:
         share = self.smallest + (self.largest - self.smallest) * torch.rand((), generator=generator)
         centres = 0.5 + self.wander * torch.randn(2, generator=generator)
         sides, starts = [], []
@@ -101,20 +101,20 @@ class Transforms:
             side = max(1, round(length * float(share)))
             sides.append(side)
             starts.append(min(max(round(length * centre - side / 2), 0), length - side))
-        return Window.of([*starts, *sides])
+        return Box.of([*starts, *sides])
 
 
 def resize(
     images: Float[Tensor, "n 3 h w"],
     size: tuple[int, int],
-    window: Window | None = None,
-    box: Window | None = None,
+    window: Box | None = None,
+    box: Box | None = None,
 ) -> Float[Tensor, "n 3 y x"]:
     """Images, or a box of them, at another size, without aliasing; of it all, or a window.
 
     With a window the box may reach beyond the images, where the window shows nothing of that.
     """
-    box = box or Window.of([0, 0, *images.shape[2:]])
+    box = box or Box.of([0, 0, *images.shape[2:]])
     if window is None:
         return F.interpolate(
             images[:, :, *box.slices], size, mode="bilinear", antialias=True, align_corners=False
@@ -124,16 +124,16 @@ def resize(
     return rows @ images[:, :, *_seen(box, size, window).slices] @ columns.T
 
 
-def _seen(box: Window, size: tuple[int, int], window: Window | None) -> Window:
+def _seen(box: Box, size: tuple[int, int], window: Box | None) -> Box:
     """What a window of a box at another size shows of the image."""
     if window is None:
         return box
     (top, rows), (left, columns) = _sides(box, size, window)
-    return Window.of([box.top + top, box.left + left, rows.shape[1], columns.shape[1]])
+    return Box.of([box.top + top, box.left + left, rows.shape[1], columns.shape[1]])
 
 
 def _sides(
-    box: Window, size: tuple[int, int], window: Window
+    box: Box, size: tuple[int, int], window: Box
 ) -> tuple[tuple[int, Tensor], tuple[int, Tensor]]:
     (top, bottom), (left, right) = ((x.start, x.stop) for x in window.slices)
     return _weights(box.height, size[0], top, bottom), _weights(box.width, size[1], left, right)

@@ -36,10 +36,10 @@ from opponent.plots.gallery import write_atlas, write_figures
 from opponent.reports.html import picture, render
 from opponent.scan.local import scan_images
 from opponent.selection import exciting, inhibiting, tense
-from opponent.storage.checkpoints import Parts
+from opponent.storage.checkpoints import CheckpointFolder
 from opponent.storage.files import AnyPath, local, write_text
 from opponent.storage.run import Run, versions
-from opponent.synthesis.inversion import Settings
+from opponent.synthesis.inversion import SynthesisSettings
 
 Progress = Callable[[str, int, int], None]
 
@@ -164,7 +164,7 @@ def reproduce(
         "seed": seed,
         "versions": versions(),
     }
-    folder = Parts(out, asked).folder
+    folder = CheckpointFolder(out, asked).folder
     making = _Making(network, found, folder, sizes, seed, progress or (lambda *_: None))
     steps = (
         making.exemplars, making.complete, making.case_study, making.atlases, making.toys,
@@ -203,7 +203,7 @@ class _Making:
         self.network, self.images, self.folder = network, images, folder
         self.scale, self.seed, self.tell = scale, seed, tell
         self.pairs = trunk(network)
-        self.settings = Settings(steps=scale.steps, seed=seed)
+        self.settings = SynthesisSettings(steps=scale.steps, seed=seed)
 
     def scan(self, name: str, features: Sequence[Feature], through: str) -> Run:
         return scan_images(
@@ -593,7 +593,9 @@ class _Making:
             layers=min(scale.layers, len(self.pairs)),
             units=scale.units,
             images_each=scale.tense,
-            settings=Settings(steps=scale.steps, seed=self.seed, batch=min(scale.tense, 10)),
+            settings=SynthesisSettings(
+                steps=scale.steps, seed=self.seed, batch=min(scale.tense, 10)
+            ),
             progress=self.tell,
         )
         _, traces, objective = write_verification(found, folder)

@@ -21,7 +21,7 @@ from safetensors.numpy import save as to_bytes
 
 from opponent.paper.toy.kernel import FEATURES, patterns, train_all
 from opponent.plots import ToyWidth, save, toy_figure
-from opponent.storage.checkpoints import Parts
+from opponent.storage.checkpoints import CheckpointFolder
 from opponent.storage.files import whole, write_text
 from opponent.storage.run import versions
 
@@ -344,7 +344,7 @@ def study(
         "seed": seed,
         "versions": versions() | {"numba": numba.__version__},
     }
-    parts = Parts(out, asked)
+    parts = CheckpointFolder(out, asked)
     blocks = [
         (m, first, min(first + _CHUNK, seeds)) for m in hidden for first in range(0, seeds, _CHUNK)
     ]
@@ -389,7 +389,7 @@ def _trainer(
     folder: Path, asked: Mapping[str, Any], cpus: float | None = None
 ) -> Callable[[_Block], None]:
     """What trains a block of a study and writes it, on this machine or another."""
-    parts = Parts(folder, asked)
+    parts = CheckpointFolder(folder, asked)
     if cpus is not None:
         import numba
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from opponent.core.feature import Feature
 from opponent.explain.crops import photographs, zoom_for
-from opponent.geometry.receptive_field import Window, feature_window, scaled
+from opponent.geometry.receptive_field import Box, receptive_field, scale_box
 from opponent.models.network import Network
 from opponent.paper.uniqueness.measure import (
     KINDS,
@@ -148,7 +148,7 @@ def _figure8b(measured: Measured, network: Network, layer: str, m: int) -> Figur
         for by in ("activation", "l1")
     }
     for i in chosen:
-        columns, field = measured.columns(group, i), feature_window(network, group.features[i])
+        columns, field = measured.columns(group, i), receptive_field(network, group.features[i])
         sides = []
         for pick, by in ((exciting, "activation"), (tense, "l1")):
             indices = pick(columns, EXAMPLES)
@@ -178,7 +178,7 @@ def _figure16(
             some = shared[:EXAMPLES_SHARED]
             # All that the layer's centre sees, whichever the feature.
             channels = network.layer(layer).shape[0]
-            field = feature_window(network, Feature.direction(layer, [1.0] * channels))
+            field = receptive_field(network, Feature.direction(layer, [1.0] * channels))
             captions = [f"{x.features} of {x.of}" for x in some]
             tiles = _crops(measured, network, [x.image for x in some], captions, field)
             panels[name].append(SharedRow(layer=layer, count=len(shared), tiles=tiles))
@@ -198,13 +198,13 @@ def _crops(
     network: Network,
     names: Sequence[str],
     captions: Sequence[str],
-    field: Window,
+    field: Box,
 ) -> list[Tile]:
     """Photographs cropped to a receptive field."""
     prepared = network.preprocessing
     zoom = zoom_for(prepared, field)
     entries = [measured.source.find(name) for name in names]
     size = prepared.size[0] * zoom, prepared.size[1] * zoom
-    where = scaled(field, prepared.size, size).slices
+    where = scale_box(field, prepared.size, size).slices
     shown = photographs(entries, prepared, zoom)
     return [Tile(image=x[where], caption=c) for x, c in zip(shown, captions, strict=True)]

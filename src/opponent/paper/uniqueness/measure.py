@@ -25,13 +25,13 @@ from torch import Tensor
 
 from opponent.core.feature import Feature
 from opponent.directions import Directions, find_directions
-from opponent.geometry.receptive_field import Window, feature_window
+from opponent.geometry.receptive_field import Box, receptive_field
 from opponent.images.sources import ImageSet, open_images
-from opponent.models.network import Network, Reading
+from opponent.models.network import ForwardResult, Network
 from opponent.paper.inversion_check import Pair, parse_pair, random_units, trunk
 from opponent.scan.local import BATCH, SHARD
 from opponent.selection import Columns, top
-from opponent.storage.checkpoints import Parts, map_images
+from opponent.storage.checkpoints import CheckpointFolder, map_images
 from opponent.storage.run import versions
 
 KINDS = ("units", "kmeans")
@@ -136,14 +136,14 @@ class _Near:
     Without a window, the whole network has to run.
     """
 
-    window: Window | None
+    window: Box | None
     position: tuple[int, int]
 
 
 def _near(network: Network, pair: Pair) -> _Near:
     """Find the window, and try on noise whether it gives the same as the whole map does."""
     channels, height, width = network.layer(pair.target).shape
-    box = feature_window(network, Feature.direction(pair.target, [1.0] * channels), pair.through)
+    box = receptive_field(network, Feature.direction(pair.target, [1.0] * channels), pair.through)
     rows, columns = network.map_shape(pair.through)[1:]
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(2, 3, *network.preprocessing.size, generator=generator)
@@ -178,14 +178,14 @@ def _slope(values: Float[Tensor, "n c"], through: Float[Tensor, "n k h w"]) -> T
     return slope
 
 
-def _grown(box: Window, stride: int, size: tuple[int, int]) -> Window:
+def _grown(box: Box, stride: int, size: tuple[int, int]) -> Box:
     top, left = box.top // stride * stride, box.left // stride * stride
     bottom = min(size[0], -(-(box.top + box.height) // stride) * stride)
     right = min(size[1], -(-(box.left + box.width) // stride) * stride)
-    return Window(top=top, left=left, height=bottom - top, width=right - left)
+    return Box(top=top, left=left, height=bottom - top, width=right - left)
 
 
-def _run_near(network: Network, inputs: Tensor, pair: Pair, crop: Tensor) -> Reading:
+def _run_near(network: Network, inputs: Tensor, pair: Pair, crop: Tensor) -> ForwardResult:
     """Run on from a crop of the through layer; one image leads there, and its map is dropped."""
     return network.run(
         inputs[:1], pair.target, pair.through, differentiate="target", substitute=lambda _: crop
@@ -424,7 +424,7 @@ def measure_features(
         "versions": versions(),
     }
     asked = json.loads(json.dumps(asked))  # as a reader will find it
-    parts = Parts(out, asked)
+    parts = CheckpointFolder(out, asked)
     features: dict[Pair, list[Feature]] = {}
     for pair, units in zip(pairs, asked["units"], strict=True):
         directions = _directions(
