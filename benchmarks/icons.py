@@ -14,9 +14,10 @@ import time
 import torch
 from torch import Tensor
 
+from opponent.core.box import Box
 from opponent.core.feature import Feature
 from opponent.geometry.crop import plan_crop
-from opponent.geometry.receptive_field import Box, receptive_field
+from opponent.geometry.receptive_field import receptive_field
 from opponent.models.inceptionv1 import InceptionV1
 from opponent.models.network import Network
 from opponent.models.registry import INCEPTIONV1_INPUT, load

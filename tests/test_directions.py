@@ -24,8 +24,9 @@ from typer.testing import CliRunner
 
 from opponent import Feature, Network, Preprocessing, Run, attribute, open_images, scan_images
 from opponent.cli import app
+from opponent.core.box import Box
 from opponent.directions import Directions, find_directions
-from opponent.geometry.receptive_field import Box, receptive_field
+from opponent.geometry.receptive_field import receptive_field
 from opponent.images.sources import ImageEntry, load, stream
 from opponent.storage.run import SCALARS
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from opponent.images.sources import Unreadable, open_images, stream
+from opponent.core.errors import Unreadable
+from opponent.images.sources import open_images, stream
 from opponent.storage.files import write_text
 from opponent.synthesis.spectrum import measure
 

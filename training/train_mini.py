@@ -24,7 +24,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel
 
-from opponent.images.sources import ImageSet, Unreadable, open_images, stream
+from opponent.core.errors import Unreadable
+from opponent.images.sources import ImageSet, open_images, stream
 from opponent.models.inceptionv1 import MINI, InceptionV1
 from opponent.models.registry import MINI_INPUT
 from opponent.storage.files import whole

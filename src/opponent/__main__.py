@@ -27,8 +27,7 @@ def main() -> None:
 
 def _expected(error: Exception) -> bool:
     """Whether an error comes from what was given, not from a fault of ours."""
-    from opponent.images.sources import Unreadable
-    from opponent.storage.run import RunError
+    from opponent.core.errors import RunError, Unreadable
 
     kinds = (ValueError, LookupError, OSError, ImportError, RunError, Unreadable)
     return isinstance(error, kinds) and not isinstance(error, KeyError | IndexError)

@@ -15,8 +15,9 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from opponent.core.errors import Unreadable
 from opponent.core.feature import Feature
-from opponent.images.sources import ImageSet, Unreadable, open_images, stream
+from opponent.images.sources import ImageSet, open_images, stream
 from opponent.models.network import Network
 from opponent.models.registry import load, read_weights
 from opponent.storage.files import whole

@@ -52,9 +52,10 @@ from opponent.atlas.build import (
     trustworthiness,
 )
 from opponent.cli import app
+from opponent.core.errors import EmptyTarget
 from opponent.plots.gallery import write_atlas
 from opponent.storage.run import SCALARS
-from opponent.synthesis.inversion import EmptyTarget, invert_attribution
+from opponent.synthesis.inversion import invert_attribution
 from opponent.synthesis.transforms import resize
 
 

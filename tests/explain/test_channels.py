@@ -36,9 +36,10 @@ from opponent import (
 )
 from opponent.atlas.build import Cell
 from opponent.cli import app
+from opponent.core.errors import UnknownGeometry
 from opponent.explain.channels import Silenced, Who, exemplar_tiles, silence, silence_check, who
 from opponent.explain.crops import photograph, zoom_for
-from opponent.geometry.receptive_field import UnknownGeometry, receptive_field
+from opponent.geometry.receptive_field import receptive_field
 from opponent.plots import PAGE, DriverRow, Synthetic, Tile, drivers_figure, save
 from opponent.reports.explanations import silence_facts, who_figure, write_who
 from opponent.selection import GROUPS

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import nn
 
 from opponent import Network, Preprocessing, Run, Unreadable, open_images, scan_images
+from opponent.core.box import Box
 from opponent.explain.crops import LARGEST, SHOWN, photograph, run_tiles, spread, tile, zoom_for
-from opponent.geometry.receptive_field import Box
 from opponent.images.sources import ImageEntry
 
 

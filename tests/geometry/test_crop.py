@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from opponent import Feature, Network, Preprocessing, load
 from opponent.attribution.attribute import Rule, attribute_each
+from opponent.core.box import Box
 from opponent.geometry.crop import CropPlan, plan_crop, plan_whole_image
-from opponent.geometry.receptive_field import Box
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 import opponent
 from opponent import Feature, Network, Preprocessing, attribute
+from opponent.core.box import Box
+from opponent.core.errors import UnknownGeometry
 from opponent.geometry.receptive_field import (
-    Box,
-    UnknownGeometry,
     field_and_stride,
     placement,
     receptive_field,

@@ -25,17 +25,9 @@ from PIL import Image, ImageFile
 
 import opponent
 from opponent import scan_images
+from opponent.core.errors import Unreadable
 from opponent.images import sources as images
-from opponent.images.sources import (
-    ImageEntry,
-    ImageSet,
-    Unreadable,
-    decode,
-    fit,
-    load,
-    open_images,
-    stream,
-)
+from opponent.images.sources import ImageEntry, ImageSet, decode, fit, load, open_images, stream
 
 # A picture of 4 x 6 that no turn or flip leaves as it is, and a smooth one for lossy formats.
 SHARP = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from opponent import Feature, ImageSet, Network, Preprocessing, attribute, open_images, scan_images
 from opponent.attribution.attribute import Rule, mean_activation
 from opponent.cli import app
+from opponent.core.errors import RunError
 from opponent.geometry.bottlenecks import through_layers
 from opponent.models.registry import load
 from opponent.paper.completeness import (
@@ -27,7 +28,7 @@ from opponent.paper.completeness import (
     write_completeness,
 )
 from opponent.plots import Curve, completeness_figure
-from opponent.storage.run import Run, RunError
+from opponent.storage.run import Run
 from opponent.synthesis.inversion import SynthesisSettings, invert
 
 SMALL = Preprocessing(size=(7, 10))

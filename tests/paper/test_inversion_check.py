@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import opponent.paper.inversion_check as module
 from opponent.cli import app
+from opponent.core.errors import EmptyTarget, RunError
 from opponent.core.feature import Feature
 from opponent.images.sources import ImageSet, open_images
 from opponent.models.network import Network, Preprocessing
@@ -31,8 +32,8 @@ from opponent.paper.inversion_check import (
     write_verification,
 )
 from opponent.selection import tense
-from opponent.storage.run import Run, RunError
-from opponent.synthesis.inversion import EmptyTarget, SynthesisSettings, invert
+from opponent.storage.run import Run
+from opponent.synthesis.inversion import SynthesisSettings, invert
 
 SETTINGS = SynthesisSettings(steps=3, canvas=(24, 24), batch=1, seed=3)
 UNITS = 5

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from opponent import ImageSet, open_images
+from opponent.core.errors import RunError
 from opponent.models.network import Network
 from opponent.models.registry import load
 from opponent.paper.reproduce.page import SCALES, Claim, Scale, reproduce
-from opponent.storage.run import RunError
 
 TINY = Scale(
     images=40, logits=2, features=2, centroids=4, atlases=1, top=30, grid=2, least=2, layers=1,

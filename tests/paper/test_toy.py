@@ -19,6 +19,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from opponent.cli import app
+from opponent.core.errors import RunError
 from opponent.paper.toy import kernel
 from opponent.paper.toy.kernel import BATCH, FEATURES
 from opponent.paper.toy.models import (
@@ -43,7 +44,6 @@ from opponent.paper.toy.models import (
 )
 from opponent.plots import PAGE, ToyWidth, save, toy_figure
 from opponent.plots.toy import _matrix
-from opponent.storage.run import RunError
 
 I6 = np.eye(FEATURES)
 

@@ -21,7 +21,7 @@ import opponent
 from opponent import Feature, Network, Preprocessing, RunError, attribute, open_images
 from opponent.attribution.attribute import attribute_each
 from opponent.cli import app
-from opponent.geometry.receptive_field import Box
+from opponent.core.box import Box
 from opponent.paper.inversion_check import Pair
 from opponent.paper.uniqueness import measure as module
 from opponent.paper.uniqueness.drawing import _finite, write_uniqueness

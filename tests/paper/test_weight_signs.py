@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from opponent.cli import app
+from opponent.core.errors import RunError
 from opponent.models.network import Network, Preprocessing
 from opponent.models.registry import load
 from opponent.paper.weight_signs import (
@@ -23,7 +24,6 @@ from opponent.paper.weight_signs import (
     weight_signs,
     write_weights,
 )
-from opponent.storage.run import RunError
 
 
 class Hand(nn.Module):

@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 from opponent import Network, Run, load, scan_images, why
-from opponent.geometry.receptive_field import Box, scale_box
+from opponent.core.box import Box, scale_box
 from opponent.reports.explanations import write_answer
 from opponent.reports.html import picture, render
 from opponent.reports.report import write_report

@@ -9,8 +9,8 @@ from PIL import Image
 from torch import nn
 
 from opponent import Network, Preprocessing, open_images
+from opponent.core.errors import RunError
 from opponent.storage.checkpoints import CheckpointFolder, map_images
-from opponent.storage.run import RunError
 
 NETWORK = Network(
     nn.Conv2d(3, 1, 1), preprocessing=Preprocessing(size=(4, 6), mean=(0.0,) * 3, std=(1.0,) * 3)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 from opponent import Feature, Preprocessing, Run, RunError
-from opponent.geometry.receptive_field import Box
+from opponent.core.box import Box
 from opponent.images.sources import ImageEntry, ImageSet
 from opponent.storage.files import _machine
 from opponent.storage.run import LISTS, SCALARS, Manifest, versions

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.study import small_study
 
+from opponent.core.errors import RunError
 from opponent.plots.experiment import ExperimentBar, ExperimentLayer, experiment_figure
-from opponent.storage.run import RunError
 from opponent.study.analysis import (
     Plan,
     accuracy,

@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playw
 from tests.support.server import Server
 from tests.support.study import small_study
 
-from opponent.storage.run import RunError
+from opponent.core.errors import RunError
 from opponent.study import site
 from opponent.study.guard import Limits
 from opponent.study.store import Store

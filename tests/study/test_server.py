@@ -26,7 +26,7 @@ import pytest
 from tests.support.server import Connection, Server
 from tests.support.study import small_study
 
-from opponent.storage.run import RunError
+from opponent.core.errors import RunError
 from opponent.study.forms import MAX_BODY
 from opponent.study.guard import Buckets, Limits, client_of, safe
 from opponent.study.server import create_app

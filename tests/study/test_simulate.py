@@ -8,7 +8,7 @@ import pytest
 from tests.support.study import small_study
 
 from opponent import load
-from opponent.storage.run import RunError
+from opponent.core.errors import RunError
 from opponent.study.analysis import analyse_folder
 from opponent.study.simulate import Chance, Similarity, embed, simulate
 from opponent.study.store import Store

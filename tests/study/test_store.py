@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests.support.study import small_study
 
-from opponent.storage.run import RunError
+from opponent.core.errors import RunError
 from opponent.study.export import export
 from opponent.study.store import Answer, Refused, Store
 from opponent.study.study import QUESTIONS, Shown, Study

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests.support.study import LAYERS, small_study
 
-from opponent.storage.run import RunError
+from opponent.core.errors import RunError
 from opponent.study.study import Study, Trial, write_study
 
 

@@ -16,9 +16,9 @@ from PIL import Image
 from torch import nn
 
 from opponent import Network, Preprocessing, Run, scan_images
+from opponent.core.errors import RunError
 from opponent.plots.experiment import SheetRow, sheet_figure
 from opponent.plots.page import Tile
-from opponent.storage.run import RunError
 from opponent.study.sheet import write_sheets
 from opponent.study.study import Study, write_study
 from opponent.study.trials import Candidate, Chosen, build, choose

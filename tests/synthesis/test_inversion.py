@@ -33,8 +33,8 @@ from opponent import (
     visualise,
 )
 from opponent.attribution.attribute import attribute_each, network_input
+from opponent.core.box import Box
 from opponent.geometry.crop import CropPlan, plan_crop, plan_whole_image
-from opponent.geometry.receptive_field import Box
 from opponent.images.sources import ImageEntry, ImageSet, load
 from opponent.selection import Columns, tense
 from opponent.synthesis import cache as store
@@ -1140,7 +1140,7 @@ def run(tmp_path: Path) -> Run:
     )
 
 
-def make(run: Run, **changed: Any) -> store.Made:
+def make(run: Run, **changed: Any) -> store.CachedImage:
     asked = {
         "feature": run.features[0],
         "image": "1.png",

@@ -31,13 +31,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from opponent.attribution.attribute import attribute_each
+from opponent.core.box import scale_box
+from opponent.core.errors import RunError, Unreadable
 from opponent.core.feature import Feature
-from opponent.geometry.receptive_field import scale_box
-from opponent.images.sources import Unreadable, stream
+from opponent.images.sources import stream
 from opponent.models.network import Network
 from opponent.selection import Columns, Indices, top
 from opponent.storage.files import AnyPath, local, opened, whole, write_text
-from opponent.storage.run import SCALARS, Run, RunError, versions
+from opponent.storage.run import SCALARS, Run, versions
 from opponent.synthesis.inversion import SynthesisSettings, invert_attribution
 
 # How the layout becomes a square: its 1st and 99th percentile, and a margin of a tenth around.

@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from opponent.core.box import Box
+from opponent.core.errors import Unreadable
 from opponent.core.feature import Feature
 from opponent.geometry.crop import CropPlan
-from opponent.geometry.receptive_field import Box
-from opponent.images.sources import ImageSet, Unreadable, load, open_images, stream
+from opponent.images.sources import ImageSet, load, open_images, stream
 from opponent.models.network import PIXELS, ForwardResult, Network
 from opponent.models.registry import load as load_network
 

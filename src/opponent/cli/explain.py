@@ -61,11 +61,8 @@ def layers(model: Model, weights: Weights = None) -> None:
 
     The receptive field is given as if the image had no border; 'whole' reaches over all of it.
     """
-    from opponent.geometry.receptive_field import (
-        UnknownGeometry,
-        field_and_stride,
-        receptive_fields_by_layer,
-    )
+    from opponent.core.errors import UnknownGeometry
+    from opponent.geometry.receptive_field import field_and_stride, receptive_fields_by_layer
 
     network = open_network(model, weights)
     try:

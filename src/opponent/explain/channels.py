@@ -9,15 +9,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opponent.atlas.build import atlases
+from opponent.core.box import Box
+from opponent.core.errors import RunError, UnknownGeometry, Unreadable
 from opponent.core.feature import Feature
 from opponent.explain.crops import SHOWN, photographs, zoom_for
-from opponent.geometry.receptive_field import Box, UnknownGeometry, box_of, receptive_fields
-from opponent.images.sources import Unreadable
+from opponent.geometry.receptive_field import box_of, receptive_fields
 from opponent.models.network import PIXELS, Network
 from opponent.plots import Synthetic, Tile
 from opponent.plots.gallery import visualisation
 from opponent.selection import GROUPS, Indices, select
-from opponent.storage.run import Run, RunError
+from opponent.storage.run import Run
 from opponent.synthesis.inversion import SynthesisSettings
 
 # Images that a question without images is about: the tensest of all.

@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch.nn import functional as F
 
+from opponent.core.box import Box
+from opponent.core.errors import Unreadable
 from opponent.core.feature import Feature
-from opponent.geometry.receptive_field import Box
-from opponent.images.sources import ImageEntry, Unreadable, stream
+from opponent.images.sources import ImageEntry, stream
 from opponent.models.network import Preprocessing
 from opponent.plots import Tile
 from opponent.selection import Columns

@@ -8,15 +8,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from opponent.attribution.attribute import Attribution, Rule, attribute
+from opponent.core.box import Box
+from opponent.core.errors import RunError
 from opponent.core.feature import Feature
 from opponent.explain.crops import photograph, tile, zoom_for
-from opponent.geometry.receptive_field import Box, placement, receptive_field
+from opponent.geometry.receptive_field import placement, receptive_field
 from opponent.images.sources import ImageEntry, open_images
 from opponent.models.network import LOGITS, Network
 from opponent.models.registry import load
 from opponent.plots import Tile
 from opponent.selection import percentile_of
-from opponent.storage.run import Run, RunError
+from opponent.storage.run import Run
 
 Channels = tuple[tuple[str, float], ...]
 

@@ -16,12 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from opponent.core.box import Box, bounding_box
+from opponent.core.errors import UnknownGeometry
 from opponent.core.feature import Feature
 from opponent.geometry.bottlenecks import through_layers
 from opponent.geometry.receptive_field import (
-    Box,
-    UnknownGeometry,
-    bounding_box,
     box_of,
     field_and_stride,
     receptive_field,

@@ -8,9 +8,8 @@ One pass, without a multiplication, gives the box of every position of every lay
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,57 +20,13 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from opponent.core.box import Box
+from opponent.core.errors import UnknownGeometry
 from opponent.core.feature import Feature
 from opponent.models.network import PIXELS, Network
 
 aten: Any = torch.ops.aten
 Extents = Float[Tensor, "4 c h w"]  # each element's -top, bottom, -left, right: extremes are maxima
-
-
-@dataclass(frozen=True, kw_only=True)
-class Box:
-    """A box in a map or an image, in rows and columns."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-    @classmethod
-    def of(cls, numbers: Sequence[int]) -> "Box":
-        """From `numbers`."""
-        top, left, height, width = numbers
-        return cls(top=top, left=left, height=height, width=width)
-
-    @property
-    def numbers(self) -> list[int]:
-        """[top, left, height, width], ready for JSON."""
-        return [self.top, self.left, self.height, self.width]
-
-    @property
-    def slices(self) -> tuple[slice, slice]:
-        """Rows and columns, to index with."""
-        rows = slice(self.top, self.top + self.height)
-        return rows, slice(self.left, self.left + self.width)
-
-
-def bounding_box(boxes: Sequence[Box]) -> Box:
-    """The smallest box that holds all of some."""
-    top, left = min(x.top for x in boxes), min(x.left for x in boxes)
-    bottom = max(x.top + x.height for x in boxes)
-    right = max(x.left + x.width for x in boxes)
-    return Box(top=top, left=left, height=bottom - top, width=right - left)
-
-
-def scale_box(box: Box, source: tuple[int, int], size: tuple[int, ...]) -> Box:
-    """A box of a picture in the same picture at another size, both (height, width)."""
-    top, bottom = (round(x * size[0] / source[0]) for x in (box.top, box.top + box.height))
-    left, right = (round(x * size[1] / source[1]) for x in (box.left, box.left + box.width))
-    return Box(top=top, left=left, height=bottom - top, width=right - left)
-
-
-class UnknownGeometry(RuntimeError):
-    """The network does something whose reach cannot be told."""
 
 
 def receptive_fields(

@@ -33,6 +33,8 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from opponent.core.errors import Unreadable
+
 # Extensions that promise a picture, whatever is inside. The second line is not read here, but
 # listed, so that such files are reported and not passed over.
 _READ = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp"}
@@ -71,14 +73,6 @@ _FROM_RIGHT, _FROM_BOTTOM, _ON_ITS_SIDE = {2, 3, 6, 7}, {3, 4, 7, 8}, {5, 6, 7, 
 # what fewer would change. Pillow's `Image.thumbnail` has the same 2.
 _DRAFTS, _SPARE = (8, 4, 2), 2
 _PREFIX = 18  # bytes at a file's start that `_plugin` looks at
-
-
-class Unreadable(Exception):
-    """A file that is no image, or none that can be read; `reason` says why in one line."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch.nn import functional as F
 
+from opponent.core.errors import EmptyTarget
 from opponent.core.feature import Feature
 from opponent.geometry.bottlenecks import is_bottleneck, through_layers
 from opponent.images.sources import ImageSet, open_images
@@ -30,7 +31,7 @@ from opponent.selection import tense
 from opponent.storage.checkpoints import CheckpointFolder
 from opponent.storage.files import write_text
 from opponent.storage.run import Run, versions
-from opponent.synthesis.inversion import EmptyTarget, SynthesisSettings, invert
+from opponent.synthesis.inversion import SynthesisSettings, invert
 from opponent.synthesis.objectives import LEAST_COSINE, dot_cosine
 
 # Layers, units a layer and tense images a unit. Source: paper, appendix F.

@@ -29,13 +29,14 @@ from opponent.core.colour import (
     overlay,
     tension_colours,
 )
+from opponent.core.errors import RunError
 from opponent.core.feature import Feature
 from opponent.explain.crops import run_tiles
 from opponent.plots import Tile
 from opponent.reports.html import picture, render
 from opponent.selection import Columns, Indices, select
 from opponent.storage.files import AnyPath, local, to_path, whole, write_text
-from opponent.storage.run import Run, RunError
+from opponent.storage.run import Run
 
 # Images in the page: those on the map, and others up to this number.
 POINTS = 20_000

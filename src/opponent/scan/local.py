@@ -14,10 +14,12 @@ from torch import Tensor
 from opponent.attribution.all_units import KEEP, AllUnits, scores, scores_everywhere, summarise
 from opponent.attribution.all_units import SCORES as UNIT_SCORES
 from opponent.attribution.attribute import Attribution, Rule, attribute_each, mean_activation
+from opponent.core.box import Box
+from opponent.core.errors import Unreadable
 from opponent.core.feature import Feature
 from opponent.geometry.crop import ROUNDING, CropPlan, plan_crop, plan_whole_image
-from opponent.geometry.receptive_field import Box, placement, receptive_field
-from opponent.images.sources import ImageSet, Unreadable, open_images, stream
+from opponent.geometry.receptive_field import placement, receptive_field
+from opponent.images.sources import ImageSet, open_images, stream
 from opponent.models.network import Network
 from opponent.models.registry import load
 from opponent.storage.files import AnyPath, to_path

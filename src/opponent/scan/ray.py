@@ -23,13 +23,14 @@ from typing import Any, TypeVar
 import torch
 
 from opponent.attribution.attribute import Rule
+from opponent.core.errors import RunError
 from opponent.core.feature import Feature
 from opponent.images.sources import ImageSet
 from opponent.models.network import Network
 from opponent.models.registry import load
 from opponent.scan.local import BATCH, SHARD, begin, compute_shards
 from opponent.storage.files import AnyPath, sweep
-from opponent.storage.run import Run, RunError, versions
+from opponent.storage.run import Run, versions
 
 # How often a part may be lost with its machine before it is taken for the cause.
 RETRIES = 3

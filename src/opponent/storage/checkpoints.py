@@ -18,10 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor
 
-from opponent.images.sources import ImageSet, Unreadable, stream
+from opponent.core.errors import RunError, Unreadable
+from opponent.images.sources import ImageSet, stream
 from opponent.models.network import Network
 from opponent.storage.files import whole, write_text
-from opponent.storage.run import RunError
 
 
 class CheckpointFolder:

@@ -39,9 +39,10 @@ from torch import Tensor
 
 from opponent.attribution.all_units import Summary, merge, rows
 from opponent.attribution.attribute import Rule
+from opponent.core.box import Box
+from opponent.core.errors import RunError
 from opponent.core.feature import Feature
 from opponent.geometry.crop import CropPlan, plan_crop, plan_whole_image
-from opponent.geometry.receptive_field import Box
 from opponent.images.sources import ImageEntry, ImageSet
 from opponent.models.network import Network, Preprocessing
 from opponent.models.registry import load
@@ -57,10 +58,6 @@ LISTS = ("excitation_map", "inhibition_map", "channels", "inhibition_channels")
 EXEMPLARS = 9
 _UNREADABLE = b"unreadable"
 BOX = ("top", "left", "height", "width")
-
-
-class RunError(RuntimeError):
-    """A run folder that is missing, unfinished, damaged or another scan's."""
 
 
 @dataclass(frozen=True, kw_only=True)

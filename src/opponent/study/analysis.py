@@ -22,7 +22,8 @@ import pyarrow as pa
 from jaxtyping import Float, Int
 from scipy import stats
 
-from opponent.storage.run import RunError, versions
+from opponent.core.errors import RunError
+from opponent.storage.run import versions
 from opponent.study.study import QUESTIONS, Study
 
 Grid = Float[np.ndarray, "p f"]

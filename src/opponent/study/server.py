@@ -26,7 +26,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from opponent.storage.run import RunError
+from opponent.core.errors import RunError
 from opponent.study.forms import ANSWER, CONSENT, SCREENING, SESSION, fields
 from opponent.study.guard import LIMITS, LOG, Buckets, Guard, Limits, Refusal, refused
 from opponent.study.site import File

@@ -18,11 +18,12 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from opponent.core.errors import RunError
 from opponent.images.sources import fit
 from opponent.models.network import Network
 from opponent.models.registry import load
 from opponent.storage.files import write_text
-from opponent.storage.run import RunError, versions
+from opponent.storage.run import versions
 from opponent.study.study import Study
 
 if TYPE_CHECKING:

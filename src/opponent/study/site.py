@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from opponent.storage.run import RunError
+from opponent.core.errors import RunError
 
 PAGE = Path(__file__).parent / "page"
 # What `npm ci` needs: the packages' exact versions and what their contents hash to.

@@ -20,7 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from opponent.storage.run import RunError
+from opponent.core.errors import RunError
 from opponent.study.study import QUESTIONS, Shown
 
 # Bytes of "Oppo", so that `file` and other tools can tell the database from others.

@@ -21,8 +21,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from opponent.core.errors import RunError
 from opponent.storage.files import whole, write_text
-from opponent.storage.run import RunError
 
 FORMAT = 1
 KINDS = ("practice", "catch", "trial")

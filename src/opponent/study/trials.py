@@ -34,13 +34,14 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from opponent.core.errors import RunError
 from opponent.core.feature import Feature
 from opponent.explain.crops import photograph
 from opponent.images.sources import ImageEntry
 from opponent.models.network import Network
 from opponent.storage.checkpoints import CheckpointFolder, map_images
 from opponent.storage.files import whole
-from opponent.storage.run import Run, RunError, versions
+from opponent.storage.run import Run, versions
 from opponent.study.analysis import Plan
 from opponent.study.study import FORMAT, Study, Trial, write_study
 

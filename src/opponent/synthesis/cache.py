@@ -17,11 +17,12 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from opponent.attribution.attribute import Rule
+from opponent.core.errors import RunError
 from opponent.core.feature import Feature
 from opponent.images.sources import ImageSet
 from opponent.models.network import Network
 from opponent.storage.files import AnyPath, local, whole, write_text
-from opponent.storage.run import Run, RunError, versions
+from opponent.storage.run import Run, versions
 from opponent.synthesis.inversion import SynthesisSettings, accentuate, invert, visualise
 
 Kind = Literal["inversion", "accentuation", "visualisation"]

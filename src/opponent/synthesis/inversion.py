@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opponent.attribution.attribute import Images, Rule, attribute, network_input
+from opponent.core.errors import EmptyTarget
 from opponent.core.feature import Feature
 from opponent.geometry.crop import CropPlan, plan_crop
 from opponent.geometry.receptive_field import receptive_field
@@ -26,10 +27,6 @@ Progress = Callable[[int, int], None]
 # The canvas for a network of 224 pixels; others in proportion. Source: design of the paper's code.
 CANVAS = 512 / 224
 RATES = {"inversion": 0.05, "accentuation": 0.02}
-
-
-class EmptyTarget(ValueError):
-    """Nothing excites, or inhibits, the feature in an image: there is no direction to invert."""
 
 
 @dataclass(frozen=True, kw_only=True)

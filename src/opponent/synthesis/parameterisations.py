@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from opponent.geometry.receptive_field import Box
+from opponent.core.box import Box
 from opponent.synthesis.spectrum import photographs
 
 # Black and white have no logit: half a step of 8 bits away from them.

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from opponent.geometry.receptive_field import Box, bounding_box
+from opponent.core.box import Box, bounding_box
 
 
 @dataclass(frozen=True, kw_only=True)

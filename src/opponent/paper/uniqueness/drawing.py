@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
+from opponent.core.box import Box, scale_box
 from opponent.core.feature import Feature
 from opponent.explain.crops import photographs, zoom_for
-from opponent.geometry.receptive_field import Box, receptive_field, scale_box
+from opponent.geometry.receptive_field import receptive_field
 from opponent.models.network import Network
 from opponent.paper.uniqueness.measure import (
     KINDS,

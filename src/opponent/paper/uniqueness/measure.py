@@ -23,9 +23,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from opponent.core.box import Box
 from opponent.core.feature import Feature
 from opponent.directions import Directions, find_directions
-from opponent.geometry.receptive_field import Box, receptive_field
+from opponent.geometry.receptive_field import receptive_field
 from opponent.images.sources import ImageSet, open_images
 from opponent.models.network import ForwardResult, Network
 from opponent.paper.inversion_check import Pair, parse_pair, random_units, trunk

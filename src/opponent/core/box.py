@@ -1,0 +1,64 @@
+"""A rectangle of a map or an image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    """A rectangle of a map or an image, in rows and columns."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, numbers: Sequence[int]) -> "Box":
+        """The box of [top, left, height, width]."""
+        top, left, height, width = numbers
+        return cls(top=top, left=left, height=height, width=width)
+
+    @classmethod
+    def whole(cls, size: Sequence[int]) -> "Box":
+        """The box that covers all of a map of (height, width)."""
+        height, width = size
+        return cls(top=0, left=0, height=height, width=width)
+
+    @property
+    def numbers(self) -> list[int]:
+        """[top, left, height, width], ready for JSON."""
+        return [self.top, self.left, self.height, self.width]
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns, to index with."""
+        rows = slice(self.top, self.top + self.height)
+        return rows, slice(self.left, self.left + self.width)
+
+    def moved(self, rows: int, columns: int) -> "Box":
+        """The same box so many rows further down and columns further right."""
+        return Box(
+            top=self.top + rows, left=self.left + columns, height=self.height, width=self.width
+        )
+
+
+def bounding_box(boxes: Sequence[Box]) -> Box:
+    """The smallest box that contains all boxes."""
+    top, left = min(x.top for x in boxes), min(x.left for x in boxes)
+    bottom = max(x.top + x.height for x in boxes)
+    right = max(x.left + x.width for x in boxes)
+    return Box(top=top, left=left, height=bottom - top, width=right - left)
+
+
+def scale_box(box: Box, source: tuple[int, int], size: tuple[int, ...]) -> Box:
+    """The box of a picture in the same picture at another size.
+
+    Args:
+        box: in the picture at its first size.
+        source: that size, (height, width).
+        size: the other size; only its first two numbers count.
+    """
+    top, bottom = (round(x * size[0] / source[0]) for x in (box.top, box.top + box.height))
+    left, right = (round(x * size[1] / source[1]) for x in (box.left, box.left + box.width))
+    return Box(top=top, left=left, height=bottom - top, width=right - left)

@@ -1,0 +1,120 @@
+"""Progress: one shape of callback, and the display that appears where none is given."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# Called with what is being done, the steps done and the steps in all.
+Progress = Callable[[str, int, int], None]
+
+# Seconds before anything is shown, and between two lines where bars cannot be drawn.
+DELAY, PAUSE = 2.0, 60.0
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Progress that shows nothing."""
+
+
+@contextmanager
+def shown(progress: Progress | None, *, delay: float = DELAY) -> Iterator[Progress]:
+    """The caller's progress; where there is none, a display for as long as the block runs.
+
+    In a terminal and in a notebook it is a bar with an estimate; elsewhere, as in a log file, a
+    line a minute on standard error.
+
+    Args:
+        progress: the caller's.
+        delay: seconds before the display appears.
+    """
+    if progress is not None:
+        yield progress
+        return
+    display = Display(delay)
+    try:
+        yield display
+    finally:
+        display.close()
+
+
+class Display:
+    """Bars, one for each thing that is being done, or a line a minute where there is no terminal.
+
+    Args:
+        delay: seconds before it appears.
+    """
+
+    def __init__(self, delay: float = DELAY) -> None:
+        self._begun = self._last = time.monotonic()
+        self._delay = delay
+        self._latest: dict[str, tuple[int, int]] = {}
+        self._first: dict[str, tuple[float, int]] = {}
+        self._bars: Any = None
+        self._tasks: dict[str, Any] = {}
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show it, or keep it until the delay is over."""
+        now = time.monotonic()
+        self._latest[what] = done, total
+        self._first.setdefault(what, (now, done))
+        if now - self._begun < self._delay:
+            return
+        if _draws_bars():
+            self._draw()
+        elif now - self._last >= PAUSE:
+            self._last = now
+            print(self._line(what, now), file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Take the bars down; the last state of them stays on the screen."""
+        if self._bars is not None:
+            self._draw()
+            self._bars.stop()
+
+    def _draw(self) -> None:
+        if self._bars is None:
+            self._bars = _bars()
+            self._bars.start()
+        for what, (done, total) in self._latest.items():
+            if what not in self._tasks:
+                self._tasks[what] = self._bars.add_task(what, total=total)
+            self._bars.update(self._tasks[what], completed=done, total=total)
+
+    def _line(self, what: str, now: float) -> str:
+        done, total = self._latest[what]
+        begun, before = self._first[what]
+        line = f"{what}: {done:,} of {total:,}"
+        if done > before:
+            left = (now - begun) / (done - before) * (total - done)
+            line += f", about {max(1, round(left / 60))} min left"
+        return line
+
+
+def _draws_bars() -> bool:
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    return console.is_terminal or console.is_jupyter
+
+
+def _bars() -> Any:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bars
+
+    return Bars(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
