@@ -2,11 +2,12 @@
 
 import difflib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
+from importlib.metadata import version
 from pathlib import Path
+from shutil import rmtree
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,18 +15,21 @@ import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor, nn
 
-from opponent.core.errors import Unreadable
+from opponent.attribution.attribute import BATCH
 from opponent.core.feature import Feature
-from opponent.images.sources import ImageSet, open_images, stream
+from opponent.core.progress import Progress, shown
+from opponent.images.imageset import ImageSet
+from opponent.images.sources import Images, open_images
 from opponent.models.network import Network
-from opponent.models.registry import load, read_weights
+from opponent.models.registry import load
+from opponent.models.weights import read_weights
+from opponent.storage.checkpoints import CheckpointFolder, map_images
 from opponent.storage.files import whole
-from opponent.storage.run import versions
+from opponent.storage.manifest import versions
 
-_BATCH = 32
 _EXPECTED = "expected are numbers with a point, one row a direction and one column a channel"
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -238,42 +242,41 @@ def _read_npy(path: Path) -> Any:
 
 
 def find_directions(
-    network: Network | str,
+    network: Network | nn.Module | str,
+    images: Images,
     layer: str,
-    images: str | Path | Sequence[str | Path] | ImageSet,
     *,
     count: int = 1000,
-    weights: str | Path | None = None,
     seed: int = 0,
-    keep: str | Path | None = None,
+    checkpoints: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Directions:
     """Cluster a layer's hidden vectors: one random position an image, spherical k-means.
 
     Args:
-        network: a network or its name.
+        network: a network, a module or a name.
+        images: a folder, files, a text list, an image source, or 'photos'.
         layer: whose output (after the ReLU) is clustered.
-        images: a folder, files, a text list, or 'photos'.
         count: k, the number of directions.
-        weights: a file of weights, for a network given by name.
         seed: of the positions and of the clustering.
-        keep: a file for the vectors of a pass that was interrupted; the next call goes on with it,
-            and the caller deletes it when the directions are saved.
-        progress: called with what is being done, the steps done and the steps in all.
+        checkpoints: a folder for what is finished of a pass over the images; after an interruption
+            the next call goes on with it, whatever its k.
+        progress: called with what is being done, the steps done and the steps in all; default: a
+            display that appears after two seconds.
     Returns:
         Directions of unit length, 'kmeans0' and so on.
     Raises:
         ValueError: fewer images than directions; a layer that is not there.
     Source: paper, appendices B and H.
     """
-    network = load(network, weights)
+    network = load(network)
     shape = network.map_shape(layer)
     if not 0 <= seed < 2**32:
         raise ValueError(f"the seed of a clustering lies between 0 and 2^32 - 1, got {seed}")
-    found = open_images(images, size=network.preprocessing.size)
-    if not 1 <= count <= len(found):
+    chosen = open_images(images, size=network.preprocessing.size)
+    if not 1 <= count <= len(chosen):
         raise ValueError(
-            f"k = {count} directions from {len(found)} images, one vector each: give more images "
+            f"k = {count} directions from {len(chosen)} images, one vector each: give more images "
             "or a smaller k"
         )
     provenance = {
@@ -284,22 +287,24 @@ def find_directions(
         "weights_sha256": network.weights_sha256(),
         "layer": layer,
         "preprocessing": asdict(network.preprocessing),
-        "images": {"count": len(found), "sha256": found.digest()},
-        "versions": {**versions(), "scikit-learn": _version("scikit-learn")},
+        "images": {"count": len(chosen), "sha256": chosen.digest()},
+        "versions": {**versions(), "scikit-learn": version("scikit-learn")},
     }
-    vectors = _hidden_vectors(network, layer, shape, found, provenance, keep, progress)
-    vectors = _unit(vectors[vectors.any(1) & np.isfinite(vectors).all(1)])
-    different = len(np.unique(vectors, axis=0))
-    if different < count:
-        raise ValueError(
-            f"only {different} of {len(found)} images gave a vector of {layer!r} of its own, "
-            f"finite and not zero, too few for k = {count}; give more images or a smaller k"
+    with shown(progress) as report, TemporaryDirectory(prefix="opponent-") as temporary:
+        folder = CheckpointFolder.named(
+            Path(checkpoints or temporary), layer, {**provenance, "k": None}
         )
-    if progress is not None:
-        progress("clustering", 0, 1)
-    centres = _clusters(vectors, count, seed)[0]
-    if progress is not None:
-        progress("clustering", 1, 1)
+        vectors = _hidden_vectors(network, chosen, layer, shape, seed, folder, report)
+        vectors = _unit(vectors[vectors.any(1) & np.isfinite(vectors).all(1)])
+        different = len(np.unique(vectors, axis=0))
+        if different < count:
+            raise ValueError(
+                f"only {different} of {len(chosen)} images gave a vector of {layer!r} of its own, "
+                f"finite and not zero, too few for k = {count}; give more images or a smaller k"
+            )
+        report("clustering", 0, 1)
+        centres = _clusters(vectors, count, seed)[0]
+        report("clustering", 1, 1)
     return Directions(
         vectors=_unit(centres).astype(np.float32),
         labels=tuple(f"kmeans{i}" for i in range(count)),
@@ -308,45 +313,60 @@ def find_directions(
     )
 
 
+def find_and_save_directions(
+    network: Network | nn.Module | str,
+    images: Images,
+    layer: str,
+    file: str | Path,
+    *,
+    count: int = 1000,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Directions:
+    """The same, saved to a file; what was interrupted goes on from a folder beside it.
+
+    Args:
+        network, images, layer, count, seed, progress: as for `find_directions`.
+        file: where to, ending .safetensors.
+    Raises:
+        ValueError: as for `find_directions`, or another suffix.
+    """
+    file = Path(file)
+    check_suffix(file)
+    checkpoints = file.with_name(f".{file.stem}.checkpoints")
+    directions = find_directions(
+        network, images, layer, count=count, seed=seed, checkpoints=checkpoints, progress=progress
+    )
+    directions.save(file)
+    rmtree(checkpoints, ignore_errors=True)
+    return directions
+
+
 def _hidden_vectors(
     network: Network,
+    images: ImageSet,
     layer: str,
     shape: tuple[int, int, int],
-    images: ImageSet,
-    provenance: Mapping[str, Any],
-    keep: str | Path | None,
-    progress: Progress | None,
+    seed: int,
+    folder: CheckpointFolder,
+    progress: Progress,
 ) -> Float[np.ndarray, "n c"]:
-    """The layer's output in each image at one random position; zeros where none could be read."""
-    vectors = np.zeros((len(images), shape[0]), np.float32)
-    generator = np.random.default_rng(seed=provenance["seed"])
+    """The layer's output in each image that can be read, at one random position."""
+    generator = np.random.default_rng(seed=seed)
     rows, columns = (generator.integers(n, size=len(images)) for n in shape[1:])
-    asked = json.dumps({**provenance, "k": None})  # another k takes the same vectors
-    done = _resume(vectors, keep, asked)
-    prepared = network.preprocessing
-    decoded = stream(
-        images.entries[done:], size=prepared.size, resize=prepared.resize, draft=prepared.draft
-    )
-    try:
-        with closing(decoded):
-            numbered = iter(enumerate(decoded, done))
-            while batch := list(islice(numbered, _BATCH)):
-                which = [i for i, image in batch if not isinstance(image, Unreadable)]
-                if which:
-                    pixels = [image for _, image in batch if not isinstance(image, Unreadable)]
-                    inputs = network.inputs(np.stack(pixels))
-                    hidden = network.run(inputs, layer, after=True).target
-                    at = hidden[range(len(which)), :, rows[which], columns[which]]
-                    vectors[which] = at.float().cpu().numpy()
-                done = batch[-1][0] + 1
-                if progress is not None:
-                    progress("hidden vectors", done, len(images))
-    finally:
-        if keep is not None:
-            with whole(Path(keep)) as part:
-                tensors = {"vectors": torch.from_numpy(vectors[:done].copy())}
-                part.write_bytes(save(tensors, {"opponent": asked}))
-    return vectors
+
+    def compute(
+        inputs: Float[Tensor, "n 3 h w"], numbers: Int[np.ndarray, " n"]
+    ) -> dict[str, Float[np.ndarray, "n c"]]:
+        hidden = network.run(inputs, layer, after=True).target
+        vectors = hidden[range(len(numbers)), :, rows[numbers], columns[numbers]]
+        return {"vectors": vectors.float().cpu().numpy()}
+
+    arrays, _, _ = map_images(
+        folder, network, images, compute, batch_size=BATCH, what="hidden vectors",
+        progress=progress,
+    )  # fmt: skip
+    return arrays["vectors"]
 
 
 def _unit(vectors: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
@@ -354,21 +374,6 @@ def _unit(vectors: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
     scaled = vectors / np.abs(vectors).max(1, keepdims=True)
     unit: Float[np.ndarray, "n c"] = scaled / np.linalg.norm(scaled, axis=1, keepdims=True)
     return unit
-
-
-def _resume(vectors: Float[np.ndarray, "n c"], keep: str | Path | None, asked: str) -> int:
-    """Fill in what an interrupted pass kept, if it was this one; how many images that are."""
-    if keep is None or not Path(keep).is_file():
-        return 0
-    try:
-        with safe_open(keep, framework="numpy") as file:
-            if (file.metadata() or {}).get("opponent") != asked:
-                return 0
-            kept = file.get_tensor("vectors")
-    except SafetensorError:
-        return 0
-    vectors[: len(kept)] = kept
-    return len(kept)
 
 
 def _clusters(
@@ -383,9 +388,3 @@ def _clusters(
     with threadpool_limits(1):
         found = KMeans(n_clusters=count, n_init=1, random_state=seed).fit(vectors)
     return found.cluster_centers_, found.labels_
-
-
-def _version(package: str) -> str:
-    from importlib.metadata import version
-
-    return version(package)

@@ -1280,7 +1280,7 @@ def test_a_damaged_description_is_told(
         Atlas(run, folder)
 
 
-# ForwardResult a run
+# Reading a run
 
 
 @given(rows=st.lists(st.integers(0, 79), min_size=1, max_size=100))

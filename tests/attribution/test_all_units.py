@@ -36,7 +36,8 @@ from opponent.attribution.all_units import (
 from opponent.attribution.attribute import attribute_each
 from opponent.attribution.jacobian import NoRule, pieces
 from opponent.cli import app
-from opponent.geometry.crop import plan_crop, plan_whole_image
+from opponent.geometry.crop import (plan_whole_image)
+from opponent.geometry.planning import (plan_crop)
 
 
 @pytest.fixture(scope="module", autouse=True)

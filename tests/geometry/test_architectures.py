@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from opponent import Feature, Network, Preprocessing
 from opponent.attribution.attribute import attribute_each
 from opponent.geometry.bottlenecks import through_layers
-from opponent.geometry.crop import CropPlan, plan_crop, plan_whole_image
+from opponent.geometry.crop import (CropPlan, plan_whole_image)
+from opponent.geometry.planning import (plan_crop)
 from opponent.models.network import LOGITS, PIXELS
 
 TORCHVISION = {

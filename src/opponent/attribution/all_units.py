@@ -1,20 +1,11 @@
-"""Every unit of a layer over many images, in bounded memory: extremes and distributions.
+"""Every unit of a layer at once: its activation, excitation, inhibition and norms in each image."""
 
-A summary of some images keeps, for each unit and score, the largest and the smallest values with
-the images that gave them, and a histogram with buckets of even relative width. Two summaries merge
-into that of all their images, in any order and grouping, with the same bytes.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from math import log
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -22,17 +13,6 @@ from opponent.attribution.jacobian import PIECE, NoRule, pieces, sides
 from opponent.core.feature import Feature
 from opponent.geometry.crop import CropPlan
 from opponent.models.network import Network
-
-SCORES = ("activation", "excitation", "inhibition", "tension", "l1", "l2")
-# Images kept at either end of each score.
-KEEP = 16
-# A bucket ends at so many times its beginning, so that a quantile is right to 1 %.
-# Source: Masson, Rim & Lee (2019), DDSketch.
-GROWTH = 1.02
-# Absolute values under the first are zero, over the last all alike.
-SMALLEST, LARGEST = 1e-12, 1e12
-BUCKETS = int(log(LARGEST / SMALLEST) / log(GROWTH)) + 2
-QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,153 +59,6 @@ class AllUnits:
         return network.resolve(
             Feature(layer=self.layer, vector=(1.0,) * channels, name="*", position=self.position)
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """What is kept of u units and s scores over n images.
-
-    Args:
-        count: n.
-        values: the k largest and k smallest of each, best first; NaN where there are fewer.
-        images: the numbers of the images that gave them; -1 where there are fewer.
-        keys: buckets that hold something, each as ((unit * s) + score) * width + bucket, ascending.
-        counts: how many values lie in each.
-    """
-
-    count: int
-    values: Float[np.ndarray, "u s 2 k"]
-    images: Int[np.ndarray, "u s 2 k"]
-    keys: Int[np.ndarray, " b"]
-    counts: Int[np.ndarray, " b"]
-
-    def to_bytes(self) -> bytes:
-        """As a safetensors file, with whole numbers as narrow as they are."""
-        owners, buckets = np.divmod(self.keys, _WIDTH)
-        sizes = np.bincount(owners, minlength=self.values[:, :, 0, 0].size)
-        whole = {"images": self.images, "sizes": sizes, "buckets": buckets, "counts": self.counts}
-        arrays = {name: x.astype(np.min_scalar_type(x.max(initial=0))) for name, x in whole.items()}
-        # -1, where there is no image, is not narrow.
-        arrays["images"] = self.images.astype(np.min_scalar_type(-1 - self.images.max(initial=0)))
-        return save(arrays | {"values": self.values.copy(), "count": np.array([self.count])})
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> "Summary":
-        """From `to_bytes`.
-
-        Raises:
-            ValueError: the bytes are damaged.
-        """
-        try:
-            arrays = load(data)
-        except SafetensorError as error:
-            raise ValueError(str(error)) from error
-        sizes = arrays["sizes"].astype(np.int64)
-        return cls(
-            count=int(arrays["count"][0]),
-            values=arrays["values"],
-            images=arrays["images"].astype(np.int64),
-            keys=np.repeat(np.arange(len(sizes)), sizes) * _WIDTH + arrays["buckets"],
-            counts=arrays["counts"].astype(np.int64),
-        )
-
-    def quantile(self, share: float) -> Float[np.ndarray, "u s"]:
-        """The value that this share of all images lies below, right to 1 %; NaN without images."""
-        units, scores = self.values.shape[:2]
-        found = np.full(units * scores, np.nan)
-        owners, buckets = np.divmod(self.keys, _WIDTH)
-        total = np.cumsum(self.counts)
-        ends = np.searchsorted(owners, np.arange(units * scores), side="right")
-        before = np.concatenate([[0], total])[np.searchsorted(owners, np.arange(units * scores))]
-        if self.count:
-            rank = np.floor(share * (self.count - 1)).astype(np.int64)
-            place = np.searchsorted(total, before + rank, side="right")
-            found = _middle(buckets[np.minimum(place, ends - 1)])
-        return found.reshape(units, scores)
-
-
-# Buckets of negative values, zero, and of positive ones, in order.
-_WIDTH = 2 * BUCKETS + 1
-
-
-def _bucket(values: Float[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
-    with np.errstate(divide="ignore"):
-        place = np.floor(np.log(np.abs(values.astype(np.float64)) / SMALLEST) / log(GROWTH))
-    size = np.where(place < 0, 0, np.minimum(place, BUCKETS - 1) + 1).astype(np.int64)
-    return np.asarray(BUCKETS + np.sign(values).astype(np.int64) * size)
-
-
-def _middle(buckets: Int[np.ndarray, " b"]) -> Float[np.ndarray, " b"]:
-    away = buckets - BUCKETS
-    size = SMALLEST * GROWTH ** (np.abs(away) - 0.5)
-    found: Float[np.ndarray, " b"] = np.where(away == 0, 0.0, np.sign(away) * size)
-    return found
-
-
-def summarise(
-    values: Float[np.ndarray, "n u s"], numbers: Int[np.ndarray, " n"], keep: int = KEEP
-) -> Summary:
-    """The summary of some images.
-
-    Args:
-        values: each image's, unit's and score's.
-        numbers: the images' numbers.
-        keep: k.
-    Raises:
-        ValueError: a value is not a number.
-    """
-    if np.isnan(values).any():
-        unit = int(np.argwhere(np.isnan(values))[0][1])
-        raise ValueError(f"unit {unit} is not a number (NaN) in some image")
-    n, units, scores = values.shape
-    columns = np.moveaxis(values.astype(np.float32), 0, 2)  # units, scores, images
-    both = np.stack([columns, -columns], 2)
-    held, images = _best(both, np.broadcast_to(numbers, both.shape), keep)
-    owners = np.arange(units * scores).reshape(units, scores, 1)
-    keys, counts = np.unique(owners * _WIDTH + _bucket(columns), return_counts=True)
-    return Summary(
-        count=n,
-        values=held * np.array([1, -1], held.dtype)[:, None],
-        images=images,
-        keys=keys.astype(np.int64),
-        counts=counts.astype(np.int64),
-    )
-
-
-def _best(
-    values: Float[np.ndarray, "u s 2 n"], numbers: Int[np.ndarray, "u s 2 n"], keep: int
-) -> tuple[Float[np.ndarray, "u s 2 k"], Int[np.ndarray, "u s 2 k"]]:
-    """The largest values; of equals, those of the images that come first. NaN comes last."""
-    missing = keep - values.shape[3]
-    if missing > 0:
-        pad = [(0, 0)] * 3 + [(0, missing)]
-        values = np.pad(values, pad, constant_values=np.nan)
-        numbers = np.pad(numbers, pad, constant_values=-1)
-    order = np.lexsort((numbers, -values))[..., :keep]
-    held = np.take_along_axis(values, order, 3), np.take_along_axis(numbers, order, 3)
-    return held[0], held[1].astype(np.int64)
-
-
-def merge(a: Summary, b: Summary) -> Summary:
-    """The summary of the images of two summaries that have none in common."""
-    sign = np.array([1, -1], np.float32)[:, None]
-    values, images = _best(
-        np.concatenate([a.values * sign, b.values * sign], 3),
-        np.concatenate([a.images, b.images], 3),
-        a.values.shape[3],
-    )
-    places = np.searchsorted(a.keys, b.keys)
-    known = np.append(a.keys, -1)[places] == b.keys
-    counts = a.counts.copy()
-    counts[places[known]] += b.counts[known]
-    new = places[~known]
-    return Summary(
-        count=a.count + b.count,
-        values=values * sign,
-        images=images,
-        keys=np.insert(a.keys, new, b.keys[~known]),
-        counts=np.insert(counts, new, b.counts[~known]),
-    )
 
 
 @torch.inference_mode(False)
@@ -375,31 +208,3 @@ def _one_by_one(
             torch.stack([s.clamp(min=0).sum(1), s.clamp(max=0).sum(1).neg(), s.norm(dim=1)], 1)
         )
     return torch.stack(found, 1)
-
-
-def rows(summary: Summary, names: Sequence[str]) -> Mapping[str, list[Any]]:
-    """A summary as columns of a table, one row a unit and score.
-
-    Args:
-        summary: of all images.
-        names: the images' ids, by their numbers.
-    """
-    units, count = summary.values.shape[:2]
-    quantiles = {f"q{round(100 * q):02d}": summary.quantile(q) for q in QUANTILES}
-    flat = summary.values.reshape(units * count, 2, -1)
-    images = summary.images.reshape(units * count, 2, -1)
-    table: dict[str, list[Any]] = {
-        "unit": np.repeat(np.arange(units), count).tolist(),
-        "score": list(SCORES) * units,
-        "images": [summary.count] * (units * count),
-    }
-    table |= {name: values.ravel().tolist() for name, values in quantiles.items()}
-    for end, name in enumerate(("top", "bottom")):
-        there = images[:, end] >= 0
-        table[f"{name}_images"] = [
-            [names[i] for i in row[kept]] for row, kept in zip(images[:, end], there, strict=True)
-        ]
-        table[f"{name}_values"] = [
-            row[kept].tolist() for row, kept in zip(flat[:, end], there, strict=True)
-        ]
-    return table

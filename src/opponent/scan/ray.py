@@ -1,4 +1,4 @@
-"""The same parts of an experiment, computed by many machines: Ray's actors.
+"""Parts computed by many machines: Ray's actors.
 
 The driver hands out parts one at a time. An actor makes what it needs once (a network, say), writes
 each part itself to where all can reach it, and says so; then the driver counts it as done.
@@ -11,199 +11,193 @@ import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, suppress
-from copy import deepcopy
-from functools import partial
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib import import_module
 from math import floor
-from pathlib import Path
-from platform import node
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
-
-from opponent.attribution.attribute import Rule
 from opponent.core.errors import RunError
-from opponent.core.feature import Feature
-from opponent.images.sources import ImageSet
 from opponent.models.network import Network
-from opponent.models.registry import load
-from opponent.scan.local import BATCH, SHARD, begin, compute_shards
-from opponent.storage.files import AnyPath, sweep
-from opponent.storage.run import Run, versions
+from opponent.scan.executor import Part
 
 # How often a part may be lost with its machine before it is taken for the cause.
 RETRIES = 3
 # Seconds to wait when there were machines and none is left; a cluster that replaces them takes some
 # minutes.
 PATIENCE = 600.0
-_Part = TypeVar("_Part")
 
 
-def scan_on_ray(
-    network: Network | str,
-    images: str | Path | Sequence[str | Path] | ImageSet,
-    features: Sequence[Feature | str] | Feature | str,
-    through: str,
-    *,
-    out: str | AnyPath,
-    weights: str | Path | None = None,
-    batch_size: int = BATCH,
-    shard_size: int = SHARD,
-    seed: int = 0,
-    rule: Rule | str = "gradient",
-    address: str | None = None,
-    cpus: float = 1.0,
-    gpus: float = 0.0,
-    actors: int | None = None,
-    retries: int = RETRIES,
-    progress: Callable[[int, int], None] | None = None,
-) -> Run:
-    """The same scan as `scan`, its shards computed by Ray's actors.
+@dataclass(frozen=True, kw_only=True)
+class Ray:
+    """Computes parts on Ray's actors: an executor.
 
-    Interrupted, here or on any machine, it goes on where it stopped and ends with the same bytes as
-    a scan in one process, whichever of the two began it; on machines whose processors compute
-    alike, that is. Images and run folder must be where every machine finds them.
+    What was interrupted, here or on any machine, goes on where it stopped and ends with the same
+    bytes as in one process, whichever of the two began it; on machines whose processors compute
+    alike, that is. Images and folders must be where every machine finds them. A Ray that is running
+    in this process is used, and left running.
 
     Args:
-        network: a network, sent to every actor, or a name, by which every actor loads it.
-        features, through, images, weights, batch_size, shard_size, seed, rule: as for `scan`.
-        out: the run folder, which may be on another file system: 's3://bucket/run'.
-        address: of the cluster; 'auto' finds that of this machine; None starts Ray here alone.
+        address: of the cluster; 'auto' finds that of this machine; 'local' starts Ray here alone.
         cpus: processors for each actor, which is also how many threads it computes with.
         gpus: GPUs for each actor, or a share of one. The driver needs one as well: it checks the
             network where the actors compute.
         actors: how many; default: as many as the cluster has room for.
-        retries: how often a shard may be lost with its machine.
-        progress: called with the images done and the images in all.
-    Returns:
-        The finished run.
+        retries: how often a part may be lost with its machine.
     Raises:
-        ImportError: Ray is not installed.
-        ConnectionError: no cluster at that address.
-        ValueError: as for `scan`, or a network that does not lie where the actors compute.
-        RunError: as for `scan`; a shard that was lost too often; an actor that fits no machine; a
-            machine that finds other images, or has other software.
+        ValueError: no processor and no GPU for an actor, or no actor.
     """
-    opened = load(network, weights)
-    check_device(opened, by_name=isinstance(network, str), gpus=gpus)
-    run = begin(
-        opened, features, through=through, images=images, out=out, batch_size=batch_size,
-        shard_size=shard_size, seed=seed, rule=rule,
-    )  # fmt: skip
-    if not isinstance(run.folder, Path) and run.folder.protocol == "memory":
-        raise ValueError(f"{run.folder} lies within this process; no other can write to it")
-    folder = run.folder.absolute()
-    shards = {number: _entries(run, number) for number in run.missing()}
-    total = len(run.images)
-    done = total - sum(len(entries) for entries in shards.values())
-    if progress is not None:
-        progress(done, total)
-    handed = None if isinstance(network, str) else on_cpu(opened)
-    make = partial(_scanner, folder, handed, opened.device.type, max(1, floor(cpus)))
-    parts = [(number, entries.digest()) for number, entries in shards.items()]
-    finished = map_parts(
-        make, parts, address=address, cpus=cpus, gpus=gpus, actors=actors, retries=retries
-    )
-    with closing(finished):
-        for number, _ in finished:
-            done += len(shards[number])
-            if progress is not None:
-                progress(done, total)
-    for name in ("scan", "channels", "units"):
-        sweep(run.folder / name)
-    run.finish()
-    return run
+
+    address: str = "local"
+    cpus: float = 1.0
+    gpus: float = 0.0
+    actors: int | None = None
+    retries: int = RETRIES
+
+    def __post_init__(self) -> None:
+        cpus, gpus, actors = self.cpus, self.gpus, self.actors
+        if cpus < 0 or gpus < 0 or cpus + gpus == 0 or (actors is not None and actors < 1):
+            raise ValueError(
+                f"an actor needs a share of a processor or GPU and there must be one at least, got "
+                f"cpus={cpus:g}, gpus={gpus:g}, actors={actors}"
+            )
+
+    @property
+    def threads(self) -> int:
+        """How many threads an actor computes with."""
+        return max(1, floor(self.cpus))
+
+    def check(self, network: Network, *, by_name: bool) -> None:
+        """Raise `ValueError` where the network does not lie where the actors compute.
+
+        Args:
+            network: the network.
+            by_name: whether the actors load it by its name; then it is moved to the GPU if they
+                have one.
+        """
+        if by_name and self.gpus:
+            try:
+                network.to("cuda")
+            except ValueError as error:
+                raise ValueError(
+                    f"the driver needs a GPU as its actors do ({error}); start it on a machine "
+                    "that has one"
+                ) from error
+        kind = network.device.type
+        if kind not in ("cpu", "cuda") or (kind == "cuda") != (self.gpus > 0):
+            raise ValueError(
+                f"{network.name} lies on {kind}, and gpus is {self.gpus:g}: actors compute on cuda "
+                "with gpus above 0, or on cpu with gpus 0"
+            )
+
+    def map(
+        self, make: Callable[[], Callable[[Part], object]], parts: Sequence[Part]
+    ) -> Generator[Part, None, None]:
+        """Compute parts on the actors, in any order; each function writes its part itself.
+
+        A part whose machine or process is lost goes to another actor; an exception of the
+        function's own ends it all.
+
+        Args:
+            make: called once in each actor, gives the function of a part. It is pickled, and so are
+                the parts.
+            parts: what the function is called with.
+        Returns:
+            The parts, each when it is finished. Closing the generator stops the actors.
+        Raises:
+            ImportError: Ray is not installed.
+            ConnectionError: no cluster at the address.
+            RunError: a part was lost too often, or an actor fits no machine.
+        """
+        if not parts:
+            return
+        ray = _ray()
+        started = _connect(ray, self.address)
+        pool = _Pool(ray, self, ray.put(make), deque(parts))
+        try:
+            while pool.busy():
+                yield from pool.step()
+        finally:
+            pool.stop()
+            if started:
+                ray.shutdown()
 
 
-def map_parts(
-    make: Callable[[], Callable[[_Part], object]],
-    parts: Sequence[_Part],
-    *,
-    address: str | None = None,
-    cpus: float = 1.0,
-    gpus: float = 0.0,
-    actors: int | None = None,
-    retries: int = RETRIES,
-) -> Generator[_Part, None, None]:
-    """Compute parts on Ray's actors, in any order; each function writes its part itself.
+class _Pool:
+    """The actors that live, those that wait, and the calls that are under way."""
 
-    A part whose machine or process is lost goes to another actor; an exception of the function's
-    own ends it all. A Ray that is running in this process is used, and left running.
+    def __init__(self, ray: Any, executor: Ray, make: Any, waiting: deque[Any]) -> None:
+        self.ray, self.executor, self.make, self.waiting = ray, executor, make, waiting
+        options = {"num_cpus": executor.cpus, "num_gpus": executor.gpus}
+        self.kind = ray.remote(_Actor).options(**options)
+        self.lost = Counter[Any]()
+        self.living, self.idle = list[Any](), list[Any]()
+        # For each call its actor and part; None while the actor makes its function.
+        self.calls: dict[Any, tuple[Any, Any]] = {}
+        self.last_room = -float("inf")
 
-    Args:
-        make: called once in each actor, gives the function of a part. It is pickled, and so are the
-            parts.
-        parts: what the function is called with.
-        address, cpus, gpus, actors, retries: as for `scan_on_ray`.
-    Returns:
-        The parts, each when it is finished. Closing the generator stops the actors.
-    Raises:
-        ImportError, ConnectionError, ValueError: as for `scan_on_ray`.
-        RunError: a part was lost more than `retries` times, or an actor fits no machine.
-    """
-    if cpus < 0 or gpus < 0 or cpus + gpus == 0 or (actors is not None and actors < 1):
-        raise ValueError(
-            f"an actor needs a share of a processor or GPU and there must be one at least, got "
-            f"cpus={cpus:g}, gpus={gpus:g}, actors={actors}"
-        )
-    if not parts:
-        return
-    ray = _ray()
-    started = _connect(ray, address)
-    kind = ray.remote(_Actor).options(num_cpus=cpus, num_gpus=gpus)
-    waiting, lost = deque(parts), Counter[_Part | None]()
-    living, idle = list[Any](), list[Any]()
-    # For each call that is under way its actor and part; None while the actor makes its function.
-    calls: dict[Any, tuple[Any, _Part | None]] = {}
-    seen = -float("inf")  # when there was room last
-    try:
-        made = ray.put(make)
-        while waiting or any(part is not None for _, part in calls.values()):
-            room = _room(ray, cpus, gpus) if actors is None else actors
-            if room:
-                seen = time.monotonic()
-            elif time.monotonic() - seen > PATIENCE:
-                raise RunError(_too_small(ray, cpus, gpus))
-            busy = sum(part is not None for _, part in calls.values())
-            wanted = min(room, busy + len(waiting))
-            for _ in range(wanted - len(calls) - len(idle)):
-                actor = kind.remote()
-                living.append(actor)
-                calls[actor.begin.remote(made)] = (actor, None)
-            while idle and waiting:
-                actor, given = idle.pop(), waiting.popleft()
-                calls[actor.compute.remote(given)] = (actor, given)
-            if not calls:
-                time.sleep(1)
-                continue
-            for call in ray.wait(list(calls), num_returns=1, timeout=1)[0]:
-                actor, part = calls.pop(call)
-                try:
-                    ray.get(call)
-                except ray.exceptions.RayTaskError as error:
-                    raise (error.cause or error) from error
-                except ray.exceptions.RayError as error:
-                    lost[part] += 1
-                    if part is not None:
-                        waiting.appendleft(part)
-                    if lost[part] > retries:
-                        raise RunError(_gone(part, lost[part], error)) from error
-                    living.remove(actor)
-                    with suppress(ray.exceptions.RayError):
-                        ray.kill(actor)
-                else:
-                    idle.append(actor)
-                    if part is None:
-                        lost[None] = 0
-                    else:
-                        yield part
-    finally:
-        for actor in living:
-            with suppress(ray.exceptions.RayError):
-                ray.kill(actor)
-        if started:
-            ray.shutdown()
+    def busy(self) -> bool:
+        """Whether a part waits or is being computed."""
+        return bool(self.waiting) or any(part is not None for _, part in self.calls.values())
+
+    def step(self) -> Generator[Any, None, None]:
+        """Start actors that fit, hand out parts, and take what is finished."""
+        self._start_actors()
+        while self.idle and self.waiting:
+            actor, part = self.idle.pop(), self.waiting.popleft()
+            self.calls[actor.compute.remote(part)] = (actor, part)
+        if not self.calls:
+            time.sleep(1)
+            return
+        for call in self.ray.wait(list(self.calls), num_returns=1, timeout=1)[0]:
+            actor, part = self.calls.pop(call)
+            if self._succeeded(call, actor, part):
+                self.idle.append(actor)
+                if part is not None:
+                    yield part
+
+    def _start_actors(self) -> None:
+        ray, executor = self.ray, self.executor
+        room = _room(ray, executor) if executor.actors is None else executor.actors
+        if room:
+            self.last_room = time.monotonic()
+        elif time.monotonic() - self.last_room > PATIENCE:
+            raise RunError(_too_small(ray, executor))
+        computing = sum(part is not None for _, part in self.calls.values())
+        wanted = min(room, computing + len(self.waiting))
+        for _ in range(wanted - len(self.calls) - len(self.idle)):
+            actor = self.kind.remote()
+            self.living.append(actor)
+            self.calls[actor.begin.remote(self.make)] = (actor, None)
+
+    def _succeeded(self, call: Any, actor: Any, part: Any) -> bool:
+        """Whether a call succeeded; a part that was lost waits again."""
+        errors = self.ray.exceptions
+        try:
+            self.ray.get(call)
+        except errors.RayTaskError as error:
+            raise (error.cause or error) from error
+        except errors.RayError as error:
+            self.lost[part] += 1
+            if part is not None:
+                self.waiting.appendleft(part)
+            if self.lost[part] > self.executor.retries:
+                raise RunError(_lost(part, self.lost[part], error)) from error
+            self.living.remove(actor)
+            self._kill(actor)
+            return False
+        if part is None:
+            self.lost[None] = 0
+        return True
+
+    def stop(self) -> None:
+        """Stop all actors."""
+        for actor in self.living:
+            self._kill(actor)
+
+    def _kill(self, actor: Any) -> None:
+        with suppress(self.ray.exceptions.RayError):
+            self.ray.kill(actor)
 
 
 class _Actor:
@@ -217,79 +211,6 @@ class _Actor:
         self.function(part)
 
 
-def _scanner(
-    folder: AnyPath, network: Network | None, device: str, threads: int
-) -> Callable[[tuple[int, str]], None]:
-    """What computes a run's shards on this machine: each with its number and its images' digest."""
-    run, network = settle(folder, network, device, threads)
-
-    def compute(part: tuple[int, str]) -> None:
-        number, digest = part
-        if _entries(run, number).digest() != digest:
-            raise RunError(
-                f"{node()} does not find the images of the scan in {folder} as the driver does "
-                f"(those of part {number}); put them where every machine finds them by the same "
-                "path"
-            )
-        compute_shards(run, network, [number])
-
-    return compute
-
-
-def _entries(run: Run, shard: int) -> ImageSet:
-    """The images of one shard."""
-    size = run.manifest.shard_size
-    return ImageSet(source="", entries=run.images.entries[shard * size : (shard + 1) * size])
-
-
-def settle(
-    folder: AnyPath, network: Network | None, device: str, threads: int
-) -> tuple[Run, Network]:
-    """A run and its network in an actor's process, on its device and with so many threads.
-
-    Raises:
-        RunError: this machine has other versions than the run was begun with.
-    """
-    torch.set_num_threads(threads)
-    run = Run(folder)
-    here, there = versions(), run.manifest.versions
-    if here != there:
-        other = ", ".join(f"{k} {here.get(k)}" for k in there if here.get(k) != there[k])
-        raise RunError(
-            f"{node()} has other software than the scan in {run.folder} began with ({other}); "
-            "install the same versions on every machine"
-        )
-    network = network or run.load_network()
-    network.module.to(device)
-    return run, network
-
-
-def check_device(network: Network, *, by_name: bool, gpus: float) -> None:
-    """Raise ValueError where a network lies elsewhere than actors with so many GPUs compute."""
-    if by_name and gpus:
-        try:
-            network.module.to("cuda")
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(
-                f"the driver needs a GPU as its actors do ({str(error).splitlines()[0]}); start it "
-                "on a machine that has one"
-            ) from error
-    if network.device.type not in ("cpu", "cuda") or (network.device.type == "cuda") != (gpus > 0):
-        raise ValueError(
-            f"{network.name} lies on {network.device.type}, and gpus is {gpus:g}: actors compute "
-            "on cuda with gpus above 0, or on cpu with gpus 0"
-        )
-
-
-def on_cpu(network: Network) -> Network:
-    """A network that can be sent to where there is no such device, or one of another number."""
-    if network.device.type == "cpu":
-        return network
-    network = deepcopy(network)
-    network.module.cpu()
-    return network
-
-
 def _ray() -> Any:
     # It measures how it is used and sends that away, unless told otherwise before it is imported.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -299,11 +220,11 @@ def _ray() -> Any:
         raise ImportError("ray is not installed: pip install 'opponent[cluster]'") from error
 
 
-def _connect(ray: Any, address: str | None) -> bool:
+def _connect(ray: Any, address: str) -> bool:
     """Whether this process was connected to no Ray before."""
     if ray.is_initialized():
         return False
-    host, _, port = (address or "").rpartition(":")
+    host, _, port = address.rpartition(":")
     if port.isdecimal() and "://" not in host:
         try:
             # Ray itself would try for minutes.
@@ -317,16 +238,16 @@ def _connect(ray: Any, address: str | None) -> bool:
         # Of changes that a future version of Ray will bring.
         warnings.simplefilter("ignore")
         ray.init(
-            **(alone if address in (None, "local") else {"address": address}),
+            **(alone if address == "local" else {"address": address}),
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
     return True
 
 
-def _room(ray: Any, cpus: float, gpus: float) -> int:
+def _room(ray: Any, executor: Ray) -> int:
     """How many actors fit into the machines that are there."""
-    asked = [("CPU", cpus), ("GPU", gpus)]
+    asked = [("CPU", executor.cpus), ("GPU", executor.gpus)]
     return sum(
         min(floor(each["Resources"].get(name, 0) / share) for name, share in asked if share)
         for each in ray.nodes()
@@ -334,17 +255,17 @@ def _room(ray: Any, cpus: float, gpus: float) -> int:
     )
 
 
-def _too_small(ray: Any, cpus: float, gpus: float) -> str:
+def _too_small(ray: Any, executor: Ray) -> str:
     machines = [each["Resources"] for each in ray.nodes() if each["Alive"]]
-    found = ", ".join(f"{x.get('CPU', 0):g} and {x.get('GPU', 0):g}" for x in machines) or "none"
+    listed = ", ".join(f"{x.get('CPU', 0):g} and {x.get('GPU', 0):g}" for x in machines) or "none"
     return (
-        f"an actor asks for {cpus:g} processors and {gpus:g} GPUs, and no machine has as many; "
-        f"there are, machine by machine: {found}. What is done is kept: give the same again, and "
-        "it goes on (with a number of actors, it waits for machines to come)"
+        f"an actor asks for {executor.cpus:g} processors and {executor.gpus:g} GPUs, and no "
+        f"machine has as many; there are, machine by machine: {listed}. What is done is kept: give "
+        "the same again, and it goes on (with a number of actors, it waits for machines to come)"
     )
 
 
-def _gone(part: object, times: int, error: Exception) -> str:
+def _lost(part: object, times: int, error: Exception) -> str:
     reason = " ".join(str(error).split())[:300]
     what = "an actor, as it began," if part is None else f"part {part}"
     return (

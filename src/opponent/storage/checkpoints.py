@@ -1,43 +1,62 @@
-"""A folder of an experiment: what was asked, and its parts as they are finished.
+"""The one way to resume: a folder that knows its question, and keeps what is finished of it.
 
-    DIR/asked.json               everything that determines the numbers
-    DIR/parts/NAME.safetensors   one finished part
+    DIR/question.json                   everything that determines the numbers
+    DIR/checkpoints/NAME.safetensors    one finished part
 
-A part is written whole, so that what was interrupted goes on from the parts that are missing.
+A checkpoint is written whole, so that what was interrupted goes on from those that are missing.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
+from jaxtyping import Float, Int
+from safetensors import safe_open
 from safetensors.numpy import save
 from torch import Tensor
 
-from opponent.core.errors import RunError, Unreadable
-from opponent.images.sources import ImageSet, stream
+from opponent.core.errors import RunError
+from opponent.core.progress import Progress, silent
+from opponent.core.text import file_name
+from opponent.images.imageset import ImageSet
+from opponent.images.loader import Batch, load_batches
 from opponent.models.network import Network
-from opponent.storage.files import whole, write_text
+from opponent.storage.files import AnyPath, local, names, to_path, whole, write_text
+from opponent.storage.tables import damage_refused
+
+# Images a checkpoint holds: files are few, and an interruption costs seconds.
+SHARD = 256
+
+
+def plain(question: Mapping[str, Any]) -> dict[str, Any]:
+    """A question as a reader of its JSON finds it."""
+    values: dict[str, Any] = json.loads(json.dumps(question))
+    return values
+
+
+def question_digest(question: Mapping[str, Any], length: int = 10) -> str:
+    """A few digits that differ whenever anything in a question differs."""
+    text = json.dumps(plain(question), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
 class CheckpointFolder:
-    """The folder, made or gone on with.
+    """A folder of results that is begun, or gone on with.
 
     Args:
         folder: new, or that of the same question.
-        asked: what determines the numbers, ready for JSON.
+        question: what determines the numbers, ready for JSON.
     Raises:
         RunError: the folder holds the results of another question, or other files.
     """
 
-    def __init__(self, folder: str | Path, asked: Mapping[str, Any]) -> None:
-        self.folder = Path(folder)
-        path = self.folder / "asked.json"
-        ours = json.loads(json.dumps(asked))
+    def __init__(self, folder: str | AnyPath, question: Mapping[str, Any]) -> None:
+        self.folder: AnyPath = to_path(folder)
+        path = self.folder / "question.json"
+        ours = plain(question)
         if path.is_file():
             try:
                 theirs = json.loads(path.read_text(encoding="utf-8"))
@@ -49,64 +68,86 @@ class CheckpointFolder:
                     f"{self.folder} holds results of another question (other than this one in "
                     f"{', '.join(different) or 'its kind'}); give another --out, or delete it"
                 )
-        elif self.folder.exists() and any(
-            not name.name.startswith(".") for name in self.folder.iterdir()
-        ):
+        elif any(not name.startswith(".") for name in names(self.folder)):
             raise RunError(f"{self.folder} holds other files; give another --out")
         else:
             write_text(path, json.dumps(ours, indent=1) + "\n")
 
-    def path(self, name: str) -> Path:
-        """A part's file."""
-        return self.folder / "parts" / f"{name}.safetensors"
+    @classmethod
+    def named(cls, parent: AnyPath, label: str, question: Mapping[str, Any]) -> "CheckpointFolder":
+        """The folder of a question among those of others: its name has a digest of the question."""
+        return cls(parent / f"{file_name(label)}-{question_digest(question, 8)}", question)
+
+    def path(self, name: str) -> AnyPath:
+        """A checkpoint's file."""
+        return self.folder / "checkpoints" / f"{name}.safetensors"
 
     def has(self, name: str) -> bool:
-        """Whether that part is finished."""
+        """Whether that checkpoint is finished."""
         return self.path(name).is_file()
+
+    def drop(self, name: str) -> None:
+        """Delete a checkpoint that nobody needs any more, if it is there."""
+        self.path(name).unlink(missing_ok=True)
 
     def write(
         self, name: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any] | None = None
     ) -> None:
-        """Write one part, whole, with what else there is to say about it, ready for JSON."""
+        """Write one checkpoint, whole.
+
+        Args:
+            name: of the checkpoint.
+            arrays: what it holds.
+            about: what else there is to say about it, ready for JSON.
+        """
         values = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
         with whole(self.path(name)) as part:
             part.write_bytes(save(values, {"about": json.dumps(about or {})}))
 
     def read(self, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """A finished part, and what was said about it.
+        """A finished checkpoint, and what was said about it.
 
         Raises:
             RunError: it is damaged.
         """
-        try:
-            with safe_open(self.path(name), framework="numpy") as file:
-                arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-                return arrays, json.loads(file.metadata()["about"])
-        except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
-            raise RunError(
-                f"{self.path(name)} is damaged ({error}); delete it and give the command again"
-            ) from error
+        path = self.path(name)
+        with (
+            damage_refused(path),
+            local(path) as here,
+            safe_open(here, framework="numpy") as file,
+        ):
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return arrays, json.loads(file.metadata()["about"])
+
+
+# What a pass computes of a batch: arrays with one row an image, from the network's input and the
+# images' places in their set.
+Compute = Callable[
+    [Float[Tensor, "n 3 h w"], Int[np.ndarray, " n"]], Mapping[str, Float[np.ndarray, "n ..."]]
+]
 
 
 def map_images(
-    parts: CheckpointFolder,
+    checkpoints: CheckpointFolder,
     network: Network,
     images: ImageSet,
-    compute: Callable[[Float[Tensor, "n 3 h w"]], Mapping[str, np.ndarray]],
+    compute: Compute,
     *,
     batch_size: int,
-    shard_size: int = 256,
-    progress: Callable[[int, int], None] | None = None,
+    shard_size: int = SHARD,
+    what: str = "images",
+    progress: Progress = silent,
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...], dict[str, str]]:
     """Compute something for every image, shard by shard, but for the shards that are there.
 
     Args:
-        parts: where the shards are kept.
+        checkpoints: where the shards are kept.
         network: whose input the images become.
         images: all of them.
-        compute: from a batch, arrays with one row an image.
-        batch_size, shard_size: images a pass and a part.
-        progress: called with the images done and the images in all.
+        compute: what is computed of a batch.
+        batch_size, shard_size: images a pass and a checkpoint.
+        what: what progress calls it.
+        progress: called with `what`, the images done and the images in all.
     Returns:
         The arrays over all images that could be read, those images' ids, and what could not be read
         with its reason.
@@ -117,59 +158,53 @@ def map_images(
         range(first, min(first + shard_size, len(images)))
         for first in range(0, len(images), shard_size)
     ]
-    names = [f"images-{number:06d}" for number in range(len(shards))]
-    missing = [i for i, name in enumerate(names) if not parts.has(name)]
-    done = len(images) - sum(len(shards[i]) for i in missing)
-    prepared = network.preprocessing
-    waiting = [images[n] for i in missing for n in shards[i]]
-    if progress is not None:
-        progress(done, len(images))
-    with closing(
-        stream(
-            waiting,
-            size=prepared.size,
-            resize=prepared.resize,
-            draft=prepared.draft,
-            ahead=2 * batch_size,
-        )
-    ) as decoded:
-        for i in missing:
-            read: list[str] = []
-            unreadable: dict[str, str] = {}
-            found: list[Mapping[str, np.ndarray]] = []
-            batch: list[np.ndarray] = []
-            for n in shards[i]:
-                image = next(decoded)
-                if isinstance(image, Unreadable):
-                    unreadable[images[n].id] = image.reason
-                else:
-                    read.append(images[n].id)
-                    batch.append(image)
-                if batch and (len(batch) == batch_size or n == shards[i][-1]):
-                    found.append(compute(network.inputs(np.stack(batch))))
-                    batch.clear()
-                done += 1
-                if progress is not None:
-                    progress(done, len(images))
-            arrays = {key: np.concatenate([x[key] for x in found]) for key in (found or [{}])[0]}
-            parts.write(names[i], arrays, {"images": read, "unreadable": unreadable})
-    return _joined(parts, names)
+    shard_names = [f"images-{number:06d}" for number in range(len(shards))]
+    missing = [i for i, name in enumerate(shard_names) if not checkpoints.has(name)]
+    places = [n for i in missing for n in shards[i]]
+    before = len(images) - len(places)
+    progress(what, before, len(images))
+    batches = load_batches(
+        [images[n] for n in places],
+        network.preprocessing.fit,
+        batch_size=batch_size,
+        groups=[len(shards[i]) for i in missing],
+    )
+    results, ids, unreadable = list[Mapping[str, np.ndarray]](), list[str](), dict[str, str]()
+    with closing(batches):
+        for batch in batches:
+            unreadable |= _reasons(batch, places, images)
+            if batch.numbers:
+                numbers = np.array([places[k] for k in batch.numbers])
+                ids += [images[n].id for n in numbers]
+                results.append(compute(network.inputs(batch.pixels), numbers))
+            if batch.ends_group:
+                about = {"images": ids, "unreadable": unreadable}
+                checkpoints.write(shard_names[missing[batch.group]], _joined(results), about)
+                results, ids, unreadable = [], [], {}
+            progress(what, before + batch.done, len(images))
+    return _all_shards(checkpoints, shard_names)
 
 
-def _joined(
-    parts: CheckpointFolder, names: list[str]
+def _reasons(batch: Batch, places: list[int], images: ImageSet) -> dict[str, str]:
+    """The reasons of images that cannot be read, by id."""
+    return {images[places[k]].id: reason for k, reason in batch.unreadable.items()}
+
+
+def _joined(results: list[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    keys = results[0] if results else {}
+    return {key: np.concatenate([x[key] for x in results]) for key in keys}
+
+
+def _all_shards(
+    checkpoints: CheckpointFolder, shard_names: list[str]
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...], dict[str, str]]:
-    all_arrays, ids, unreadable = [], list[str](), dict[str, str]()
-    for name in names:
-        arrays, about = parts.read(name)
+    results, ids, unreadable = list[Mapping[str, np.ndarray]](), list[str](), dict[str, str]()
+    for name in shard_names:
+        arrays, about = checkpoints.read(name)
         if arrays:
-            all_arrays.append(arrays)
+            results.append(arrays)
         ids += about["images"]
         unreadable |= about["unreadable"]
-    if not all_arrays:
+    if not results:
         raise RunError(f"no image could be read: {'; '.join(list(unreadable.values())[:3])}")
-    return (
-        {key: np.concatenate([x[key] for x in all_arrays]) for key in all_arrays[0]},
-        tuple(ids),
-        unreadable,
-    )
+    return _joined(results), tuple(ids), unreadable

@@ -1,14 +1,11 @@
-"""Synthesised images in a run folder: made once, found again.
+"""Synthesised images in a run folder: made once, kept for whoever asks again.
 
 RUN/synthesis/NAME.png   image, with its opacity as the alpha channel
 RUN/synthesis/NAME.json  what it is, from which settings, and the feature's activation by step
 """
 
-import hashlib
 import json
-import re
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,14 +13,22 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from opponent.attribution.attribute import Rule
+from opponent.attribution.rules import AttributionRule, Gradient
 from opponent.core.errors import RunError
 from opponent.core.feature import Feature
-from opponent.images.sources import ImageSet
+from opponent.core.progress import Progress, silent
+from opponent.core.side import Side
+from opponent.core.text import file_name
+from opponent.images.imageset import ImageSet
 from opponent.models.network import Network
+from opponent.scan.reopen import baseline_of, check_network, rule_of
+from opponent.storage.checkpoints import plain, question_digest
 from opponent.storage.files import AnyPath, local, whole, write_text
-from opponent.storage.run import Run, versions
-from opponent.synthesis.inversion import SynthesisSettings, accentuate, invert, visualise
+from opponent.storage.manifest import versions
+from opponent.storage.run import Run
+from opponent.synthesis.inversion import accentuate, invert, visualise
+from opponent.synthesis.result import Synthesis
+from opponent.synthesis.settings import SynthesisSettings
 
 Kind = Literal["inversion", "accentuation", "visualisation"]
 
@@ -33,7 +38,7 @@ class CachedImage:
     """One synthesised image of a run.
 
     Args:
-        kind, sign: what it is, for +1 excitation or -1 inhibition.
+        kind, side: what it is, and for which side.
         image: id of the photograph that it explains; None for a feature visualisation.
         path: its PNG.
         activation: the feature's, at each step.
@@ -42,7 +47,7 @@ class CachedImage:
     """
 
     kind: Kind
-    sign: int
+    side: Side
     image: str | None
     path: AnyPath
     activation: tuple[float, ...]
@@ -55,83 +60,99 @@ class CachedImage:
             return np.asarray(image.convert("RGBA"))
 
 
-def make(
+def synthesise(
     run: Run,
     network: Network,
     feature: Feature,
     image: str | None,
     kind: Kind,
-    sign: int,
+    side: Side,
     settings: SynthesisSettings,
-    progress: Callable[[int, int], None] | None = None,
+    *,
+    rule: AttributionRule | None = None,
+    progress: Progress = silent,
 ) -> CachedImage:
-    """Synthesise one image for a run, or find it where the same was made before.
+    """Synthesise one image for a run, or read it where the same was made before.
 
     Args:
         run: the run, which also says the through layer.
         network: the network that was scanned.
         feature: one of the run's features.
         image: id of one of its images; None for a feature visualisation.
-        kind, sign, settings: what to make, and how.
-        progress: called with the steps done and the steps in all.
+        kind, side, settings: what to make, and how.
+        rule: the rule that the run was scanned by, where it is the user's own.
+        progress: called with what is being done, the steps done and the steps in all.
     Raises:
-        ValueError: nothing excites, or inhibits, the feature in that image.
-        RunError: another network than the one that was scanned.
+        EmptyTarget: nothing excites, or inhibits, the feature in that image.
+        RunError: another network, or another rule, than the run was scanned with.
     """
-    asked = {
-        "kind": kind,
-        "sign": sign,
-        "image": image,
-        "feature": feature.describe(),
-        "through": None if image is None else run.manifest.through,
-        "network": run.manifest.network["name"],
-        "weights_sha256": run.manifest.network["weights_sha256"],
-        # How many are made at once changes nothing in any of them.
-        "settings": {k: v for k, v in asdict(settings).items() if k != "batch"},
-        "versions": versions(),
-    }
-    if image is not None and run.rule != Rule():
-        asked["rule"] = run.rule.label
-    asked = json.loads(json.dumps(asked))
-    path = run.folder / "synthesis" / f"{_name(asked)}.json"
+    rule = rule_of(run, rule) if image is not None else Gradient()
+    question = _question(run, feature, image, kind, side, settings, rule)
+    path = run.folder / "synthesis" / f"{_name(question)}.json"
     if path.is_file() and path.with_suffix(".png").is_file():
         return _read(path)
-    run.check_network(network)
-    if kind == "visualisation":
-        result = visualise(network, feature, sign=sign, settings=settings, progress=progress)
+    check_network(run, network)
+    if image is None:
+        result = visualise(network, feature, side=side, settings=settings, progress=progress)
     else:
-        assert image is not None
-        chosen = ImageSet(source=image, entries=(run.images.find(image),))
-        synthesise = invert if kind == "inversion" else accentuate
-        result = synthesise(
+        make = invert if kind == "inversion" else accentuate
+        result = make(
             network,
-            chosen,
+            ImageSet(source=image, entries=(run.images.find(image),)),
             feature,
-            run.manifest.through,
-            sign=sign,
+            run.through,
+            side=side,
             settings=settings,
-            rule=run.rule,
-            baseline=run.baseline(network),
+            rule=rule,
+            baseline=baseline_of(run, network, rule),
             progress=progress,
         )
+    _write(path, question, result)
+    return _read(path)
+
+
+def _question(
+    run: Run,
+    feature: Feature,
+    image: str | None,
+    kind: Kind,
+    side: Side,
+    settings: SynthesisSettings,
+    rule: AttributionRule,
+) -> dict[str, Any]:
+    """What determines the image."""
+    question = {
+        "kind": kind,
+        "side": side.value,
+        "image": image,
+        "feature": feature.describe(),
+        "through": None if image is None else run.through,
+        "network": run.manifest.network.name,
+        "weights_sha256": run.manifest.network.weights_sha256,
+        "settings": settings.describe(),
+        "versions": versions(),
+    }
+    if not isinstance(rule, Gradient):
+        question["rule"] = rule.label
+    return plain(question)
+
+
+def _name(question: dict[str, Any]) -> str:
+    """A readable name that differs whenever anything in the question differs."""
+    label = Feature.restore(question["feature"]).label
+    words = [label, Path(question["image"] or "").stem, question["kind"], question["side"]]
+    return f"{file_name('-'.join(word for word in words if word))}-{question_digest(question)}"
+
+
+def _write(path: AnyPath, question: dict[str, Any], result: Synthesis) -> None:
     with whole(path.with_suffix(".png")) as part:
         Image.fromarray(result.rgba()[0]).save(part)
-    made = asked | {
+    values = question | {
         "activation": result.activation[:, 0].tolist(),
         "objective": result.objective[:, 0].tolist(),
         "final": float(result.final[0]),
     }
-    write_text(path, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
-    return _read(path)
-
-
-def _name(asked: dict[str, Any]) -> str:
-    """A readable name that differs whenever anything asked for differs."""
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:10]
-    feature = Feature.restore(asked["feature"]).label
-    words = [feature, Path(asked["image"] or "").stem, asked["kind"]]
-    plain = "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", word)[:60] for word in words if word)
-    return f"{plain}-{'excitation' if asked['sign'] > 0 else 'inhibition'}-{digest}"
+    write_text(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
 def _read(path: AnyPath) -> CachedImage:
@@ -139,7 +160,7 @@ def _read(path: AnyPath) -> CachedImage:
         values = json.loads(path.read_text(encoding="utf-8"))
         return CachedImage(
             kind=values["kind"],
-            sign=values["sign"],
+            side=Side(values["side"]),
             image=values["image"],
             path=path.with_suffix(".png"),
             activation=tuple(values["activation"]),

@@ -1,108 +1,90 @@
 """Inversion, accentuation, feature visualisation: what each side of a drive looks like."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from opponent.attribution.attribute import Images, Rule, attribute, network_input
+from opponent.attribution.attribute import attribute
+from opponent.attribution.rules import AttributionRule
 from opponent.core.errors import EmptyTarget
 from opponent.core.feature import Feature
-from opponent.geometry.crop import CropPlan, plan_crop
+from opponent.core.progress import Progress, shown
+from opponent.core.side import Side
+from opponent.geometry.crop import CropPlan
+from opponent.geometry.planning import plan_crop
 from opponent.geometry.receptive_field import receptive_field
-from opponent.images.sources import ImageEntry, open_images
-from opponent.images.sources import load as load_image
+from opponent.images.decode import Fit, load_image
+from opponent.images.imageset import ImageEntry
+from opponent.images.sources import Images, open_images
 from opponent.models.network import Network
 from opponent.models.registry import load
-from opponent.synthesis.objectives import dot_cosine
-from opponent.synthesis.optimise import Synthesis, ascend
-from opponent.synthesis.parameterisations import PARAMETERISATIONS, Parameterisation, Photographs
-from opponent.synthesis.transforms import Transforms
+from opponent.synthesis.objectives import Activation, DotCosine, parse_objective
+from opponent.synthesis.optimise import ascend
+from opponent.synthesis.parameterisations import (
+    Parameterisation,
+    Photographs,
+    parse_parameterisation,
+)
+from opponent.synthesis.result import Synthesis
+from opponent.synthesis.settings import SynthesisSettings
 
-Progress = Callable[[int, int], None]
-
-# The canvas for a network of 224 pixels; others in proportion. Source: design of the paper's code.
-CANVAS = 512 / 224
-RATES = {"inversion": 0.05, "accentuation": 0.02}
-
-
-@dataclass(frozen=True, kw_only=True)
-class SynthesisSettings:
-    """How images are synthesised.
-
-    Args:
-        steps: of Adam.
-        rate: learning rate; None is 0.05, and 0.02 for accentuations.
-        canvas: (height, width) of the image; None is 512 for a network of 224, else in proportion.
-        power: p of dot * cos^p.
-        parameterisation: 'phases', 'fourier' or 'pixels' (accentuations start from the photograph).
-        transforms: the views of each step.
-        seed: of the first image and of the views.
-        batch: how many images are optimised at once; results do not depend on it but for rounding.
-    """
-
-    steps: int = 100
-    rate: float | None = None
-    canvas: tuple[int, int] | None = None
-    power: float = 1.0
-    parameterisation: Literal["phases", "fourier", "pixels"] = "phases"
-    transforms: Transforms = field(default_factory=Transforms)
-    seed: int = 0
-    batch: int = 8
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1 or self.transforms.draws < 1:
-            raise ValueError("steps, batch and draws must be at least 1")
-        if self.parameterisation not in PARAMETERISATIONS:
-            raise ValueError(
-                f"no parameterisation {self.parameterisation!r}; there are "
-                f"{', '.join(PARAMETERISATIONS)}"
-            )
-
-    def canvas_for(self, network: Network) -> tuple[int, int]:
-        """The canvas' (height, width) for a network."""
-        height, width = network.preprocessing.size
-        return self.canvas or (round(height * CANVAS), round(width * CANVAS))
+# Adam's learning rates. Source: paper's code.
+INVERSION_RATE, ACCENTUATION_RATE = 0.05, 0.02
+# Gives what is optimised for the images of a batch.
+_Start = Callable[[slice, torch.Generator], Parameterisation]
 
 
 @torch.inference_mode(False)
 def invert(
-    network: Network | str,
+    network: Network | nn.Module | str,
     images: Float[Tensor, "n 3 h w"] | Images,
     feature: Feature | str,
     through: str,
     *,
-    sign: int,
+    side: Side | str,
     settings: SynthesisSettings | None = None,
-    rule: Rule | str = "gradient",
+    rule: AttributionRule | str = "gradient",
     baseline: Float[Tensor, "k h w"] | None = None,
     progress: Progress | None = None,
 ) -> Synthesis:
     """From noise, make images that drive a feature as one side of given images does.
 
     Args:
-        network: a network or its name.
+        network: a network, a module or a name.
         images: photographs, or the network's own input as a tensor.
         feature: the feature.
         through: the layer whose attribution is the target.
-        sign: +1 for the excitatory part of S, -1 for the inhibitory part.
+        side: 'excitation' for the positive part of S, 'inhibition' for the negative part, 'both'
+            for |S|.
         settings: how.
         rule, baseline: how S is computed, as in `attribute`.
-        progress: called with the steps done and the steps in all.
+        progress: called with what is being done, the steps done and the steps in all; default: a
+            display that appears after two seconds.
+    Returns:
+        One image for each of the images, with its opacity, and the activation on the way.
     Raises:
         EmptyTarget: an image in which that part of S is empty.
         ValueError: names, units or positions that do not fit.
+        Unreadable: an image that cannot be read.
     Source: paper, section 4, eqs. 4 and 5.
+
+    >>> import opponent, torch
+    >>> image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    >>> opponent.invert(
+    ...     "inceptionv1-mini", image, "mixed3b:168", "mixed3a", side="inhibition",
+    ...     settings=opponent.SynthesisSettings(steps=2))
+    Synthesis('mixed3b:168@8,8', inhibition: 1 image of 146 x 146)
     """
     network, settings = load(network), settings or SynthesisSettings()
-    inputs = network_input(network, images)
-    targets = _targets(network, inputs, feature, through, sign, rule, baseline)
-    return _in_batches(
-        network, targets, _noise(network, targets, settings), RATES["inversion"], settings, progress
-    )
+    inputs, ids = network.load_inputs(images)
+    network = network.at_size((inputs.shape[2], inputs.shape[3]))
+    targets = _targets(network, inputs, feature, through, Side.of(side), rule, baseline)
+    start = _noise(network, len(targets.direction), settings)
+    made = _in_batches(network, targets, start, INVERSION_RATE, settings, progress)
+    return replace(made, images=ids)
 
 
 @torch.inference_mode(False)
@@ -112,7 +94,7 @@ def invert_attribution(
     feature: Feature | str,
     through: str,
     *,
-    sign: int,
+    side: Side | str,
     hidden: Float[Tensor, "n k y x"] | None = None,
     settings: SynthesisSettings | None = None,
     progress: Progress | None = None,
@@ -127,112 +109,143 @@ def invert_attribution(
         attribution: S within the window of the through layer where it is not zero.
         feature: the feature.
         through: the layer that S belongs to.
-        sign: +1 for the excitatory part of S, -1 for the inhibitory part, 0 for |S|.
+        side: 'excitation' for the positive part of S, 'inhibition' for the negative part, 'both'
+            for |S|.
         hidden: h within the window, where it can be negative; by default it is >= 0.
         settings: how.
-        progress: called with the steps done and the steps in all.
+        progress: as in `invert`.
+    Returns:
+        One image for each S, with its opacity.
     Raises:
         EmptyTarget: that part of an S is empty.
         ValueError: names, units, positions or shapes that do not fit.
     Source: paper, section 5 and eq. 5.
     """
-    settings = settings or SynthesisSettings()
+    settings, side = settings or SynthesisSettings(), Side.of(side)
     feature = network.resolve(feature)
-    part = (_signed(sign) * attribution).clamp(min=0) if sign else attribution.abs()
     window = receptive_field(network, feature, through)
     expected = (network.map_shape(through)[0], window.height, window.width)
-    if tuple(part.shape[1:]) != expected or (hidden is not None and hidden.shape != part.shape):
+    shape = tuple(attribution.shape)
+    if shape[1:] != expected or (hidden is not None and tuple(hidden.shape) != shape):
         raise ValueError(
-            f"the attribution has shape {tuple(part.shape)}; {feature.label} through {through!r} "
-            f"takes (n, {', '.join(map(str, expected))})"
+            f"the attribution has shape {shape}; {feature.label} through {through!r} takes "
+            f"(n, {', '.join(map(str, expected))})"
         )
-    _check_not_empty(part, feature, through, sign)
+    direction = _part(attribution, side)
+    _check_not_empty(direction, feature, through, side)
     if hidden is not None:
-        part = hidden.sign() * part
+        direction = hidden.sign() * direction
     targets = _Targets(
         feature=feature,
-        through=through,
-        sign=sign,
+        side=side,
         plan=plan_crop(network, [feature], through),
-        part=part.to(network.device, network.dtype),
+        direction=direction.to(network.device, network.dtype),
     )
-    start = _noise(network, targets, settings)
-    return _in_batches(network, targets, start, RATES["inversion"], settings, progress, watch=False)
+    start = _noise(network, len(direction), settings)
+    return _in_batches(network, targets, start, INVERSION_RATE, settings, progress, watch=False)
 
 
 @torch.inference_mode(False)
 def accentuate(
-    network: Network | str,
+    network: Network | nn.Module | str,
     images: Images,
     feature: Feature | str,
     through: str,
     *,
-    sign: int,
+    side: Side | str,
     settings: SynthesisSettings | None = None,
-    rule: Rule | str = "gradient",
+    rule: AttributionRule | str = "gradient",
     baseline: Float[Tensor, "k h w"] | None = None,
     progress: Progress | None = None,
 ) -> Synthesis:
     """Change photographs so that one side of what drives a feature in them grows.
 
-    Args and errors as `invert`; the photographs themselves are needed, for they are the start.
+    Args:
+        network: a network, a module or a name.
+        images: photographs; not a tensor, since they are where the optimisation starts.
+        feature: the feature.
+        through: the layer whose attribution is the target.
+        side: as in `invert`.
+        settings: how.
+        rule, baseline: how S is computed, as in `attribute`.
+        progress: as in `invert`.
+    Returns:
+        Each photograph as it has become, and the activation on the way.
+    Raises:
+        EmptyTarget: an image in which that part of S is empty.
+        ValueError: names, units or positions that do not fit.
+        Unreadable: an image that cannot be read.
     Source: paper, section 4.
     """
     network, settings = load(network), settings or SynthesisSettings()
     chosen = open_images(images, size=network.preprocessing.size)
-    inputs = network_input(network, chosen)
-    targets = _targets(network, inputs, feature, through, sign, rule, baseline)
+    inputs, ids = network.load_inputs(chosen)
+    targets = _targets(network, inputs, feature, through, Side.of(side), rule, baseline)
     canvas = settings.canvas_for(network)
     photographs = torch.stack([_photograph(network, entry, canvas) for entry in chosen])
 
     def start(which: slice, _: torch.Generator) -> Parameterisation:
         return Photographs(photographs[which].to(network.device))
 
-    return _in_batches(network, targets, start, RATES["accentuation"], settings, progress)
+    made = _in_batches(network, targets, start, ACCENTUATION_RATE, settings, progress)
+    return replace(made, images=ids)
 
 
 @torch.inference_mode(False)
 def visualise(
-    network: Network | str,
+    network: Network | nn.Module | str,
     feature: Feature | str,
     *,
-    sign: int = 1,
+    side: Side | str = Side.EXCITATION,
     settings: SynthesisSettings | None = None,
     progress: Progress | None = None,
 ) -> Synthesis:
-    """From noise, make an image that excites (+1) or inhibits (-1) a feature: one image.
+    """From noise, make an image that excites or inhibits a feature: one image.
 
-    The objective is the activation itself, before the ReLU, times the sign. Source: Olah et al.
-    (2017); paper, figure 5.
+    The objective is the activation itself, before the ReLU, or its negative.
+
+    Args:
+        network: a network, a module or a name.
+        feature: the feature.
+        side: 'excitation' or 'inhibition'.
+        settings: how.
+        progress: as in `invert`.
+    Returns:
+        The image, with its opacity, and the activation on the way.
+    Raises:
+        ValueError: names, units or positions that do not fit; both sides at once.
+    Source: Olah et al. (2017); paper, figure 5.
     """
-    network, settings = load(network), settings or SynthesisSettings()
+    network, settings, side = load(network), settings or SynthesisSettings(), Side.one(side)
     feature = network.resolve(feature)
     generator = torch.Generator().manual_seed(settings.seed)
-    part = plan_crop(network, [feature], None)
-    return ascend(
-        network,
-        PARAMETERISATIONS[settings.parameterisation](
-            1, settings.canvas_for(network), generator=generator, device=network.device
-        ),
-        lambda hidden: _signed(sign) * part.feature.read(hidden),
-        feature,
-        sign=sign,
-        part=part,
-        transforms=settings.transforms,
-        steps=settings.steps,
-        rate=RATES["inversion"] if settings.rate is None else settings.rate,
-        generator=generator,
-        progress=progress,
+    start = parse_parameterisation(settings.parameterisation)(
+        1, settings.canvas_for(network), generator=generator, device=network.device
     )
+    with shown(progress) as report:
+        return ascend(
+            network,
+            start,
+            parse_objective(settings.objective) or Activation(side),
+            feature,
+            side=side,
+            plan=plan_crop(network, [feature], None),
+            transforms=settings.transforms,
+            steps=settings.steps,
+            rate=INVERSION_RATE if settings.rate is None else settings.rate,
+            generator=generator,
+            progress=lambda done, steps: report("optimising", done, steps),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Targets:
+    """Directions of the through layer, one an image, within the window where S is not zero."""
+
     feature: Feature
-    through: str
-    sign: int
+    side: Side
     plan: CropPlan
-    part: Float[Tensor, "n k y x"]  # within the window where S is not zero
+    direction: Float[Tensor, "n k y x"]
 
 
 def _targets(
@@ -240,93 +253,95 @@ def _targets(
     inputs: Tensor,
     feature: Feature | str,
     through: str,
-    sign: int,
-    rule: Rule | str = "gradient",
-    baseline: Tensor | None = None,
+    side: Side,
+    rule: AttributionRule | str,
+    baseline: Tensor | None,
 ) -> _Targets:
-    """One side of S, as a direction of the through layer, in the window where S is not zero."""
+    """One side of S of each image, as a direction of the through layer."""
     feature = network.resolve(feature)
     result = attribute(network, inputs, feature, through, rule=rule, baseline=baseline)
-    part = (_signed(sign) * result.attribution).clamp(min=0)
-    _check_not_empty(part, feature, through, sign)
+    part = _part(result.window_attribution, side)
+    _check_not_empty(part, feature, through, side)
     # Where the layer lies under what S starts from (GELU, before a ReLU, a mean as the baseline),
     # growing drive means a more negative layer.
-    rows, columns = receptive_field(network, feature, through).slices
     return _Targets(
         feature=feature,
-        through=through,
-        sign=sign,
+        side=side,
         plan=plan_crop(network, [feature], through),
-        part=(result.change.sign() * part)[:, :, rows, columns],
+        direction=result.change.sign() * part,
     )
 
 
-def _noise(
-    network: Network, targets: _Targets, settings: SynthesisSettings
-) -> Callable[[slice, torch.Generator], Parameterisation]:
-    make, count = PARAMETERISATIONS[settings.parameterisation], len(targets.part)
-
-    def start(which: slice, generator: torch.Generator) -> Parameterisation:
-        size, number = settings.canvas_for(network), len(range(count)[which])
-        return make(number, size, generator=generator, device=network.device)
-
-    return start
+def _part(attribution: Float[Tensor, "n k y x"], side: Side) -> Float[Tensor, "n k y x"]:
+    """The positive part of S, of -S, or |S|; all >= 0."""
+    if side is Side.BOTH:
+        return attribution.abs()
+    return (side.sign * attribution).clamp(min=0)
 
 
-def _check_not_empty(part: Tensor, feature: Feature, through: str, sign: int) -> None:
+def _check_not_empty(
+    part: Float[Tensor, "n k y x"], feature: Feature, through: str, side: Side
+) -> None:
     empty = (~part.flatten(1).any(1)).nonzero().flatten().tolist()
     if empty:
-        side = {1: "excites", -1: "inhibits", 0: "drives"}[sign]
+        verb = {"excitation": "excites", "inhibition": "inhibits", "both": "drives"}[side]
         raise EmptyTarget(
-            f"nothing {side} {feature.label} through {through!r} in image "
+            f"nothing {verb} {feature.label} through {through!r} in image "
             f"{', '.join(map(str, empty))} of {len(part)} (counted from 0): there is no direction "
             "to invert"
         )
 
 
+def _noise(network: Network, count: int, settings: SynthesisSettings) -> _Start:
+    begin = parse_parameterisation(settings.parameterisation)
+    size = settings.canvas_for(network)
+
+    def start(which: slice, generator: torch.Generator) -> Parameterisation:
+        return begin(len(range(count)[which]), size, generator=generator, device=network.device)
+
+    return start
+
+
 def _in_batches(
     network: Network,
     targets: _Targets,
-    start: Callable[[slice, torch.Generator], Parameterisation],
+    start: _Start,
     rate: float,
     settings: SynthesisSettings,
     progress: Progress | None,
     *,
     watch: bool = True,
 ) -> Synthesis:
-    count = len(targets.part)
+    count = len(targets.direction)
     batches = [slice(i, min(i + settings.batch, count)) for i in range(0, count, settings.batch)]
     results = []
-    for number, which in enumerate(batches):
-        generator = torch.Generator().manual_seed(settings.seed)
-        wanted = targets.part[which].repeat(settings.transforms.draws, 1, 1, 1)
+    with shown(progress) as report:
+        for number, which in enumerate(batches):
+            generator = torch.Generator().manual_seed(settings.seed)
 
-        def objective(hidden: Tensor, wanted: Tensor = wanted) -> Tensor:
-            return dot_cosine(targets.plan.within(hidden), wanted, settings.power)
+            def step(done: int, steps: int, number: int = number) -> None:
+                report("optimising", number * steps + done, len(batches) * steps)
 
-        def report(done: int, steps: int, number: int = number) -> None:
-            if progress is not None:
-                progress(number * steps + done, len(batches) * steps)
-
-        results.append(
-            ascend(
-                network,
-                start(which, generator),
-                objective,
-                targets.feature,
-                sign=targets.sign,
-                part=targets.plan,
-                transforms=settings.transforms,
-                steps=settings.steps,
-                rate=rate if settings.rate is None else settings.rate,
-                generator=generator,
-                watch=watch,
-                progress=report,
+            results.append(
+                ascend(
+                    network,
+                    start(which, generator),
+                    parse_objective(settings.objective) or DotCosine(settings.power),
+                    targets.feature,
+                    side=targets.side,
+                    plan=targets.plan,
+                    target=targets.direction[which],
+                    transforms=settings.transforms,
+                    steps=settings.steps,
+                    rate=rate if settings.rate is None else settings.rate,
+                    generator=generator,
+                    watch=watch,
+                    progress=step,
+                )
             )
-        )
     return Synthesis(
         feature=targets.feature,
-        sign=targets.sign,
+        side=targets.side,
         image=torch.cat([x.image for x in results]),
         opacity=torch.cat([x.opacity for x in results]),
         objective=torch.cat([x.objective for x in results], 1),
@@ -342,11 +357,5 @@ def _photograph(
     prepared = network.preprocessing
     factor = canvas[0] / prepared.size[0]
     short = None if prepared.resize is None else round(prepared.resize * factor)
-    pixels = load_image(entry, size=canvas, resize=short)
+    pixels = load_image(entry, Fit(size=canvas, resize=short))
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
-
-
-def _signed(sign: int) -> int:
-    if sign not in (1, -1):
-        raise ValueError(f"sign is +1 (excitation) or -1 (inhibition), got {sign!r}")
-    return sign

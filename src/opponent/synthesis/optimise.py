@@ -1,18 +1,19 @@
 """Gradient ascent on images: one loop for inversions, accentuations and feature visualisations."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from opponent.core.feature import Feature
+from opponent.core.side import Side
 from opponent.geometry.crop import CropPlan
 from opponent.models.network import Network
+from opponent.synthesis.objectives import Objective, Views
 from opponent.synthesis.parameterisations import Parameterisation
+from opponent.synthesis.result import Synthesis
 from opponent.synthesis.transforms import Transforms, resize
 
 # The pixel gradient is clipped here before it becomes opacity. Source: MACO, section 3.2.
@@ -21,43 +22,15 @@ OPACITY_PERCENTILE = 99.0
 OPACITY_BLUR = 0.012
 
 
-@dataclass(frozen=True, kw_only=True)
-class Synthesis:
-    """n images made for a feature, and how it responded on the way.
-
-    Args:
-        feature: with its position written out.
-        sign: +1 where the feature was to be excited, -1 where inhibited, 0 where both at once.
-        image: in [0, 1].
-        opacity: in [0, 1], how much the pixels' gradient acted on each place, over all steps.
-        objective: at each step, the mean over its views.
-        activation: the feature's, before the ReLU, at each step, the mean over its views; no steps
-            where it was not watched.
-        final: the feature's activation in the finished image itself.
-    """
-
-    feature: Feature
-    sign: int
-    image: Float[Tensor, "n 3 h w"]
-    opacity: Float[Tensor, "n h w"]
-    objective: Float[Tensor, "steps n"]
-    activation: Float[Tensor, "watched n"]
-    final: Float[Tensor, " n"]
-
-    def rgba(self) -> UInt8[np.ndarray, "n h w 4"]:
-        """Image and opacity as bytes, ready to be saved."""
-        both = torch.cat([self.image, self.opacity[:, None]], 1)
-        return (both * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-
-
 def ascend(
     network: Network,
     start: Parameterisation,
-    objective: Callable[[Float[Tensor, "m k h w"]], Float[Tensor, " m"]],
+    objective: Objective,
     feature: Feature,
     *,
-    sign: int,
-    part: CropPlan,
+    side: Side,
+    plan: CropPlan,
+    target: Float[Tensor, "n k h w"] | None = None,
     transforms: Transforms,
     steps: int,
     rate: float,
@@ -70,12 +43,12 @@ def ascend(
     Args:
         network: the network.
         start: what is optimised.
-        objective: from the through layer's map (without one, the feature's own layer's) of all
-            views, one value a view.
+        objective: one value a view, to be made large. It sees the plan's through layer, and
+            gradients start from there; without one, from the feature's own layer.
         feature: whose activation is watched.
-        sign: what the result is to say of its purpose.
-        part: what a pass computes. The objective reads its through layer, and gradients start from
-            there; without one, from the feature's own layer.
+        side: what the result is to say of its purpose.
+        plan: what a pass computes.
+        target: for each image the direction that the through layer is to take.
         transforms: the views.
         steps, rate: how many steps, of which learning rate.
         generator: for the views.
@@ -85,20 +58,18 @@ def ascend(
     # Gradients by phase are tiny; Adam's usual 1e-8 would damp them.
     adam = torch.optim.Adam(start.parameters, lr=rate, maximize=True, eps=1e-16, fused=True)
     size = network.preprocessing.size
+    targets = None if target is None else target.repeat(transforms.draws, 1, 1, 1)
     objectives, activations = [], []
     # How much each place was acted on, over all steps.
     acted = torch.zeros(len(start.parameters[0]), *start.size, device=network.device)
     with torch.inference_mode(False), torch.enable_grad():
         for step in range(steps):
             # What no view shows of the images has no gradient, and is not computed.
-            seen, boxes = transforms.draw(start.size, size, generator, part.box)
+            seen, boxes = transforms.draw(start.size, size, generator, plan.box)
             images = start.images(seen)
-            views = transforms(images, boxes, size, generator, part.box)
-            inputs = network.preprocessing.normalise(views).to(
-                network.dtype, memory_format=torch.channels_last
-            )
-            reading = part.run(network, inputs, differentiate="images", watch=watch, cut=True)
-            values = objective(reading.target if reading.through is None else reading.through)
+            shown = transforms(images, boxes, size, generator, plan.box)
+            views, activation = _forward(network, plan, shown, targets, watch)
+            values = objective.values(views)
             [to_images] = torch.autograd.grad(values.sum() / transforms.draws, images)
             gradients = torch.autograd.grad(images, start.parameters, to_images)
             for parameter, gradient in zip(start.parameters, gradients, strict=True):
@@ -107,23 +78,43 @@ def ascend(
             adam.step()
             acted[:, *seen.slices] += to_images.abs().mean(1)
             objectives.append(_mean_of_views(values, len(images)))
-            if watch:
-                activations.append(_mean_of_views(part.feature.read(reading.target), len(images)))
+            if activation is not None:
+                activations.append(_mean_of_views(activation, len(images)))
             if progress is not None:
                 progress(step + 1, steps)
     with torch.no_grad():
         images = start.images()
-        inputs = network.preprocessing.normalise(resize(images, size, part.box)).to(network.dtype)
-        final = part.feature.read(part.run(network, inputs, cut=True).target)
+        inputs = network.preprocessing.normalise(resize(images, size, plan.box)).to(network.dtype)
+        final = plan.feature.read(plan.run(network, inputs, cropped=True).target)
     return Synthesis(
         feature=feature,
-        sign=sign,
+        side=side,
         image=images,
         opacity=_opacity(acted),
         objective=torch.stack(objectives),
         activation=torch.stack(activations) if watch else objectives[0].new_empty(0, len(images)),
         final=final,
     )
+
+
+def _forward(
+    network: Network,
+    plan: CropPlan,
+    images: Float[Tensor, "m 3 y x"],
+    target: Float[Tensor, "m k h w"] | None,
+    watch: bool,
+) -> tuple[Views, Float[Tensor, " m"] | None]:
+    """What an objective sees of views, and the feature's activation where it is watched."""
+    inputs = network.preprocessing.normalise(images).to(
+        network.dtype, memory_format=torch.channels_last
+    )
+    result = plan.run(network, inputs, differentiate="images", to_target=watch, cropped=True)
+    activation = plan.feature.read(result.target) if watch else None
+    if plan.through is None:
+        views = Views(images=images, hidden=result.target, activation=activation)
+        return views, activation
+    hidden = result.target if result.through is None else result.through
+    return Views(images=images, hidden=plan.within(hidden), target=target), activation
 
 
 def _mean_of_views(values: Float[Tensor, " m"], count: int) -> Float[Tensor, " n"]:

@@ -1,33 +1,62 @@
-"""What is optimised in place of pixels, and how it becomes an image.
+"""What is optimised in place of pixels, how it becomes an image, and how to write another.
 
 A parameterisation holds tensors to optimise and gives images in [0, 1]. All images of a batch start
 from the same noise, so that none depends on what else is in the batch.
 """
 
-from abc import ABC, abstractmethod
 from functools import lru_cache
-from typing import Any, final
+from typing import Any, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
 from opponent.core.box import Box
+from opponent.core.plugins import load_object, names_object
 from opponent.synthesis.spectrum import photographs
 
 # Black and white have no logit: half a step of 8 bits away from them.
 EDGE = 0.5 / 255
 
 
-class Parameterisation(ABC):
-    """Tensors to optimise, and the images that they stand for."""
+@runtime_checkable
+class Parameterisation(Protocol):
+    """Tensors to optimise, and the images that they stand for.
+
+    A class of the user's own with these members serves as `SynthesisSettings.parameterisation`, if
+    it is made as `ParameterisationClass` says.
+    """
 
     parameters: list[Tensor]
+    """What Adam changes: leaves that require gradients, with the images as their first axis."""
     size: tuple[int, int]
+    """(height, width) of the images."""
 
-    @abstractmethod
     def images(self, part: Box | None = None) -> Float[Tensor, "n 3 y x"]:
-        """The images, or a part of them, in [0, 1], with a graph to the parameters."""
+        """The images, or a box of them, in [0, 1], with a graph to the parameters."""
+        ...
+
+
+class ParameterisationClass(Protocol):
+    """How a parameterisation is made: a class, or a function of the same arguments."""
+
+    def __call__(
+        self,
+        count: int,
+        size: tuple[int, int],
+        *,
+        generator: torch.Generator,
+        device: torch.device | str = "cpu",
+    ) -> Parameterisation:
+        """Begin with noise.
+
+        Args:
+            count: how many images, all from the same noise.
+            size: their (height, width).
+            generator: gives the noise.
+            device: where to compute.
+        """
+        ...
 
 
 # Half spectra lie with their columns last: each is transformed by itself, and then only the rows
@@ -226,8 +255,41 @@ class Pixels(Parameterisation):
         return torch.sigmoid(logits if part is None else logits[:, :, *part.slices])
 
 
-PARAMETERISATIONS: dict[str, type[Phases | Fourier | Pixels]] = {
+PARAMETERISATIONS: dict[str, ParameterisationClass] = {
     "phases": Phases,
     "fourier": Fourier,
     "pixels": Pixels,
 }
+
+
+def parse_parameterisation(parameterisation: ParameterisationClass | str) -> ParameterisationClass:
+    """The parameterisation that a caller gave: itself, or its name.
+
+    Args:
+        parameterisation: a class, 'phases', 'fourier', 'pixels', or 'module:PACKAGE.MODULE:NAME'.
+    Raises:
+        ValueError: the text names none.
+    """
+    if not isinstance(parameterisation, str):
+        return parameterisation
+    if names_object(parameterisation):
+        own = load_object(parameterisation)
+        if not callable(own):
+            raise ValueError(f"{parameterisation!r} cannot be called with a number and a size")
+        return own
+    if parameterisation not in PARAMETERISATIONS:
+        raise ValueError(
+            f"no parameterisation {parameterisation!r}; there are {', '.join(PARAMETERISATIONS)}"
+        )
+    return PARAMETERISATIONS[parameterisation]
+
+
+def parameterisation_label(parameterisation: ParameterisationClass | str) -> str:
+    """A parameterisation's name in files: its own `label`, or its class and module."""
+    if isinstance(parameterisation, str):
+        return parameterisation
+    for name, known in PARAMETERISATIONS.items():
+        if known is parameterisation:
+            return name
+    where = f"{parameterisation.__module__}.{getattr(parameterisation, '__qualname__', '')}"
+    return str(getattr(parameterisation, "label", where))

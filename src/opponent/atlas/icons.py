@@ -1,0 +1,171 @@
+"""The icons of an atlas: each cell's mean attribution inverted, a batch of cells at a time."""
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from opponent.atlas.atlas import COMMAND, AtlasSettings, icon_name
+from opponent.core.box import scale_box
+from opponent.core.feature import Feature
+from opponent.core.progress import Progress, silent
+from opponent.core.side import Side
+from opponent.images.sources import Images
+from opponent.models.network import Network
+from opponent.scan.executor import Executor
+from opponent.scan.local import copy_on_cpu, reopen_in_worker
+from opponent.storage.files import AnyPath, whole, write_text
+from opponent.storage.run import Run
+from opponent.storage.tables import damage_refused
+from opponent.synthesis.inversion import invert_attribution
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """Each cell's mean S, and mean of what S weighs (h), within the window."""
+
+    attribution: Float[Tensor, "m k y x"]
+    hidden: Float[Tensor, "m k y x"]
+
+
+class IconMaker:
+    """Makes the icons of one atlas, and finds those that were made before.
+
+    Args:
+        run, network, feature, settings: of the atlas.
+        folder: the atlas'.
+        cells: those that hold enough images, in order.
+        means: of these cells.
+        progress: called with what is being done, the steps done and the steps in all.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        network: Network,
+        feature: Feature,
+        settings: AtlasSettings,
+        folder: AnyPath,
+        cells: Sequence[tuple[int, int]],
+        means: Means,
+        progress: Progress = silent,
+    ) -> None:
+        self.run, self.network, self.feature, self.settings = run, network, feature, settings
+        self.folder, self.means, self.progress = folder, means, progress
+        size = settings.batch
+        self.batches = [cells[first : first + size] for first in range(0, len(cells), size)]
+
+    def missing(self, side: Side) -> list[int]:
+        """The batches whose icons are not all there."""
+        return [number for number in range(len(self.batches)) if not self._is_made(side, number)]
+
+    def activations(self, side: Side) -> list[float | None]:
+        """The feature's activation in each cell's icon; None where a side is empty."""
+        return [
+            value
+            for number, cells in enumerate(self.batches)
+            for value in _read_activations(self._record(side, number), len(cells))
+        ]
+
+    def make(self, side: Side, number: int) -> None:
+        """Invert the mean S of one batch of cells, and write the icons."""
+        rows = slice(number * self.settings.batch, (number + 1) * self.settings.batch)
+        attribution, hidden = self.means.attribution[rows], self.means.hidden[rows]
+        # To unit norm, so that all cells weigh alike.
+        target = attribution / attribution.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        part = target if side is Side.BOTH else (side.sign * target).clamp(min=0)
+        filled = part.flatten(1).any(1).tolist()
+        activations: list[float | None] = [None] * len(filled)
+        if any(filled):
+            result = invert_attribution(
+                self.network,
+                target[filled],
+                self.feature,
+                self.run.through,
+                side=side,
+                hidden=None if (hidden >= 0).all() else hidden[filled],
+                settings=self.settings.synthesis,
+                progress=self._report(side, number),
+            )
+            images = iter(zip(result.rgba(), result.final.tolist(), strict=True))
+            for place, cell in enumerate(self.batches[number]):
+                if filled[place]:
+                    pixels, activations[place] = next(images)
+                    self._save(cell, side, pixels)
+        write_text(self._record(side, number), json.dumps(activations) + "\n")
+
+    def make_elsewhere(self, parts: Sequence[tuple[Side, int]], executor: Executor) -> None:
+        """Have an executor make batches of icons, each by its side and number."""
+        worker = partial(
+            _icon_worker, self.run.folder.absolute(), copy_on_cpu(self.network), self.feature,
+            self.settings, self.folder.absolute(), [x for batch in self.batches for x in batch],
+            self.means, self.network.device.type, executor.threads, self.run.images.origin,
+        )  # fmt: skip
+        with closing(executor.map(worker, parts)) as finished:
+            for done, _ in enumerate(finished, 1):
+                self.progress(f"{self.feature.label}: batches of icons", done, len(parts))
+
+    def _record(self, side: Side, number: int) -> AnyPath:
+        return self.folder / "icons" / f"{side}-{number:03d}.json"
+
+    def _is_made(self, side: Side, number: int) -> bool:
+        """Whether a batch was made, and none of its icons is lost."""
+        record, cells = self._record(side, number), self.batches[number]
+        if not record.is_file():
+            return False
+        return all(
+            value is None or (self.folder / "icons" / icon_name(*cell, side)).is_file()
+            for value, cell in zip(_read_activations(record, len(cells)), cells, strict=True)
+        )
+
+    def _report(self, side: Side, number: int) -> Progress:
+        what = f"{self.feature.label}: icons" + ("" if side is Side.BOTH else f" of {side}")
+
+        def report(_: str, done: int, steps: int) -> None:
+            self.progress(what, number * steps + done, len(self.batches) * steps)
+
+        return report
+
+    def _save(self, cell: tuple[int, int], side: Side, pixels: UInt8[np.ndarray, "h w 4"]) -> None:
+        """Write an icon, cropped to the receptive field."""
+        size = self.run.preprocessing.size
+        box = scale_box(self.run.receptive_field(self.feature), size, pixels.shape)
+        with whole(self.folder / "icons" / icon_name(*cell, side)) as file:
+            Image.fromarray(pixels[box.slices]).save(file)
+
+
+def _icon_worker(
+    run_folder: AnyPath,
+    network: Network,
+    feature: Feature,
+    settings: AtlasSettings,
+    folder: AnyPath,
+    cells: Sequence[tuple[int, int]],
+    means: Means,
+    device: str,
+    threads: int,
+    origin: Images | None,
+) -> Callable[[tuple[Side, int]], None]:
+    """What makes a batch of icons in a worker, given its side and number."""
+    run, network = reopen_in_worker(run_folder, network, device, threads, origin)
+    maker = IconMaker(run, network, feature, settings, folder, cells, means)
+    return lambda part: maker.make(*part)
+
+
+def _read_activations(path: AnyPath, cells: int) -> list[float | None]:
+    """The activations of one batch of icons."""
+    with damage_refused(path, COMMAND):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if (
+            not isinstance(values, list)
+            or len(values) != cells
+            or not all(value is None or isinstance(value, float) for value in values)
+        ):
+            raise ValueError(f"it does not hold {cells} numbers")
+        return values

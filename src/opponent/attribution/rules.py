@@ -1,0 +1,147 @@
+"""How a feature's activation is attributed to the through layer: the rules, and how to add one."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from opponent.attribution.segment import Segment
+from opponent.core.plugins import load_object, names_object
+
+# Points of the integration path. Captum takes 50. The less smooth a network is, the more it needs:
+# what a scan prints, the correlation of E with f, says whether these do.
+STEPS = 32
+
+
+@runtime_checkable
+class AttributionRule(Protocol):
+    """A rule of attribution: from a segment of a network, S for each of its features.
+
+    A class of the user's own with these members serves wherever a rule's name does. Whoever
+    inherits from this class need not repeat `needs_mean` and `copies`.
+    """
+
+    needs_mean: bool = False
+    """Whether S starts from the mean of the through layer; it is then `segment.baseline`."""
+    copies: int = 1
+    """How many copies of an image go through at once; fewer images go together then."""
+
+    @property
+    def label(self) -> str:
+        """The rule's name in files. Rules that give other numbers have other labels."""
+        ...
+
+    def attribute(self, segment: Segment) -> Iterable[Float[Tensor, "n k y x"]]:
+        """S of each of the segment's features, in their order, as `segment.hidden` is shaped."""
+        ...
+
+
+@dataclass(frozen=True)
+class Gradient(AttributionRule):
+    """The gradient times h. Source: paper, eq. 1."""
+
+    @property
+    def label(self) -> str:
+        """'gradient'."""
+        return "gradient"
+
+    def attribute(self, segment: Segment) -> Iterable[Float[Tensor, "n k y x"]]:
+        """The derivative of each activation by h, times h."""
+        hidden = segment.hidden
+        return (gradient * hidden for gradient in segment.unchanged.gradients())
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntegratedGradients(AttributionRule):
+    """The mean gradient on the straight path from a baseline to h, times h less the baseline.
+
+    Its sum is the activation less what the baseline gives, whatever the layers between.
+
+    Args:
+        baseline: 'zero', or the 'mean' of h over images.
+        steps: points of the path.
+    Raises:
+        ValueError: another baseline, or no step.
+    Source: Sundararajan, Taly & Yan (2017), eq. 1.
+    """
+
+    baseline: Literal["zero", "mean"] = "zero"
+    steps: int = STEPS
+
+    def __post_init__(self) -> None:
+        if self.baseline not in ("zero", "mean"):
+            raise ValueError(f"a path begins at 'zero' or at the 'mean', not at {self.baseline!r}")
+        if self.steps < 1:
+            raise ValueError(f"a path has at least one step, not {self.steps}")
+
+    @property
+    def label(self) -> str:
+        """'integrated-zero/32', for example."""
+        return f"integrated-{self.baseline}/{self.steps}"
+
+    @property
+    def needs_mean(self) -> bool:  # type: ignore[override]
+        """Whether the path starts from the mean."""
+        return self.baseline == "mean"
+
+    @property
+    def copies(self) -> int:  # type: ignore[override]
+        """One for each point of the path."""
+        return self.steps
+
+    def path(self) -> tuple[Float[np.ndarray, " s"], Float[np.ndarray, " s"]]:
+        """Points from the baseline (0) to h (1), and their weights: Gauss-Legendre quadrature."""
+        points, weights = np.polynomial.legendre.leggauss(self.steps)
+        return (points + 1) / 2, weights / 2
+
+    def attribute(self, segment: Segment) -> Iterable[Float[Tensor, "n k y x"]]:
+        """The weighted sum of the gradients at the points of the path, times h less its start."""
+        hidden = segment.hidden
+        points, weights = (hidden.new_tensor(x) for x in self.path())
+        start = torch.zeros_like(hidden[0]) if segment.baseline is None else segment.baseline
+        change = hidden - start
+
+        def along_path(_: Tensor) -> Tensor:
+            return (start + points.view(-1, 1, 1, 1, 1) * change).flatten(0, 1)
+
+        passed = segment.forward(along_path, copies=self.steps)
+        for gradient in passed.gradients():
+            by_point = gradient.unflatten(0, (self.steps, -1))
+            yield torch.einsum("s,snkyx->nkyx", weights, by_point) * change
+
+
+_NAMES = "there are gradient, integrated-zero and integrated-mean; the last two may end /STEPS"
+
+
+def parse_rule(rule: "AttributionRule | str") -> AttributionRule:
+    """The rule that a caller gave: itself, or its name.
+
+    Args:
+        rule: a rule, 'gradient', 'integrated-zero', 'integrated-mean/32', or
+            'module:PACKAGE.MODULE:NAME' for a rule, or a class of rules, of the user's own.
+    Raises:
+        ValueError: the text names no rule.
+
+    >>> parse_rule("integrated-mean/16")
+    IntegratedGradients(baseline='mean', steps=16)
+    """
+    if not isinstance(rule, str):
+        return rule
+    if names_object(rule):
+        own = load_object(rule)
+        own = own() if isinstance(own, type) else own
+        if not isinstance(own, AttributionRule):
+            raise ValueError(f"{rule!r} is {type(own).__name__}, no rule of attribution")
+        return own
+    match = re.fullmatch(r"integrated-(zero|mean)(/\d+)?", rule)
+    if match is not None:
+        steps = int(match[2][1:]) if match[2] else STEPS
+        return IntegratedGradients(baseline="mean" if match[1] == "mean" else "zero", steps=steps)
+    if rule != "gradient":
+        raise ValueError(f"{rule!r} names no rule of attribution: {_NAMES}")
+    return Gradient()

@@ -1,0 +1,69 @@
+"""Arrays as pictures in notebooks and pages."""
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+Pixels = UInt8[np.ndarray, "h w 3"] | UInt8[np.ndarray, "h w 4"]
+
+
+def png_bytes(pixels: Pixels) -> bytes:
+    """An image as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png", optimize=True)
+    return buffer.getvalue()
+
+
+def data_uri(pixels: Pixels, *, side: int | None = None, quality: int = 88) -> str:
+    """An image as a data URI: JPEG, or PNG where it has an opacity.
+
+    Args:
+        pixels: RGB or RGBA.
+        side: the longer side's largest length in the page, in pixels.
+        quality: of the JPEG.
+    """
+    image = Image.fromarray(pixels)
+    if side is not None:
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    kind = "png" if pixels.shape[2] == 4 else "jpeg"
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **({"quality": quality} if kind == "jpeg" else {"optimize": True}))
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def on_paper(pixels: Pixels) -> UInt8[np.ndarray, "h w 3"]:
+    """An image on white, where it has an opacity."""
+    if pixels.shape[2] == 3:
+        return pixels
+    alpha = pixels[..., 3:] / 255
+    return np.rint(alpha * pixels[..., :3] + (1 - alpha) * 255).astype(np.uint8)
+
+
+def contact_sheet(
+    pictures: Sequence[Pixels], *, across: int = 4, side: int = 240, gap: int = 6
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Several images side by side on white.
+
+    Args:
+        pictures: of any sizes; each is scaled to fit a square.
+        across: how many in a row.
+        side: of the square, in pixels.
+        gap: between two squares.
+    """
+    columns, rows = min(across, len(pictures)), -(-len(pictures) // across)
+    sheet = Image.new(
+        "RGB", (columns * (side + gap) - gap, max(1, rows * (side + gap) - gap)), "white"
+    )
+    for number, pixels in enumerate(pictures):
+        image = Image.fromarray(on_paper(pixels))
+        scale = side / max(image.size)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        left, top = number % across * (side + gap), number // across * (side + gap)
+        inset = (side - size[0]) // 2, (side - size[1]) // 2
+        image = image.resize(size, Image.Resampling.LANCZOS)
+        sheet.paste(image, (left + inset[0], top + inset[1]))
+    return np.asarray(sheet)

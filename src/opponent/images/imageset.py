@@ -1,0 +1,120 @@
+"""Images by id: an entry says where one lies, a set holds all of a source."""
+
+import difflib
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from opponent.core.text import some
+from opponent.images.listing import file_size
+
+# A photograph that is no file: what an image source gives for an id.
+Picture = Image.Image | UInt8[np.ndarray, "h w 3"] | UInt8[np.ndarray, "h w"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageEntry:
+    """One image: where it lies and what it is called.
+
+    Args:
+        id: stable, unique in its `ImageSet`, always valid UTF-8: the POSIX path relative to the
+            source's root; a single file's name; of a crop 'astronaut@120,64+192' (top, left and
+            side) or, if it is not square, 'astronaut@120,64+192x256' (height x width).
+        path: the file on disk; None where an image source of the user's own holds the image.
+        box: (top, left, height, width) of a crop of the upright photograph, in its own pixels.
+        read: gives the upright photograph for the id, where there is no file.
+    """
+
+    id: str
+    path: Path | None = None
+    box: tuple[int, int, int, int] | None = None
+    read: Callable[[str], Picture] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def where(self) -> str:
+        """The file's path, or the id of an image that is no file, for messages."""
+        return self.id if self.path is None else str(self.path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet(Sequence[ImageEntry]):
+    """A sequence of images with unique ids.
+
+    Args:
+        source: what the user gave, as text.
+        entries: the images, in their order.
+        origin: the image source of the user's own that holds them, where they are no files.
+    Raises:
+        ValueError: two entries have the same id.
+    """
+
+    source: str
+    entries: tuple[ImageEntry, ...]
+    origin: Any = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self._by_id) < len(self.entries):
+            counts = Counter(entry.id for entry in self.entries)
+            twice = [id for id, count in counts.items() if count > 1]
+            raise ValueError(
+                f"{self.source!r} names {len(twice)} of its images more than once: "
+                f"{some(twice)}; name each image once"
+            )
+
+    @cached_property
+    def _by_id(self) -> dict[str, ImageEntry]:
+        return {entry.id: entry for entry in self.entries}
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @overload
+    def __getitem__(self, index: int) -> ImageEntry: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[ImageEntry, ...]: ...
+    def __getitem__(self, index: int | slice) -> ImageEntry | tuple[ImageEntry, ...]:
+        return self.entries[index]
+
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal, of every entry's id, box and file size in bytes.
+
+        A cheap fingerprint of the list, the same wherever its folder lies. A file that is missing
+        or cannot be looked at counts with size -1, an image that is no file without a size.
+        """
+        sizes = (None if e.path is None else file_size(e.path) for e in self.entries)
+        lines = (
+            json.dumps([e.id, e.box, size]) + "\n"
+            for e, size in zip(self.entries, sizes, strict=True)
+        )
+        return hashlib.sha256("".join(lines).encode("ascii")).hexdigest()
+
+    def find(self, id: str) -> ImageEntry:
+        """The one entry with this id, this file name, or an id that ends so.
+
+        Raises:
+            LookupError: no entry fits (the message lists the nearest ids), or several do.
+        """
+        if id in self._by_id:
+            return self._by_id[id]
+        # Whole names first: '1.jpg' is 'cats/1.jpg', even where there is a 'cats/11.jpg'.
+        for ending in (f"/{id}", id) if id else ():
+            matches = [entry.id for entry in self.entries if entry.id.endswith(ending)]
+            if len(matches) == 1:
+                return self._by_id[matches[0]]
+            if matches:
+                raise LookupError(
+                    f"{id!r} fits {len(matches)} images of {self.source!r}: {some(matches)}; "
+                    "give more of the id"
+                )
+        near = difflib.get_close_matches(id, list(self._by_id), n=5, cutoff=0.4)
+        hint = f"the nearest ids: {some(near)}" if near else f"its ids: {some([*self._by_id])}"
+        raise LookupError(f"{self.source!r} has no image {id!r} among its {len(self)}; {hint}")

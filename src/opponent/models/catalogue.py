@@ -1,0 +1,26 @@
+"""The names of models. It imports nothing heavy, so that the command can answer at once."""
+
+import difflib
+
+EMBEDDED = "inceptionv1-mini"
+MODELS = {
+    "inceptionv1-mini": "InceptionV1 at half width for 64 x 64 images, 200 classes; ships inside",
+    "inceptionv1": "InceptionV1 ('inception5h'), the paper's network; downloaded once, or a file",
+    "torchvision:NAME": "any classifier of torchvision, such as torchvision:squeezenet1_1",
+    "timm:NAME": "any model of timm, such as timm:resnet18",
+    "module:PACKAGE.MODULE:FACTORY": "what your own function returns: an nn.Module or a Network",
+}
+
+
+def check_model(name: str) -> None:
+    """Check that a name has the form of one of `MODELS`.
+
+    Raises:
+        ValueError: it has not; the message gives the nearest name and all of them.
+    """
+    library, colon, rest = name.partition(":")
+    if name in MODELS or (colon and rest and library in ("torchvision", "timm", "module")):
+        return
+    near = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    raise ValueError(f"no model is called {name!r}{hint} The models: {', '.join(MODELS)}")

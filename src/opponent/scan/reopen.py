@@ -1,0 +1,153 @@
+"""From a run folder back to what it was scanned with: network, rule, baseline, crop plan."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from opponent.attribution.all_units import AllUnits
+from opponent.attribution.rules import AttributionRule, parse_rule
+from opponent.core.box import Box
+from opponent.core.errors import RunError
+from opponent.core.feature import Feature
+from opponent.core.plugins import names_object
+from opponent.geometry.crop import CropPlan, plan_whole_image
+from opponent.geometry.planning import plan_crop
+from opponent.models.network import PIXELS, Network
+from opponent.models.registry import load
+from opponent.storage.manifest import CropRecord
+from opponent.storage.run import Run
+
+# What a network may compute in.
+DTYPES = {str(x).removeprefix("torch."): x for x in (torch.float32, torch.bfloat16, torch.float64)}
+
+
+def network_of(run: Run, network: Network | nn.Module | str | None = None) -> Network:
+    """The network that was scanned.
+
+    Args:
+        run: the run.
+        network: the network, where the caller has it; default: loaded by its name.
+    Raises:
+        RunError: it cannot be loaded by name, or its weights or preprocessing are others.
+    """
+    record = run.manifest.network
+    if network is None:
+        try:
+            opened = load(record.name, record.weights_file)
+        except (ValueError, OSError, ImportError) as error:
+            raise RunError(
+                f"the network of {run.folder}, {record.name!r}, cannot be loaded: {error}. In "
+                "Python, hand the network over yourself"
+            ) from error
+        prepared = replace(opened.preprocessing, draft=run.preprocessing.draft)
+        opened = opened.with_preprocessing(prepared).to(dtype=DTYPES[record.dtype])
+    else:
+        opened = load(network)
+    check_network(run, opened)
+    return opened
+
+
+def check_network(run: Run, network: Network) -> None:
+    """Check that a network is the one that was scanned.
+
+    Raises:
+        RunError: its weights or its preprocessing are others.
+    """
+    record, weights = run.manifest.network, network.weights_sha256()
+    if record.weights_sha256 != weights:
+        raise RunError(
+            f"{run.folder} was scanned with other weights of {record.name} "
+            f"(SHA-256 {record.weights_sha256[:12]}…, now {weights[:12]}…)"
+        )
+    if run.preprocessing != network.preprocessing:
+        raise RunError(
+            f"{run.folder} was scanned with images prepared otherwise ({run.preprocessing}, "
+            f"now {network.preprocessing}); hand over the network that was scanned"
+        )
+
+
+def rule_of(run: Run, rule: AttributionRule | str | None = None) -> AttributionRule:
+    """The rule that S was computed by.
+
+    Args:
+        run: the run.
+        rule: the rule, where it is the user's own; a run folder never names code that is run.
+    Raises:
+        RunError: the run was scanned by another rule, or by one that has to be handed over.
+    """
+    label = run.manifest.rule
+    if rule is not None:
+        chosen = parse_rule(rule)
+        if chosen.label != label:
+            raise RunError(
+                f"{run.folder} was scanned by the rule {label!r}, not by {chosen.label!r}"
+            )
+        return chosen
+    try:
+        if names_object(label):
+            raise ValueError(label)
+        return parse_rule(label)
+    except ValueError as error:
+        raise RunError(
+            f"{run.folder} was scanned by the rule {label!r}, which is none of the built-in ones: "
+            "hand it over (`rule=`, --rule module:PACKAGE.MODULE:NAME)"
+        ) from error
+
+
+def baseline_of(run: Run, network: Network, rule: AttributionRule) -> Float[Tensor, "k h w"] | None:
+    """The through layer's mean, where the network computes; None where the rule needs none.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    return run.baseline(network.device, network.dtype) if rule.needs_mean else None
+
+
+def crop_plan_of(run: Run, network: Network, features: Sequence[Feature] | None = None) -> CropPlan:
+    """What a pass computes for the run's features, or for some of them."""
+    record = run.manifest.crop_plan or CropRecord(whole="unknown")
+    if record.crops is None:
+        chosen = features or run.features
+        return plan_whole_image(network, chosen, run.through, record.whole or "unknown")
+    if features is not None:
+        return plan_crop(network, features, run.through)
+    return plan_from(record, run.features, run.through)
+
+
+def units_plan_of(run: Run, network: Network) -> CropPlan:
+    """What a pass computes for all units together."""
+    units, through = run.all_units(), run.through
+    position = None if units.position == "*" else units.position
+    widest = AllUnits(layer=units.layer, position=position).widest(network)
+    record = run.manifest.units_crop_plan or CropRecord(whole="unknown")
+    if record.crops is not None:
+        return plan_from(record, [widest], through)
+    window = Box.of(units.window)
+    return CropPlan(
+        features=(widest,), through=through, window=window, inner=window, reason=record.whole
+    )
+
+
+def plan_from(record: CropRecord, features: Sequence[Feature], through: str) -> CropPlan:
+    """The plan that a manifest records, for features at their positions in the whole map."""
+    assert record.crops is not None
+    assert record.positions is not None
+    crops = {name: Box.of(numbers) for name, numbers in record.crops.items()}
+
+    def box(numbers: Sequence[int] | None) -> Box | None:
+        return None if numbers is None else Box.of(numbers)
+
+    return CropPlan(
+        box=crops.pop(PIXELS),
+        crops=crops,
+        features=tuple(
+            feature.at(place) for feature, place in zip(features, record.positions, strict=True)
+        ),
+        through=through,
+        window=box(record.window),
+        inner=box(record.inner),
+        region=box(record.region),
+    )

@@ -1,0 +1,216 @@
+"""The manifest of a run: everything that determines its numbers, typed and validated."""
+
+import json
+import platform
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+import PIL
+import torch
+
+from opponent.core.box import Box
+from opponent.core.errors import RunError
+from opponent.core.feature import Feature
+from opponent.models.preprocessing import Preprocessing
+from opponent.storage.files import AnyPath
+
+FORMAT = 3
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+# (top, left, height, width)
+BoxNumbers = tuple[int, int, Positive, Positive]
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What all parts of a manifest share: fields have types, and others are refused."""
+
+
+class NetworkRecord(_Record, frozen=True, kw_only=True):
+    """Which network was scanned.
+
+    Args:
+        name: as `opponent.load` takes it, where it can be loaded by name.
+        weights_file: the file of weights, where one was given.
+        weights_sha256: of all parameters and buffers.
+        preprocessing: how images were prepared.
+        dtype: the type of numbers that it computed in.
+    """
+
+    name: str
+    weights_file: str | None
+    weights_sha256: str
+    preprocessing: Preprocessing
+    dtype: str
+
+
+class FeatureRecord(_Record, frozen=True, kw_only=True, omit_defaults=True):
+    """A feature with its position written out, as `Feature.describe` gives it."""
+
+    layer: str
+    unit: Count | None = None
+    name: str | None = None
+    power: Count | None = None
+    vector: list[float] | None = None
+    position: tuple[Count, Count] | None = None
+
+    @property
+    def feature(self) -> Feature:
+        """The feature."""
+        return Feature.restore(msgspec.to_builtins(self))
+
+
+class WindowRecord(_Record, frozen=True, kw_only=True):
+    """Boxes that a feature depends on, as (top, left, height, width).
+
+    Args:
+        through: of the through layer, outside which S is zero.
+        pixels: of the network's input.
+    """
+
+    through: BoxNumbers
+    pixels: BoxNumbers
+
+
+class ImagesRecord(_Record, frozen=True, kw_only=True):
+    """Which images were scanned: where they came from, how many, SHA-256 of their list."""
+
+    source: str
+    count: Positive
+    sha256: str
+
+
+class CropRecord(_Record, frozen=True, kw_only=True, omit_defaults=True):
+    """What was computed of image and layers, as a `CropPlan` says.
+
+    Args:
+        whole: why it was the whole image, where it was; then there is nothing else.
+        crops: the box of the input and of each layer on the way that went on.
+        positions: of the features in the cropped map.
+        window, inner, region: as in `CropPlan`.
+    """
+
+    whole: str | None = None
+    crops: dict[str, BoxNumbers] | None = None
+    positions: list[tuple[int, int]] | None = None
+    window: BoxNumbers | None = None
+    inner: BoxNumbers | None = None
+    region: BoxNumbers | None = None
+
+
+class UnitsRecord(_Record, frozen=True, kw_only=True):
+    """All units of a layer, where they were scanned together.
+
+    Args:
+        layer: the layer.
+        position: (row, column) in its map; '*' is every position; None where the layer has none.
+        count: how many units.
+        window: the box of the through layer that they depend on.
+        keep: images that are kept at either end of each score.
+    """
+
+    layer: str
+    position: Literal["*"] | tuple[Count, Count] | None
+    count: Positive
+    window: BoxNumbers
+    keep: Positive
+
+
+class Manifest(_Record, frozen=True, kw_only=True):
+    """Everything that determines a scan's numbers, and where its parts came from.
+
+    Args:
+        network: the network.
+        features: the features, with positions written out.
+        through: the through layer; `through_shape` its (channels, rows, columns).
+        windows: for each feature the boxes that it depends on.
+        placement: the input pixel (row, column) of the through layer's first element, and the steps
+            to the next ones; None where it has no rows and columns.
+        images: the images.
+        batch_size, shard_size: images a pass and a shard.
+        device, seed, versions: where, from which seed, and with which software.
+        rule: the label of the rule of attribution.
+        crop_plan: what is computed of image and layers for the features; None without features.
+        units: where all units of the layer are scanned, which.
+        units_crop_plan: what is computed for them.
+    """
+
+    network: NetworkRecord
+    features: list[FeatureRecord]
+    through: str
+    through_shape: tuple[Positive, Positive, Positive]
+    windows: list[WindowRecord]
+    placement: tuple[float, float, float, float] | None
+    images: ImagesRecord
+    batch_size: Positive
+    shard_size: Positive
+    device: str
+    seed: int
+    versions: dict[str, str]
+    rule: str = "gradient"
+    crop_plan: CropRecord | None = None
+    units: UnitsRecord | None = None
+    units_crop_plan: CropRecord | None = None
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        if len(self.windows) != len(self.features):
+            raise ValueError(f"{len(self.features)} features have {len(self.windows)} windows")
+
+    def determining(self) -> dict[str, Any]:
+        """What two scans must share to be one and the same.
+
+        All but the places of files, and what the first of them found to be enough to compute.
+        """
+        values: dict[str, Any] = json.loads(self.to_json())
+        del values["crop_plan"], values["units_crop_plan"]
+        del values["network"]["weights_file"], values["images"]["source"]
+        return values
+
+    def to_json(self) -> str:
+        """The manifest as a JSON text."""
+        # In ASCII, since names of files need not be valid text.
+        return json.dumps(msgspec.to_builtins(self), indent=1) + "\n"
+
+
+def read_manifest(path: AnyPath) -> Manifest:
+    """Read and validate a manifest.
+
+    Raises:
+        RunError: it is damaged, or of another format; the message names the field.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(values, dict) and values.get("format") != FORMAT:
+            raise RunError(
+                f"{path.parent} has format {values.get('format')}, this version of opponent reads "
+                f"format {FORMAT}; scan again into another folder"
+            )
+        return msgspec.convert(values, Manifest)
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"{path} is damaged ({reason}); delete the folder and scan again") from error
+
+
+def feature_record(feature: Feature) -> FeatureRecord:
+    """A feature for the manifest."""
+    return msgspec.convert(feature.describe(), FeatureRecord)
+
+
+def box_numbers(box: Box) -> BoxNumbers:
+    """A box for the manifest."""
+    return box.top, box.left, box.height, box.width
+
+
+def versions() -> dict[str, str]:
+    """The software that numbers depend on."""
+    from importlib.metadata import version
+
+    return {
+        "opponent": version("opponent"),
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+    }

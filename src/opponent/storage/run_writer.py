@@ -1,0 +1,194 @@
+"""What a scan writes into a run folder: the manifest first, then shards, whole, in any order."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float, Int
+from safetensors.torch import save
+from torch import Tensor
+
+from opponent.core.errors import RunError
+from opponent.images.imageset import ImageSet
+from opponent.storage.files import AnyPath, to_path, whole, write_text
+from opponent.storage.manifest import Manifest
+from opponent.storage.run import BOX, CHANNELS, MAPS, SCALARS, UNREADABLE, Run
+from opponent.storage.summary import Summary, rows
+from opponent.storage.tables import floats, lists, write_table
+
+
+def begin_run(folder: str | AnyPath, manifest: Manifest, images: ImageSet) -> Run:
+    """Make a run folder, or go on with one that has the same manifest.
+
+    Args:
+        folder: a path or its name.
+        manifest: of the scan.
+        images: of the scan.
+    Raises:
+        RunError: the folder holds another scan, or other files.
+    """
+    folder = to_path(folder)
+    if (folder / "manifest.json").exists():
+        there = Run(folder).manifest
+        ours, theirs = manifest.determining(), there.determining()
+        different = [key for key in ours if ours[key] != theirs.get(key)]
+        if different:
+            changes = "; ".join(_difference(key, theirs.get(key), ours[key]) for key in different)
+            raise RunError(
+                f"{folder} holds another scan ({changes}). Scan into another folder, or delete "
+                "this one"
+            )
+        manifest = msgspec.structs.replace(
+            manifest, crop_plan=there.crop_plan, units_crop_plan=there.units_crop_plan
+        )
+    elif folder.exists() and not _is_free(folder):
+        raise RunError(f"{folder} exists and is not a run folder; choose a folder of its own")
+    # The manifest comes first: where it lies, all else is ours to write.
+    write_text(folder / "manifest.json", manifest.to_json())
+    # Each time anew: the images, or a file of weights, may have moved since.
+    write_table(folder / "images.parquet", _image_table(images))
+    run = Run(folder)
+    # What reading the table would give, without a second list.
+    run.images = ImageSet(
+        source=images.source,
+        entries=tuple(
+            x if x.path is None or x.path.is_absolute() else replace(x, path=x.path.absolute())
+            for x in images
+        ),
+    )
+    return run
+
+
+def write_baseline(run: Run, baseline: Float[Tensor, "k h w"]) -> None:
+    """Keep the through layer's mean, which the rule starts from."""
+    with whole(run.baseline_file) as part:
+        part.write_bytes(save({"mean": baseline.cpu().contiguous()}))
+
+
+def write_shard(
+    run: Run,
+    number: int,
+    images: Sequence[str],
+    columns: Sequence[Sequence[Mapping[str, np.ndarray]]],
+    unreadable: Mapping[str, str],
+) -> None:
+    """Write one shard, whole.
+
+    Args:
+        run: the run.
+        number: the shard's.
+        images: ids of the images that could be read.
+        columns: for each feature, its batches' columns.
+        unreadable: the others, with reasons.
+    """
+    tables = [
+        _shard_table(images, feature.label, batches)
+        for feature, batches in zip(run.features, columns, strict=True)
+    ]
+    # Without features a table without rows still says what could not be read.
+    table = pa.concat_tables(tables or [_shard_table([], "", [])])
+    write_table(
+        run.shard(number),
+        table.replace_schema_metadata({UNREADABLE: json.dumps(dict(unreadable))}),
+    )
+
+
+def write_exemplars(
+    run: Run,
+    number: int,
+    images: Sequence[str],
+    values: Float[np.ndarray, "m k"],
+    numbers: Int[np.ndarray, "m k"],
+    places: Int[np.ndarray, "m k"],
+) -> None:
+    """Write one shard's exemplars; to be written before the shard itself.
+
+    Args:
+        run: the run.
+        number: the shard's.
+        images: ids of its images.
+        values: for each channel its largest values.
+        numbers: the images that they lie in.
+        places: where in the map, counted along its rows.
+    """
+    width = run.manifest.through_shape[2]
+    table = pa.table(
+        {
+            "channel": pa.array(np.repeat(np.arange(values.shape[1]), len(values)), pa.int32()),
+            "image": pa.array([images[i] for i in numbers.T.ravel()], pa.string()),
+            "row": pa.array(places.T.ravel() // width, pa.int32()),
+            "column": pa.array(places.T.ravel() % width, pa.int32()),
+            "activation": pa.array(values.T.ravel(), pa.float32()),
+        }
+    )
+    write_table(run.exemplars_file(number), table)
+
+
+def write_summary(run: Run, number: int, summary: Summary) -> None:
+    """Write what one shard holds of all units; to be written before the shard itself."""
+    with whole(run.summary_file(number)) as part:
+        part.write_bytes(summary.to_bytes())
+
+
+def finish_run(run: Run) -> None:
+    """Write the list of unreadable images, for people, and the table of all units."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([("image", "reason"), *run.unreadable().items()])
+    write_text(run.folder / "unreadable.csv", text.getvalue())
+    if run.manifest.units is not None:
+        ids = [entry.id for entry in run.images]
+        write_table(run.units_file, pa.table(dict(rows(run.summary(), ids))))
+
+
+def _is_free(folder: AnyPath) -> bool:
+    """Whether a folder is empty, but for what a scan leaves that is killed as it begins."""
+    return folder.is_dir() and all(
+        fnmatchcase(path.name, ".manifest.*.tmp.json") for path in folder.iterdir()
+    )
+
+
+def _image_table(images: ImageSet) -> pa.Table:
+    """Ids, paths and boxes. Paths are text, or bytes where a name is no valid text."""
+    paths = [None if entry.path is None else str(entry.path.absolute()) for entry in images]
+    try:
+        path_column = pa.array(paths, pa.string())
+    except UnicodeEncodeError:
+        encoded = [None if path is None else os.fsencode(path) for path in paths]
+        path_column = pa.array(encoded, pa.binary())
+    boxes = [entry.box or (None,) * 4 for entry in images]
+    box_columns = {
+        name: pa.array([box[i] for box in boxes], pa.int32()) for i, name in enumerate(BOX)
+    }
+    return pa.table({"image": [entry.id for entry in images], "path": path_column} | box_columns)
+
+
+def _shard_table(
+    images: Sequence[str], label: str, batches: Sequence[Mapping[str, np.ndarray]]
+) -> pa.Table:
+    arrays = {
+        "image": pa.array(images, pa.string()),
+        "feature": pa.array([label] * len(images), pa.string()),
+    }
+    arrays |= {name: floats([batch[name] for batch in batches]) for name in SCALARS}
+    arrays |= {name: lists([batch[name] for batch in batches]) for name in (*MAPS, *CHANNELS)}
+    return pa.table(arrays)
+
+
+def _difference(key: str, there: Any, here: Any) -> str:
+    if isinstance(there, dict) and isinstance(here, dict):
+        key, there, here = next(
+            (f"{key}.{k}", there.get(k), here.get(k))
+            for k in (*here, *there)
+            if there.get(k) != here.get(k)
+        )
+    short = [text if len(text) < 60 else text[:57] + "..." for text in map(str, (there, here))]
+    return f"{key} was {short[0]}, is {short[1]}"

@@ -1,0 +1,101 @@
+"""Parquet tables: written whole, read with their checksums, and damage told in one line."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float
+from safetensors import SafetensorError
+
+from opponent.core.errors import RunError
+from opponent.storage.files import AnyPath, opened, whole
+
+
+@contextmanager
+def damage_refused(path: AnyPath, command: str | None = None) -> Iterator[None]:
+    """Turn what reading a damaged file raises into a `RunError` that says how to mend it.
+
+    Args:
+        path: the file that is read.
+        command: the command that writes it again, such as 'opponent scan', where that is known.
+    """
+    try:
+        yield
+    except (ConnectionError, TimeoutError):  # of a file system elsewhere
+        raise
+    except (
+        OSError, pa.ArrowException, SafetensorError, TypeError, ValueError, LookupError,
+    ) as error:  # fmt: skip
+        reason = str(error).partition("\n")[0]
+        raise RunError(
+            f"{path} is damaged ({reason}); delete it and give the same "
+            + (f"`{command}` again" if command else "command again")
+        ) from error
+
+
+def write_table(path: AnyPath, table: pa.Table) -> None:
+    """Write a table whole, compressed, with checksums."""
+    with whole(path) as part:
+        pq.write_table(table, part, compression="zstd", write_page_checksum=True)
+
+
+def read_table(
+    path: AnyPath,
+    command: str,
+    *,
+    columns: Sequence[str] | None = None,
+    filters: Sequence[tuple[str, str, Any]] | None = None,
+) -> pa.Table:
+    """Read a table, or some of its columns and rows.
+
+    Args:
+        path: the file.
+        command: the command that writes it again.
+        columns: which columns, in this order; None is all.
+        filters: conditions on rows, as pyarrow takes them.
+    Raises:
+        RunError: the file is damaged or missing.
+    """
+    with damage_refused(path, command), opened(path) as file:
+        return pq.read_table(
+            file,
+            columns=None if columns is None else list(columns),
+            filters=None if filters is None else list(filters),
+            page_checksum_verification=True,
+        )
+
+
+def read_metadata(path: AnyPath, command: str) -> dict[bytes, bytes]:
+    """A table's own metadata.
+
+    Raises:
+        RunError: the file is damaged or missing, or has none.
+    """
+    with damage_refused(path, command), opened(path) as file:
+        return dict(pq.read_schema(file).metadata)
+
+
+def floats(batches: Sequence[Float[np.ndarray, " _"]]) -> pa.Array:
+    """One column of numbers from those of several batches."""
+    return pa.array(np.concatenate([np.empty(0, np.float32), *batches]), pa.float32())
+
+
+def lists(batches: Sequence[Float[np.ndarray, "_ ..."]]) -> pa.Array:
+    """One column of lists, a list for each first index of the arrays; lengths may differ."""
+    lengths = [len(row.ravel()) for batch in batches for row in batch]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(offsets, floats([batch.ravel() for batch in batches]))
+
+
+def matrix(column: pa.ChunkedArray, width: int = 0) -> Float[np.ndarray, "n m"]:
+    """A column of lists of one length as an array, one row a list.
+
+    Args:
+        column: the lists.
+        width: a row's length where there is none.
+    """
+    values = np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks])
+    return values.reshape(len(column), -1) if len(column) else values.reshape(0, width)

@@ -1,0 +1,81 @@
+"""Synthesised images, and how the feature responded while they were made."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from opponent.core.feature import Feature
+from opponent.core.pictures import contact_sheet, png_bytes
+from opponent.core.side import Side
+from opponent.storage.files import whole
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Synthesis:
+    """n images made for a feature, and how it responded on the way.
+
+    Args:
+        feature: with its position written out.
+        side: excitation where the feature was to be excited, inhibition, or both at once.
+        image: in [0, 1].
+        opacity: in [0, 1], how much the pixels' gradient acted on each place, over all steps.
+        objective: at each step, the mean over its views.
+        activation: the feature's, before the ReLU, at each step, the mean over its views; no steps
+            where it was not watched.
+        final: the feature's activation in the finished image itself.
+        images: ids of the photographs that they explain; None where there are none.
+    """
+
+    feature: Feature
+    side: Side
+    image: Float[Tensor, "n 3 h w"]
+    opacity: Float[Tensor, "n h w"]
+    objective: Float[Tensor, "steps n"]
+    activation: Float[Tensor, "watched n"]
+    final: Float[Tensor, " n"]
+    images: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __repr__(self) -> str:
+        count, (height, width) = len(self), self.image.shape[2:]
+        return (
+            f"Synthesis({self.feature.label!r}, {self.side}: "
+            f"{count:,} image{'' if count == 1 else 's'} of {height} x {width})"
+        )
+
+    def rgba(self) -> UInt8[np.ndarray, "n h w 4"]:
+        """Image and opacity as bytes, ready to be saved."""
+        both = torch.cat([self.image, self.opacity[:, None]], 1)
+        return (both * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Write the images, with their opacity as alpha channel.
+
+        Args:
+            path: of a PNG; of several images each has its number before the suffix.
+        Returns:
+            The files' paths.
+        Raises:
+            ValueError: another suffix.
+        """
+        path = Path(path)
+        if path.suffix.lower() != ".png":
+            raise ValueError(f"{path}: images with opacity are saved as .png")
+        names = [path.name]
+        if len(self) > 1:
+            names = [f"{path.stem}-{number}{path.suffix}" for number in range(len(self))]
+        paths = [path.with_name(name) for name in names]
+        for file, pixels in zip(paths, self.rgba(), strict=True):
+            with whole(file) as part:
+                Image.fromarray(pixels).save(part)
+        return paths
+
+    def _repr_png_(self) -> bytes:
+        return png_bytes(contact_sheet(list(self.rgba())))

@@ -1,0 +1,76 @@
+"""How images are synthesised."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from opponent.models.network import Network
+from opponent.synthesis.objectives import Objective, parse_objective
+from opponent.synthesis.parameterisations import (
+    ParameterisationClass,
+    parameterisation_label,
+    parse_parameterisation,
+)
+from opponent.synthesis.transforms import Transforms
+
+# The canvas for a network of 224 pixels; others in proportion. Source: design of the paper's code.
+CANVAS = 512 / 224
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesisSettings:
+    """How images are synthesised.
+
+    Args:
+        steps: of Adam.
+        rate: learning rate; None is 0.05, and 0.02 for accentuations.
+        canvas: (height, width) of the image; None is 512 for a network of 224, else in proportion.
+        power: p of dot * cos^p, the objective of inversions.
+        objective: another objective, or 'module:PACKAGE.MODULE:NAME' for one; None is dot * cos^p
+            for inversions and accentuations, and the activation for feature visualisations.
+        parameterisation: 'phases', 'fourier', 'pixels', or a class of the user's own
+            (accentuations start from the photograph, whatever it is).
+        transforms: the views of each step.
+        seed: of the first image and of the views.
+        batch: how many images are optimised at once; results do not depend on it but for rounding.
+    Raises:
+        ValueError: a number below 1, or an unknown name.
+
+    >>> SynthesisSettings(steps=50).describe()["parameterisation"]
+    'phases'
+    """
+
+    steps: int = 100
+    rate: float | None = None
+    canvas: tuple[int, int] | None = None
+    power: float = 1.0
+    objective: Objective | str | None = None
+    parameterisation: ParameterisationClass | str = "phases"
+    transforms: Transforms = field(default_factory=Transforms)
+    seed: int = 0
+    batch: int = 8
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1 or self.transforms.draws < 1:
+            raise ValueError("steps, batch and draws must be at least 1")
+        parse_parameterisation(self.parameterisation)
+        parse_objective(self.objective)
+
+    def canvas_for(self, network: Network) -> tuple[int, int]:
+        """The canvas' (height, width) for a network."""
+        height, width = network.preprocessing.size
+        return self.canvas or (round(height * CANVAS), round(width * CANVAS))
+
+    def describe(self) -> dict[str, Any]:
+        """What determines the images, ready for JSON; an objective only where one is given."""
+        objective = parse_objective(self.objective)
+        values: dict[str, Any] = {
+            "steps": self.steps,
+            "rate": self.rate,
+            "canvas": self.canvas,
+            "power": self.power,
+            "parameterisation": parameterisation_label(self.parameterisation),
+            "transforms": asdict(self.transforms),
+            "seed": self.seed,
+            # How many are made at once changes nothing in any of them.
+        }
+        return values if objective is None else values | {"objective": objective.label}
