@@ -661,7 +661,7 @@ def test_placement_is_the_centre_of_receptive_fields(
 
 
 def test_what_has_no_rows_and_columns_has_no_placement() -> None:
-    class CheckpointFolder(nn.Module):
+    class Steps(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.conv, self.same = nn.Conv2d(3, 4, 3), nn.Identity()
@@ -672,7 +672,7 @@ def test_what_has_no_rows_and_columns_has_no_placement() -> None:
             x = self.tokens(x.flatten(2).transpose(1, 2))
             return self.last(x.mean(1))
 
-    network = Network(seeded(CheckpointFolder), preprocessing=Preprocessing(size=SIZE))
+    network = Network(seeded(Steps), preprocessing=Preprocessing(size=SIZE))
     assert placement(network, "pixels") == (0.0, 0.0, 1.0, 1.0)
     assert placement(network, "same") == (1.0, 1.0, 1.0, 1.0)
     for layer in ("scaled", "tokens", "last", "logits"):

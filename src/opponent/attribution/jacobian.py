@@ -531,7 +531,7 @@ _RULES: dict[str, Callable[[Any, Piece, _Given, dict[Any, Any]], _Result]] = {
     "CudnnBatchNorm": _batch_norm,
     "Clone": _same,
     "Alias": _same,
-    "CropPlan": _view,
+    "View": _view,
     "UnsafeView": _view,
     "ReshapeAlias": _view,
     "Squeeze": _view,
