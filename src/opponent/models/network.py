@@ -16,15 +16,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from opponent.core.feature import Feature
+from opponent.models.activations import ACTIVATIONS
 
 LOGITS = "logits"  # the network's output
 PIXELS = "pixels"  # the network's input, after preprocessing
-
-# A layer that is one of these is read at its input as a target, at its output as a through layer.
-ACTIVATIONS = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU,
-    nn.Hardswish, nn.Mish, nn.Softplus,
-)  # fmt: skip
 
 # ImageNet's statistics, those of torchvision's classifiers.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
