@@ -34,7 +34,8 @@ from opponent.attribution.all_units import (
     summarise,
 )
 from opponent.attribution.attribute import attribute_each
-from opponent.attribution.jacobian import NoRule, pieces
+from opponent.attribution.jacobian import jacobian_blocks
+from opponent.attribution.jacobian_block import NoRule
 from opponent.cli import app
 from opponent.geometry.crop import plan_crop, plan_whole_image
 
@@ -129,7 +130,7 @@ def test_scores_where_the_walk_has_no_rule(
     reading = part.run(gated, inputs, differentiate="target")
     assert reading.through is not None
     with pytest.raises(NoRule, match="the walk has no rule"):
-        pieces(
+        jacobian_blocks(
             reading.target, reading.through, torch.eye(reading.target.shape[1]),
             part.feature.position or (0, 0),
         )  # fmt: skip
