@@ -89,7 +89,7 @@ def built(source: str, name: str) -> Network:
 
 def cases(network: Network) -> list[tuple[str, str]]:
     """Early, middle and late targets, each through a layer before it, and the logits."""
-    whole = [cut.layer for cut in through_layers(network) if cut.whole]
+    whole = [cut.layer for cut in through_layers(network) if cut.bottleneck]
     last = len(whole) - 1
     places = [max(1, round(share * last)) for share in (0.06, 0.3, 0.55, 0.9)]
     pairs = [(whole[i], whole[max(0, i - 2)]) for i in places]

@@ -53,19 +53,19 @@ class Block(nn.Module):
 
 def found(module: nn.Module, target: str = "logits") -> list[tuple[str, bool]]:
     network = Network(module, preprocessing=SMALL)
-    return [(cut.layer, cut.whole) for cut in through_layers(network, target)]
+    return [(cut.layer, cut.bottleneck) for cut in through_layers(network, target)]
 
 
 @pytest.mark.parametrize("inplace", [False, True])
 def test_a_branch_is_no_whole_cut_and_what_joins_them_is(inplace: bool) -> None:
     network = Network(Branches(inplace=inplace), preprocessing=SMALL)
     assert through_layers(network) == (
-        ThroughLayer(layer="pixels", whole=True, depth=0.0, activation=False),
-        ThroughLayer(layer="stem_relu", whole=True, depth=1 / 4, activation=True),
-        ThroughLayer(layer="block.left_relu", whole=False, depth=2 / 4, activation=True),
-        ThroughLayer(layer="block.right_relu", whole=False, depth=2 / 4, activation=True),
-        ThroughLayer(layer="block", whole=True, depth=3 / 4, activation=False),
-        ThroughLayer(layer="inner_relu", whole=False, depth=4 / 4, activation=True),
+        ThroughLayer(layer="pixels", bottleneck=True, depth=0.0, activation=False),
+        ThroughLayer(layer="stem_relu", bottleneck=True, depth=1 / 4, activation=True),
+        ThroughLayer(layer="block.left_relu", bottleneck=False, depth=2 / 4, activation=True),
+        ThroughLayer(layer="block.right_relu", bottleneck=False, depth=2 / 4, activation=True),
+        ThroughLayer(layer="block", bottleneck=True, depth=3 / 4, activation=False),
+        ThroughLayer(layer="inner_relu", bottleneck=False, depth=4 / 4, activation=True),
     )
 
 
@@ -140,16 +140,16 @@ def test_one_half_of_a_split_is_no_whole_cut() -> None:
 
 def test_inception_is_cut_where_its_blocks_end() -> None:
     network = load("inceptionv1-mini")
-    whole = [cut.layer for cut in through_layers(network) if cut.whole]
+    whole = [cut.layer for cut in through_layers(network) if cut.bottleneck]
     stem = ["pixels", "conv2d0", "conv2d1", "conv2d2"]
     assert whole == stem + [f"mixed{x}" for x in ("3a", "3b", "4a", "4b", "4c", "4d", "4e")] + [
         "mixed5a",
         "mixed5b",
     ]
-    branches = [cut for cut in through_layers(network) if not cut.whole]
+    branches = [cut for cut in through_layers(network) if not cut.bottleneck]
     assert len(branches) == 18
     assert all("bottleneck" in cut.layer for cut in branches)
-    depths = [cut.depth for cut in through_layers(network) if cut.whole]
+    depths = [cut.depth for cut in through_layers(network) if cut.bottleneck]
     assert depths == sorted(depths)
     assert depths[-1] == 1
 
@@ -159,7 +159,7 @@ def test_the_nets_of_torchvision_are_cut_where_they_should() -> None:
 
     def whole(name: str) -> list[str]:
         network = Network(getattr(models, name)(weights=None), name=name)
-        return [cut.layer for cut in through_layers(network) if cut.whole]
+        return [cut.layer for cut in through_layers(network) if cut.bottleneck]
 
     fires = [f"features.{i}" for i in (3, 4, 6, 7, 9, 10, 11, 12)]
     squeezes = [f"{fire}.squeeze_activation" for fire in fires]

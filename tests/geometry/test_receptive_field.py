@@ -362,9 +362,9 @@ def test_an_operation_that_writes_into_a_tensor_of_its_own_is_not_followed() -> 
     model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), Function(write_out)))
     network = Network(model, preprocessing=Preprocessing(size=SIZE))
     assert receptive_field(network, "1:0").slices == (slice(0, 10), slice(0, 13))
-    with pytest.raises(UnknownGeometry, match=r"cannot tell the reach of aten.add.out"):
+    with pytest.raises(UnknownGeometry, match=r"cannot tell the receptive field of aten.add.out"):
         receptive_fields(network, "1")
-    with pytest.raises(UnknownGeometry, match=r"cannot tell the reach of aten.add.out"):
+    with pytest.raises(UnknownGeometry, match=r"cannot tell the receptive field of aten.add.out"):
         receptive_fields_by_layer(network)
     assert placement(network, "1") is None
     assert placement(network, "0") == (1.0, 1.0, 1.0, 1.0)

@@ -209,7 +209,9 @@ def _candidates(
     if layer not in places or (through is not None and through not in places):
         return f"{layer!r} or {through!r} has no even steps over the image"
     wanted = [
-        c.layer for c in through_layers(network, layer) if c.whole and c.layer in {PIXELS, *extents}
+        c.layer
+        for c in through_layers(network, layer)
+        if c.bottleneck and c.layer in {PIXELS, *extents}
     ]
     boxes: dict[str, Box] = {}
     last, relative = PIXELS, dict[str, Box]()
