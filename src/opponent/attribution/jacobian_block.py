@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 Derivatives = Float[Tensor, "n u y x c"]  # n is 1 where all images have the same
@@ -156,6 +156,6 @@ def _output_shape(node: Node, output: int = 0) -> Shape:
     return tuple(node._input_metadata[output].shape)
 
 
-def channels_last(maps: Tensor) -> Float[Tensor, "n y x c"]:
+def channels_last(maps: Tensor) -> Shaped[Tensor, "n y x c"]:
     """Maps (n, c, y, x) with their channels last; a vector (n, c) is a map of one position."""
     return maps.permute(0, 2, 3, 1) if maps.ndim == 4 else maps[:, None, None, :]
