@@ -24,8 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import decode, icons, toy
 from opponent.attribution.all_units import AllUnits, scores
 from opponent.attribution.attribute import attribute_each
-from opponent.geometry.crop import (CropPlan)
-from opponent.geometry.planning import (plan_crop)
+from opponent.geometry.crop import CropPlan
+from opponent.geometry.planning import plan_crop
 from opponent.images.sources import ImageEntry
 from opponent.models.inceptionv1 import InceptionV1
 from opponent.models.network import Network

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from opponent.core.box import Box
 from opponent.core.feature import Feature
-from opponent.geometry.planning import (plan_crop)
+from opponent.geometry.planning import plan_crop
 from opponent.geometry.receptive_field import receptive_field
 from opponent.models.inceptionv1 import InceptionV1
 from opponent.models.network import Network

@@ -93,3 +93,12 @@ def _nothing_left_behind() -> Iterator[None]:
     assert torch.is_grad_enabled(), "gradients were left switched off"
     assert not torch.is_inference_mode_enabled(), "inference mode was left switched on"
     assert _hooked() <= hooked, "a hook was left on a module"
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread for torch, for a module of tests on small tensors."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

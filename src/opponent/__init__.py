@@ -1,4 +1,4 @@
-"""What keeps a feature of a vision network silent: excitation, inhibition, maximally tense images."""
+"""What keeps a feature of a vision network silent: excitation, inhibition, tense images."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -83,7 +83,7 @@ _ROOMS = {
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
-__all__ = sorted(_ROOM_OF)  # noqa: PLE0605
+__all__ = sorted(_ROOM_OF)
 
 
 def __getattr__(name: str) -> object:

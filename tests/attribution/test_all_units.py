@@ -34,10 +34,11 @@ from opponent.attribution.all_units import (
     summarise,
 )
 from opponent.attribution.attribute import attribute_each
-from opponent.attribution.jacobian import NoRule, pieces
+from opponent.attribution.jacobian import jacobian_blocks
+from opponent.attribution.jacobian_block import NoRule
 from opponent.cli import app
-from opponent.geometry.crop import (plan_whole_image)
-from opponent.geometry.planning import (plan_crop)
+from opponent.geometry.crop import plan_whole_image
+from opponent.geometry.planning import plan_crop
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -130,7 +131,7 @@ def test_scores_where_the_walk_has_no_rule(
     reading = part.run(gated, inputs, differentiate="target")
     assert reading.through is not None
     with pytest.raises(NoRule, match="the walk has no rule"):
-        pieces(
+        jacobian_blocks(
             reading.target, reading.through, torch.eye(reading.target.shape[1]),
             part.feature.position or (0, 0),
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Whole cuts: small networks whose paths can be read off, and networks that people use."""
+"""Through layers and bottlenecks: networks whose paths can be read off, and those people use."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -51,31 +51,32 @@ class Block(nn.Module):
         return torch.cat([self.left_relu(self.left(x)), self.right_relu(self.right(x))], 1)
 
 
-def found(module: nn.Module, target: str = "logits") -> list[tuple[str, bool]]:
+def layers_of(module: nn.Module, target: str = "logits") -> list[tuple[str, bool]]:
+    """The names of through layers, and whether they are bottlenecks."""
     network = Network(module, preprocessing=SMALL)
-    return [(cut.layer, cut.whole) for cut in through_layers(network, target)]
+    return [(x.layer, x.bottleneck) for x in through_layers(network, target)]
 
 
 @pytest.mark.parametrize("inplace", [False, True])
-def test_a_branch_is_no_whole_cut_and_what_joins_them_is(inplace: bool) -> None:
+def test_a_branch_is_no_bottleneck_and_what_joins_them_is(inplace: bool) -> None:
     network = Network(Branches(inplace=inplace), preprocessing=SMALL)
     assert through_layers(network) == (
-        ThroughLayer(layer="pixels", whole=True, depth=0.0, activation=False),
-        ThroughLayer(layer="stem_relu", whole=True, depth=1 / 4, activation=True),
-        ThroughLayer(layer="block.left_relu", whole=False, depth=2 / 4, activation=True),
-        ThroughLayer(layer="block.right_relu", whole=False, depth=2 / 4, activation=True),
-        ThroughLayer(layer="block", whole=True, depth=3 / 4, activation=False),
-        ThroughLayer(layer="inner_relu", whole=False, depth=4 / 4, activation=True),
+        ThroughLayer(layer="pixels", bottleneck=True, depth=0.0, activation=False),
+        ThroughLayer(layer="stem_relu", bottleneck=True, depth=1 / 4, activation=True),
+        ThroughLayer(layer="block.left_relu", bottleneck=False, depth=2 / 4, activation=True),
+        ThroughLayer(layer="block.right_relu", bottleneck=False, depth=2 / 4, activation=True),
+        ThroughLayer(layer="block", bottleneck=True, depth=3 / 4, activation=False),
+        ThroughLayer(layer="inner_relu", bottleneck=False, depth=4 / 4, activation=True),
     )
 
 
 def test_only_what_lies_before_the_target_counts() -> None:
-    assert found(Branches(), "block.right") == [("pixels", True), ("stem_relu", True)]
+    assert layers_of(Branches(), "block.right") == [("pixels", True), ("stem_relu", True)]
     # Of the left branch, only its own activation function is on the way.
-    assert found(Branches(), "block.left_relu") == [("pixels", True), ("stem_relu", True)]
+    assert layers_of(Branches(), "block.left_relu") == [("pixels", True), ("stem_relu", True)]
 
 
-def test_any_layer_can_be_asked_about() -> None:
+def test_any_layer_may_be_a_bottleneck() -> None:
     network = Network(Branches(), preprocessing=SMALL)
     assert is_bottleneck(network, "logits", "pixels")
     assert is_bottleneck(network, "logits", "stem")
@@ -92,7 +93,7 @@ def test_any_layer_can_be_asked_about() -> None:
 def test_a_tensor_that_is_handed_on_counts_once_by_its_maker() -> None:
     inner = nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 2, 3), relu=nn.ReLU(), drop=nn.Dropout()))
     module = nn.Sequential(OrderedDict(outer=nn.Sequential(inner), flat=nn.Flatten()))
-    assert found(module) == [("pixels", True), ("outer.0.relu", True)]
+    assert layers_of(module) == [("pixels", True), ("outer.0.relu", True)]
 
 
 def test_a_function_counts_where_there_is_no_module() -> None:
@@ -105,7 +106,7 @@ def test_a_function_counts_where_there_is_no_module() -> None:
             return F.relu(self.conv(x))
 
     module = nn.Sequential(OrderedDict(a=Functional(), pool=nn.AdaptiveAvgPool2d(1)))
-    assert found(module) == [("pixels", True), ("a", True)]
+    assert layers_of(module) == [("pixels", True), ("a", True)]
 
 
 def test_one_module_in_two_calls_is_two_layers() -> None:
@@ -118,10 +119,10 @@ def test_one_module_in_two_calls_is_two_layers() -> None:
             y: Tensor = self.relu(self.conv(self.relu(self.conv(x))))
             return y.mean((2, 3))
 
-    assert found(Twice()) == [("pixels", True), ("relu#1", True), ("relu#2", True)]
+    assert layers_of(Twice()) == [("pixels", True), ("relu#1", True), ("relu#2", True)]
 
 
-def test_one_half_of_a_split_is_no_whole_cut() -> None:
+def test_one_half_of_a_split_is_no_bottleneck() -> None:
     class Halves(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -138,37 +139,36 @@ def test_one_half_of_a_split_is_no_whole_cut() -> None:
     assert is_bottleneck(network, "logits", "relu")
 
 
-def test_inception_is_cut_where_its_blocks_end() -> None:
+def test_inceptions_bottlenecks_are_the_ends_of_its_blocks() -> None:
     network = load("inceptionv1-mini")
-    whole = [cut.layer for cut in through_layers(network) if cut.whole]
-    stem = ["pixels", "conv2d0", "conv2d1", "conv2d2"]
-    assert whole == stem + [f"mixed{x}" for x in ("3a", "3b", "4a", "4b", "4c", "4d", "4e")] + [
-        "mixed5a",
-        "mixed5b",
-    ]
-    branches = [cut for cut in through_layers(network) if not cut.whole]
+    layers = through_layers(network)
+    blocks = [f"mixed{x}" for x in ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")]
+    assert [x.layer for x in layers if x.bottleneck] == [
+        "pixels", "conv2d0", "conv2d1", "conv2d2", *blocks,
+    ]  # fmt: skip
+    branches = [x for x in layers if not x.bottleneck]
     assert len(branches) == 18
-    assert all("bottleneck" in cut.layer for cut in branches)
-    depths = [cut.depth for cut in through_layers(network) if cut.whole]
+    assert all("bottleneck" in x.layer for x in branches)
+    depths = [x.depth for x in layers if x.bottleneck]
     assert depths == sorted(depths)
     assert depths[-1] == 1
 
 
-def test_the_nets_of_torchvision_are_cut_where_they_should() -> None:
+def test_bottlenecks_of_torchvisions_networks() -> None:
     models = pytest.importorskip("torchvision.models")
 
-    def whole(name: str) -> list[str]:
+    def bottlenecks(name: str) -> list[str]:
         network = Network(getattr(models, name)(weights=None), name=name)
-        return [cut.layer for cut in through_layers(network) if cut.whole]
+        return [x.layer for x in through_layers(network) if x.bottleneck]
 
     fires = [f"features.{i}" for i in (3, 4, 6, 7, 9, 10, 11, 12)]
     squeezes = [f"{fire}.squeeze_activation" for fire in fires]
     both = [name for pair in zip(squeezes, fires, strict=True) for name in pair]
-    assert whole("squeezenet1_1") == ["pixels", "features.1", *both, "classifier.2"]
+    assert bottlenecks("squeezenet1_1") == ["pixels", "features.1", *both, "classifier.2"]
     ends = [f"layer{i}.{k}.relu#2" for i in (1, 2, 3, 4) for k in (0, 1)]
-    assert whole("resnet18") == ["pixels", "relu", *ends]
+    assert bottlenecks("resnet18") == ["pixels", "relu", *ends]
     encoder = [f"encoder.layers.encoder_layer_{i}" for i in range(12)]
-    assert whole("vit_b_32") == ["pixels", *encoder]
+    assert bottlenecks("vit_b_32") == ["pixels", *encoder]
 
 
 def test_a_trace_leaves_the_network_as_it_was() -> None:

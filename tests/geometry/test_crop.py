@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from opponent import Feature, Network, Preprocessing, load
 from opponent.attribution.attribute import Rule, attribute_each
 from opponent.core.box import Box
-from opponent.geometry.crop import (CropPlan, plan_whole_image)
-from opponent.geometry.planning import (plan_crop)
+from opponent.geometry.crop import CropPlan, plan_whole_image
+from opponent.geometry.planning import plan_crop
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from opponent import Feature, Network, Preprocessing, attribute
 from opponent.core.errors import UnknownGeometry
 from opponent.geometry.receptive_field import placement, receptive_field, receptive_fields_by_layer
-from opponent.models.layout import (as_map, from_map)
-from opponent.models.preprocessing import (IMAGENET_MEAN, IMAGENET_STD)
+from opponent.models.layout import as_map, from_map
+from opponent.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from opponent.models.registry import load
 
 SMALL = Preprocessing(size=(11, 17))

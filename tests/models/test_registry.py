@@ -26,9 +26,9 @@ import opponent
 from opponent import Network, Preprocessing
 from opponent.images.sources import ImageEntry
 from opponent.images.sources import load as load_image
+from opponent.models.catalogue import MODELS
 from opponent.models.inceptionv1 import FULL, MINI, InceptionV1
-from opponent.models.registry import (load)
-from opponent.models.catalogue import (MODELS)
+from opponent.models.registry import load
 from opponent.models.registry import load as load_function
 
 # The package's name `load` is the function; the module has the same.

@@ -452,8 +452,11 @@ def test_branches_are_marked_and_measured_on_request(tmp_path: Path) -> None:
     found = completeness(network, folder, out=tmp_path / "whole", features=2)
     assert [cut.layer for cut in found.cuts] == ["pixels"]
     found = completeness(network, folder, out=tmp_path / "all", features=2, branches=True)
-    assert [(cut.layer, cut.whole) for cut in found.cuts] == [("pixels", True), ("relu", False)]
-    assert [row["whole"] for row in found.rows()] == [True, False]
+    assert [(cut.layer, cut.bottleneck) for cut in found.cuts] == [
+        ("pixels", True),
+        ("relu", False),
+    ]
+    assert [row["bottleneck"] for row in found.rows()] == [True, False]
 
 
 def test_bad_questions_are_refused(tmp_path: Path) -> None:
@@ -528,7 +531,7 @@ def test_efficientnets_batch_norms_break_it_and_integrating_mends_it(
 ) -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
     network = load("module:benchmarks.efficientnet_lite:lite0")
-    names = [cut.layer for cut in through_layers(network) if cut.whole]
+    names = [cut.layer for cut in through_layers(network) if cut.bottleneck]
     late = names[-3]
     plain = measured(network, photographs, tmp_path / "plain", throughs=[late])
     mended = measured(

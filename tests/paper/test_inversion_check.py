@@ -17,8 +17,8 @@ from opponent.cli import app
 from opponent.core.errors import EmptyTarget, RunError
 from opponent.core.feature import Feature
 from opponent.images.sources import ImageSet, open_images
-from opponent.models.network import (Network)
-from opponent.models.preprocessing import (Preprocessing)
+from opponent.models.network import Network
+from opponent.models.preprocessing import Preprocessing
 from opponent.models.registry import load
 from opponent.paper.inversion_check import (
     Pair,

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from opponent.cli import app
 from opponent.core.errors import RunError
-from opponent.models.network import (Network)
-from opponent.models.preprocessing import (Preprocessing)
+from opponent.models.network import Network
+from opponent.models.preprocessing import Preprocessing
 from opponent.models.registry import load
 from opponent.paper.weight_signs import (
     EDGES,

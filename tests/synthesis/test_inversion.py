@@ -34,8 +34,8 @@ from opponent import (
 )
 from opponent.attribution.attribute import attribute_each, network_input
 from opponent.core.box import Box
-from opponent.geometry.crop import (CropPlan, plan_whole_image)
-from opponent.geometry.planning import (plan_crop)
+from opponent.geometry.crop import CropPlan, plan_whole_image
+from opponent.geometry.planning import plan_crop
 from opponent.images.sources import ImageEntry, ImageSet, load
 from opponent.selection import Columns, tense
 from opponent.synthesis import cache as store

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import opponent
 from opponent.images.sources import open_images
 from opponent.models.inceptionv1 import MINI, InceptionV1
-from opponent.models.weights import (load_weights, read_weights)
+from opponent.models.weights import load_weights, read_weights
 
 SCRIPT = Path(__file__).parents[2] / "training" / "train_mini.py"
 CLASSES = ["n00000001", "n00000002", "n00000003", "n00000004"]

@@ -9,7 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from opponent.attribution.jacobian import PIECE, NoRule, pieces, sides
+from opponent.attribution.jacobian import (
+    BLOCK_ELEMENTS,
+    excitation_inhibition_l2,
+    jacobian_blocks,
+)
+from opponent.attribution.jacobian_block import Cache, NoRule
 from opponent.core.feature import Feature
 from opponent.geometry.crop import CropPlan
 from opponent.models.network import Network
@@ -146,7 +151,7 @@ def _convolution(target: Tensor, through: Tensor) -> Callable[[Tensor, int], Ten
     # The walk refuses weights that the image itself makes.
     one = torch.eye(target.shape[1], dtype=target.dtype, device=target.device)[:1]
     try:
-        pieces(target, through, one, (0, 0))
+        jacobian_blocks(target, through, one, (0, 0))
     except NoRule:
         return None
     node: Any = target.grad_fn
@@ -184,14 +189,14 @@ def _convolution(target: Tensor, through: Tensor) -> Callable[[Tensor, int], Ten
 def _walked(target: Tensor, through: Tensor, position: tuple[int, int]) -> Float[Tensor, "n u 3"]:
     units = target.shape[1]
     hidden = through.detach().permute(0, 2, 3, 1).contiguous()
-    step = max(1, min(units, PIECE // hidden.numel()))
+    step = max(1, min(units, BLOCK_ELEMENTS // hidden.numel()))
     directions = torch.eye(units, dtype=target.dtype, device=target.device)
-    cache: dict[Any, Any] = {}
-    found = []
-    for some in directions.split(step):
-        parts = pieces(target, through, some, position, cache)
-        found.append(sides(parts, hidden, len(some)))
-    return torch.cat(found, 1)
+    cache: Cache = {}
+    results = []
+    for chunk in directions.split(step):
+        blocks = jacobian_blocks(target, through, chunk, position, cache)
+        results.append(excitation_inhibition_l2(blocks, hidden, len(chunk)))
+    return torch.cat(results, 1)
 
 
 def _one_by_one(

@@ -311,12 +311,14 @@ def _own_mean(
     rule: AttributionRule,
 ) -> Float[Tensor, "k h w"]:
     """The mean over the images themselves, where there are several."""
-    chosen = images
-    if not isinstance(images, Tensor):
-        chosen = open_images(images, size=network.preprocessing.size)
-    if len(chosen) < 2:
+    if isinstance(images, Tensor):
+        count = len(images)
+    else:
+        images = open_images(images, size=network.preprocessing.size)
+        count = len(images)
+    if count < 2:
         raise ValueError(
             f"the rule {rule.label} starts from the mean over images, and there is one: give its "
             "`baseline` (`mean_activation` computes it)"
         )
-    return mean_activation(network, chosen, through)  # type: ignore[arg-type]
+    return mean_activation(network, images, through)

@@ -83,7 +83,7 @@ def completeness(
     for one in measured:
         table = new_table("layer", "depth", "Pearson", "Spearman", "mean |f - E|, sd")
         for row in one.rows():
-            name = plain(row["layer"]) + ("" if row["whole"] else " (a branch)")
+            name = plain(row["layer"]) + ("" if row["bottleneck"] else " (a branch)")
             cells = [
                 "undefined" if row[key] is None else f"{row[key]:.4f} ± {row[f'{key}_sd']:.4f}"
                 for key in ("pearson", "spearman", "l1_in_sd")

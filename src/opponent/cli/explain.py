@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 @app.command()
 def models() -> None:
     """List the models that can be named."""
-    from opponent.models.catalogue import (MODELS)
+    from opponent.models.catalogue import MODELS
 
     table = new_table("name", "what it is")
     for name, what in MODELS.items():

@@ -11,7 +11,7 @@ from opponent.core.box import Box
 from opponent.core.errors import Unreadable
 from opponent.core.feature import Feature
 from opponent.images.sources import ImageEntry, stream
-from opponent.models.preprocessing import (Preprocessing)
+from opponent.models.preprocessing import Preprocessing
 from opponent.plots import Tile
 from opponent.selection import Columns
 from opponent.storage.run import Run

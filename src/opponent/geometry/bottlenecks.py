@@ -1,47 +1,47 @@
-"""Which layers the whole network goes through: found from the graph of one pass."""
+"""The layers that an attribution can be taken through, and which of them are bottlenecks.
+
+A layer is a bottleneck if every path from the pixels to the target goes through it. Paths are those
+of autograd's graph of one pass.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from opponent.models.network import ACTIVATIONS, LOGITS, PIXELS, Network
+from opponent.models.activations import ACTIVATION_FUNCTIONS, ACTIVATIONS
+from opponent.models.network import LOGITS, PIXELS, Network
 
-# Activation functions, as autograd names what they leave in the graph.
-_NONLINEAR = (
-    "ReluBackward", "HardtanhBackward", "LeakyReluBackward", "PreluKernelBackward", "EluBackward",
-    "CeluBackward", "GeluBackward", "SiluBackward", "HardswishBackward", "MishBackward",
-    "SoftplusBackward",
-)  # fmt: skip
-_JOINS = ("CatBackward", "AddBackward", "StackBackward")
-
-# What keeps all elements and moves them at most: before and after, a cut is the same.
-_SAME = (
+# How the names of autograd's nodes begin: of activation functions that layers are made of,
+_ACTIVATION_NODES = tuple(f"{x.node}Backward" for x in ACTIVATION_FUNCTIONS if x.modules)
+# of what joins the branches of a block,
+_JOIN_NODES = ("CatBackward", "AddBackward", "StackBackward")
+# and of what keeps all elements and at most moves them: its input is a bottleneck if it is one.
+_MOVE_NODES = (
     "CloneBackward", "AliasBackward", "ViewBackward", "UnsafeViewBackward", "ReshapeAliasBackward",
     "PermuteBackward", "TransposeBackward", "TBackward", "UnsqueezeBackward", "SqueezeBackward",
 )  # fmt: skip
 
-_Edge = tuple[Any, int]  # a node of the graph, and which of its outputs
+_Edge = tuple[Any, int]  # a tensor in autograd's graph: its node, and which output of the node
 
 
 @dataclass(frozen=True, kw_only=True)
 class ThroughLayer:
-    """A layer that an attribution can be measured through.
+    """A layer that an attribution can be taken through.
 
     Args:
         layer: its name; 'NAME#2' is the second call in a pass.
-        whole: whether all that the images do to the target goes through it. Through one branch of
-            a block only, the sum of S leaves out what the others do.
+        bottleneck: whether all that the images do to the target goes through it. Through one branch
+            of a block only, the sum of S leaves out what the others do.
         depth: the share of the network's activation functions that lie before the layer's output,
             its own among them: 0 for the pixels, 1 for the last. Source: paper, appendix E.
-        activation: whether an activation function gives it; else it joins branches.
+        activation: whether it is the output of an activation function; else it joins branches.
     """
 
     layer: str
-    whole: bool
+    bottleneck: bool
     depth: float
     activation: bool
 
@@ -51,114 +51,119 @@ def through_layers(network: Network, target: str = LOGITS) -> tuple[ThroughLayer
 
     These are the outputs of activation functions and, where a block joins branches (by
     concatenation or sum), the output of the block. A tensor that several layers hand on counts
-    once, by the name of the layer that made it.
+    once, by the name of the layer that computes it.
 
+    Args:
+        network: the network.
+        target: the layer of the features.
+    Returns:
+        The layers in the order of the pass, the pixels first.
     Raises:
         ValueError: an unknown target.
     """
-    found = _CUTS.setdefault(network, {})
-    key = (target, network.preprocessing.size)
-    if key not in found:
-        found[key] = _cuts(network, target)
-    return found[key]
-
-
-_CUTS: "WeakKeyDictionary[Network, dict[Any, tuple[ThroughLayer, ...]]]" = WeakKeyDictionary()
+    key = ("through layers", target)
+    return network.cached(key, lambda: _find_through_layers(network, target))
 
 
 def is_bottleneck(network: Network, target: str, through: str) -> bool:
-    """Whether all that the images do to the target goes through that layer.
+    """Whether all that the images do to the target goes through a layer.
 
+    Args:
+        network: the network.
+        target: the layer of the features.
+        through: an earlier layer, or 'pixels'.
     Raises:
         ValueError: an unknown layer, or a through layer that does not lie before the target.
     """
     network.check(target, through)
-    found = _WHOLE.setdefault(network, {})
-    key = (target, through, network.preprocessing.size)
-    if key not in found:
-        graph = _Graph(network, target, [through])
-        found[key] = through == PIXELS or graph.is_bottleneck(through)
-    return found[key]
+    if through == PIXELS:
+        return True
+
+    def compute() -> bool:
+        return _Graph(network, target, [through]).is_bottleneck(through)
+
+    return network.cached(("is bottleneck", target, through), compute)
 
 
-_WHOLE: "WeakKeyDictionary[Network, dict[Any, bool]]" = WeakKeyDictionary()
-
-
-def _cuts(network: Network, target: str) -> tuple[ThroughLayer, ...]:
-    order = network.target_point(target).order
-    names = []
-    for layer in network.layers.values():
-        calls = range(1, layer.calls + 1)
-        names += [layer.name if layer.calls == 1 else f"{layer.name}#{k}" for k in calls]
-    points = {name: network.through_point(name) for name in names}
-    names = sorted(
-        (name for name in names if points[name].order < order), key=lambda x: points[x].order
-    )
+def _find_through_layers(network: Network, target: str) -> tuple[ThroughLayer, ...]:
+    end = network.target_point(target).order
+    calls = [
+        layer.name if layer.calls == 1 else f"{layer.name}#{call}"
+        for layer in network.layers.values()
+        for call in range(1, layer.calls + 1)
+    ]
+    points = {name: network.through_point(name) for name in calls}
+    names = sorted((x for x in calls if points[x].order < end), key=lambda x: points[x].order)
     graph = _Graph(network, target, names)
-    kept: dict[_Edge, str] = {}
+    chosen: dict[_Edge, str] = {}
     for name in names:
-        made = graph.edges[name]
-        if made is None or made not in graph.ancestry:
+        edge, module = graph.edges[name], points[name].module
+        if edge is None or edge not in graph.ancestors:
             continue  # the target does not depend on it
-        module = points[name].module
-        joins = _is(made, _JOINS) and module is not None and any(True for _ in module.children())
-        # What wraps a layer hands on the same tensor later: the first gives the name, but for an
-        # activation function of its own.
-        named = made in kept and not isinstance(module, ACTIVATIONS)
-        if (joins or _is(made, _NONLINEAR)) and not named:
-            kept[made] = name
-    nonlinear = sum(_is(edge, _NONLINEAR) for edge in graph.ancestry) or 1
-    found = [ThroughLayer(layer=PIXELS, whole=True, depth=0.0, activation=False)]
-    for made, name in kept.items():
-        before = sum(_is(edge, _NONLINEAR) for edge in _walk(made))
-        found.append(
+        has_children = module is not None and any(True for _ in module.children())
+        joins = _is(edge, _JOIN_NODES) and has_children
+        # A module around a layer hands on the same tensor later: the first gives the name, but for
+        # an activation function of its own.
+        named = edge in chosen and not isinstance(module, ACTIVATIONS)
+        if (joins or _is(edge, _ACTIVATION_NODES)) and not named:
+            chosen[edge] = name
+    total = sum(_is(edge, _ACTIVATION_NODES) for edge in graph.ancestors) or 1
+    layers = [ThroughLayer(layer=PIXELS, bottleneck=True, depth=0.0, activation=False)]
+    for edge, name in chosen.items():
+        before = sum(_is(ancestor, _ACTIVATION_NODES) for ancestor in _ancestors(edge))
+        layers.append(
             ThroughLayer(
                 layer=name,
-                whole=graph.is_bottleneck(name),
-                depth=before / nonlinear,
-                activation=_is(made, _NONLINEAR),
+                bottleneck=graph.is_bottleneck(name),
+                depth=before / total,
+                activation=_is(edge, _ACTIVATION_NODES),
             )
         )
-    return tuple(found)
+    return tuple(layers)
 
 
 class _Graph:
-    """The graph of one pass on one image, from the pixels to the target."""
+    """Autograd's graph of one pass on one image, from the pixels to the target.
 
-    def __init__(self, network: Network, target: str, throughs: list[str]) -> None:
+    Args:
+        network: the network.
+        target: where the graph ends.
+        names: layers whose outputs are to be found in the graph.
+    """
+
+    def __init__(self, network: Network, target: str, names: list[str]) -> None:
         size, device, dtype = network.preprocessing.size, network.device, network.dtype
         image = torch.zeros(1, 3, *size, device=device, dtype=dtype)
         record = network.record(
-            image, targets=[target], throughs=list(dict.fromkeys([PIXELS, *throughs]))
+            image, targets=[target], throughs=list(dict.fromkeys([PIXELS, *names]))
         )
         self.pixels = record.throughs[PIXELS]
-        self.end = _edge(record.targets[target])
-        self.edges = {name: _edge(record.throughs[name]) for name in throughs}
-        self.ancestry = set(_walk(self.end)) if self.end is not None else set[_Edge]()
+        self.target = _edge_of(record.targets[target])
+        self.edges = {name: _edge_of(record.throughs[name]) for name in names}
+        self.ancestors = set[_Edge]() if self.target is None else set(_ancestors(self.target))
 
     def is_bottleneck(self, name: str) -> bool:
-        cut = self.edges[name]
-        if self.end is None or cut is None or cut not in self.ancestry:
+        """Whether no path from the target to the pixels avoids a layer."""
+        layer = self.edges[name]
+        if self.target is None or layer is None or layer not in self.ancestors:
             return False
-        around = _walk(self.end, lambda edge: edge == cut)
+        around = _ancestors(self.target, avoid=lambda edge: edge == layer)
         return not any(getattr(node, "variable", None) is self.pixels for node, _ in around)
 
 
-def _edge(tensor: Tensor) -> _Edge | None:
-    """The node that made a tensor, apart from copies and other views of all of it."""
-    if tensor.grad_fn is None:
-        return None
-    return _original((tensor.grad_fn, tensor.output_nr))
+def _edge_of(tensor: Tensor) -> _Edge | None:
+    """A tensor in the graph, or the one that it is a copy or a view of; None if it is not there."""
+    return None if tensor.grad_fn is None else _before_moves((tensor.grad_fn, tensor.output_nr))
 
 
-def _original(edge: _Edge) -> _Edge:
-    while _is(edge, _SAME):
+def _before_moves(edge: _Edge) -> _Edge:
+    while _is(edge, _MOVE_NODES):
         edge = edge[0].next_functions[0]
     return edge
 
 
-def _walk(start: _Edge, avoid: Callable[[_Edge], bool] = lambda _: False) -> Iterator[_Edge]:
-    """All that a node depends on, itself first."""
+def _ancestors(start: _Edge, avoid: Callable[[_Edge], bool] = lambda _: False) -> Iterator[_Edge]:
+    """A tensor and all that it is computed from, without what lies behind an edge to avoid."""
     waiting, seen = [start], {start}
     while waiting:
         edge = waiting.pop()
@@ -166,10 +171,10 @@ def _walk(start: _Edge, avoid: Callable[[_Edge], bool] = lambda _: False) -> Ite
             continue
         yield edge
         for node, output in edge[0].next_functions:
-            if node is not None and (following := _original((node, output))) not in seen:
-                seen.add(following)
-                waiting.append(following)
+            if node is not None and (before := _before_moves((node, output))) not in seen:
+                seen.add(before)
+                waiting.append(before)
 
 
-def _is(edge: _Edge, kinds: tuple[str, ...]) -> bool:
-    return type(edge[0]).__name__.startswith(kinds)
+def _is(edge: _Edge, nodes: tuple[str, ...]) -> bool:
+    return type(edge[0]).__name__.startswith(nodes)

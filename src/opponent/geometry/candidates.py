@@ -92,7 +92,7 @@ def _crop_bottlenecks(
     bottlenecks = [
         each.layer
         for each in through_layers(network, layer)
-        if each.whole and each.layer in {PIXELS, *extents}
+        if each.bottleneck and each.layer in {PIXELS, *extents}
     ]
     boxes, crops, last = dict[str, Box](), dict[str, Box](), PIXELS
     for name in bottlenecks:

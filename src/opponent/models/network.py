@@ -18,6 +18,7 @@ from opponent.core.box import Box
 from opponent.core.feature import Feature
 from opponent.images.loader import load_images
 from opponent.images.sources import Images, open_images
+from opponent.models.activations import ACTIVATIONS
 from opponent.models.forward import (
     Call,
     Differentiate,
@@ -34,12 +35,6 @@ from opponent.models.preprocessing import Preprocessing
 
 LOGITS = "logits"  # the network's output
 PIXELS = "pixels"  # the network's input, after preprocessing
-
-# A layer that is one of these is read at its input as a target, at its output as a through layer.
-ACTIVATIONS = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU,
-    nn.Hardswish, nn.Mish, nn.Softplus,
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

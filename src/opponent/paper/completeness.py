@@ -252,7 +252,7 @@ def _curve(one: Completeness, name: str) -> Curve:
         depth=column("depth"),
         mean=column(name),
         spread=column(f"{name}_sd"),
-        whole=np.array([cut.whole for cut in one.cuts]),
+        whole=np.array([cut.bottleneck for cut in one.cuts]),
     )
 
 
@@ -390,7 +390,7 @@ def _chosen_cuts(
 ) -> list[ThroughLayer]:
     known = {cut.layer: cut for cut in through_layers(network, target)}
     if throughs is None:
-        return [cut for cut in known.values() if cut.whole or branches]
+        return [cut for cut in known.values() if cut.bottleneck or branches]
     for name in throughs:
         network.check(target, name)
         if name not in known:

@@ -147,7 +147,7 @@ def preceding(network: Network, target: str) -> str | None:
         None where only the pixels do.
     Source: paper, appendix F ('the preceding layer'); the rule is ours.
     """
-    whole = [cut.layer for cut in through_layers(network, target)[1:] if cut.whole]
+    whole = [cut.layer for cut in through_layers(network, target)[1:] if cut.bottleneck]
     return whole[-1] if whole else None
 
 
@@ -156,7 +156,7 @@ def trunk(network: Network) -> list[Pair]:
 
     Left out are those that only the pixels precede, and those that cannot be read before they act.
     """
-    whole = [cut for cut in through_layers(network) if cut.whole]
+    whole = [cut for cut in through_layers(network) if cut.bottleneck]
     # What all goes through on the way to the logits, all goes through to any later one of these.
     return [
         Pair(target=cut.layer, through=before.layer, whole=True)

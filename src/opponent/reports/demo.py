@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from opponent.models.registry import (load)
-from opponent.models.catalogue import (EMBEDDED)
+from opponent.models.catalogue import EMBEDDED
+from opponent.models.registry import load
 from opponent.reports.report import write_report
 from opponent.scan.local import scan_images
 from opponent.storage.files import AnyPath

@@ -28,8 +28,8 @@ from opponent.core.feature import Feature
 from opponent.directions import Directions, find_directions
 from opponent.geometry.receptive_field import receptive_field
 from opponent.images.sources import ImageSet, open_images
-from opponent.models.network import (Network)
-from opponent.models.forward import (ForwardResult)
+from opponent.models.forward import ForwardResult
+from opponent.models.network import Network
 from opponent.paper.inversion_check import Pair, parse_pair, random_units, trunk
 from opponent.scan.local import BATCH, SHARD
 from opponent.selection import Columns, top
