@@ -1,6 +1,6 @@
 """The command `opponent`: parse, call, print."""
 
-from opponent.cli import experiment, experiments, explain  # noqa: F401
-from opponent.cli.common import app
+from opponent.cli import experiment, experiments, explain, look, start  # noqa: F401
+from opponent.cli.application import app
 
 __all__ = ["app"]

@@ -1,0 +1,52 @@
+"""What all commands print with: consoles, tables, lines."""
+
+import sys
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.table import Table
+
+# A pipe has no width of its own: tables keep their lines whole there.
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+err = Console(stderr=True, highlight=False)
+
+
+def plain(text: str) -> str:
+    """Text whose brackets are not taken for markup."""
+    return text.replace("[", r"\[")
+
+
+def new_table(*columns: str) -> Table:
+    """A plain table whose cells are folded, never cut."""
+    table = Table(box=None)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def two_sides(
+    headings: tuple[str, ...],
+    exciting: list[tuple[str, ...]],
+    inhibiting: list[tuple[str, ...]],
+) -> Table:
+    """A table of what excites, in red, beside what inhibits, in blue.
+
+    Args:
+        headings: of the columns after the name.
+        exciting, inhibiting: rows of a name and one text a heading.
+    """
+    table = new_table("excites", *headings, "inhibits", *headings)
+    nothing = ("",) * (1 + len(headings))
+    for i in range(max(len(exciting), len(inhibiting))):
+        cells: list[str] = []
+        for side, colour in ((exciting, "red"), (inhibiting, "blue")):
+            name, *values = side[i] if i < len(side) else nothing
+            cells += [f"[{colour}]{plain(name)}[/]" if name else "", *values]
+        table.add_row(*cells)
+    return table
+
+
+def print_paths(paths: Iterable[object]) -> None:
+    """One path a line, never folded or taken for markup."""
+    for path in paths:
+        out.print(str(path), markup=False, soft_wrap=True)
