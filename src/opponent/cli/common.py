@@ -120,11 +120,6 @@ def open_networks(texts: list[str], device: str = "cpu") -> "Iterator[Network]":
         yield open_network(name, Path(file) if file else None, device)
 
 
-def file_name(text: str) -> str:
-    """A text as the name of a file or folder."""
-    return "".join(x if x.isalnum() or x in "._-" else "-" for x in text)
-
-
 def open_run(folder: Path) -> "Run":
     from opponent.storage.run import Run
 
