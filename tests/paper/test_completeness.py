@@ -63,6 +63,7 @@ def test_a_constant_feature_is_left_out_and_counted(tmp_path: Path) -> None:
     assert found.rows()[0]["pearson"] == pytest.approx(found.pearson[0, [0, 2]].mean())
 
 
+@pytest.mark.slow
 def test_batch_norm_shows_and_integrating_mends_it(tmp_path: Path) -> None:
     module = chain(norm=True)
     for i in (1, 2, 3):
@@ -174,6 +175,7 @@ def test_the_embedded_network_is_complete_but_early_on(
     assert mean["pixels"] < 0.8
 
 
+@pytest.mark.slow
 def test_efficientnets_batch_norms_break_it_and_integrating_mends_it(
     photographs: Path, tmp_path: Path
 ) -> None:

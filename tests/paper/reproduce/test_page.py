@@ -33,6 +33,7 @@ def page(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return reproduce(network, "photos", out=folder, scale=TINY)
 
 
+@pytest.mark.slow
 def test_every_figure_is_there_with_what_it_says(page: Path) -> None:
     written = json.loads((page.parent / "reproduce.json").read_text())
     assert [entry["figure"] for entry in written["figures"]] == [
@@ -54,6 +55,7 @@ def test_every_figure_is_there_with_what_it_says(page: Path) -> None:
     assert "http" not in text.replace("http://www.w3.org", "")
 
 
+@pytest.mark.slow
 def test_numbers_come_from_the_steps_own_files(page: Path) -> None:
     written = json.loads((page.parent / "reproduce.json").read_text())
     claims = {c["claim"]: c for entry in written["figures"] for c in entry["claims"]}
@@ -75,6 +77,7 @@ def test_numbers_come_from_the_steps_own_files(page: Path) -> None:
     assert best["agrees"] == (loss < 1e-4)
 
 
+@pytest.mark.slow
 def test_a_second_call_computes_nothing_again(page: Path, network: Network) -> None:
     folder = page.parent
     folders = (CHECKPOINTS, "scan", "icons")
@@ -88,6 +91,7 @@ def test_a_second_call_computes_nothing_again(page: Path, network: Network) -> N
     assert (folder / "reproduce.json").read_bytes() == numbers
 
 
+@pytest.mark.slow
 def test_another_question_is_refused(page: Path, network: Network) -> None:
     with pytest.raises(RunError, match=r"another question \(other than this one in images, seed\)"):
         reproduce(network, "photos", out=page.parent, scale=TINY, seed=1)

@@ -15,6 +15,7 @@ from opponent.paper.toy.results import write_study
 from opponent.paper.toy.study import train_study
 
 
+@pytest.mark.slow
 def test_models_are_the_same_whether_compiled_or_from_the_cache(tmp_path: Path) -> None:
     train = (
         "import sys; from opponent.paper.toy.study import train_study;"
