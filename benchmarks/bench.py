@@ -26,7 +26,7 @@ from opponent.attribution.all_units import AllUnits, scores
 from opponent.attribution.attribute import attribute_each
 from opponent.geometry.crop import CropPlan
 from opponent.geometry.planning import plan_crop
-from opponent.images.sources import ImageEntry
+from opponent.images.imageset import ImageEntry
 from opponent.models.inceptionv1 import InceptionV1
 from opponent.models.network import Network
 from opponent.models.registry import INCEPTIONV1_INPUT

@@ -4,7 +4,7 @@
 
 The plain procedure is what a script without this library does: `Image.open`, convert, resize, crop,
 image by image. Against it: `stream` of `opponent.images` in threads, the same with drafts, and,
-since the library has none, a pool of as many processes that load by the same function, in chunks.
+since the library has none, a pool of as many processes that load_image by the same function, in chunks.
 The images are the photographs of scikit-image and scikit-learn, saved as JPEGs of three sizes.
 """
 
@@ -22,7 +22,10 @@ import numpy as np
 import PIL
 from PIL import Image, features
 
-from opponent.images.sources import ImageEntry, load, open_images, stream
+from opponent.images.decode import load_image
+from opponent.images.imageset import ImageEntry
+from opponent.images.loader import stream
+from opponent.images.sources import open_images
 
 # What the files are called: how many photographs, pixels of their long side (None: as it is), and
 # how often each is read.
@@ -73,7 +76,7 @@ def in_processes(
 ) -> list[np.ndarray]:
     """By the function that our threads call."""
     chunk = min(16, -(-len(entries) // (3 * WORKERS)))
-    return list(pool.map(partial(load, size=(size, size)), entries, chunksize=chunk))
+    return list(pool.map(partial(load_image, size=(size, size)), entries, chunksize=chunk))
 
 
 def main() -> None:

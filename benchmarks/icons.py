@@ -21,9 +21,10 @@ from opponent.geometry.receptive_field import receptive_field
 from opponent.models.inceptionv1 import InceptionV1
 from opponent.models.network import Network
 from opponent.models.registry import INCEPTIONV1_INPUT, load
-from opponent.synthesis.inversion import SynthesisSettings, invert_attribution
+from opponent.synthesis.inversion import invert_attribution
 from opponent.synthesis.objectives import dot_cosine
 from opponent.synthesis.parameterisations import Phases
+from opponent.synthesis.settings import SynthesisSettings
 from opponent.synthesis.transforms import resize
 
 FEATURE, THROUGH = "mixed3b:9", "mixed3a"

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import nn
 
 from opponent import Network, Preprocessing, Run, scan_images
-from opponent.images.sources import ImageEntry, ImageSet
+from opponent.images.imageset import ImageEntry, ImageSet
 
 ASKED = {"one unit": "4:3", "all units": "4:*"}
 PICTURES = 8

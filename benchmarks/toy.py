@@ -18,7 +18,9 @@ from torch import nn
 
 from opponent.paper.toy import kernel
 from opponent.paper.toy.kernel import BATCH, FEATURES
-from opponent.paper.toy.models import IMPORTANCE, ON, RATE, TASKS, begin, flatten, inputs, train
+from opponent.paper.toy.models import flatten
+from opponent.paper.toy.tasks import IMPORTANCE, ON, TASKS, inputs
+from opponent.paper.toy.train import RATE, initialise, train
 
 ROUNDS = 5
 
@@ -72,7 +74,7 @@ def our_time(task: str, hidden: int, models: int, steps: int) -> float:
 
 def difference(task: str, hidden: int, steps: int) -> tuple[float, float]:
     """Of the parameters, both sides on the same batches; and how far training moved them."""
-    start, seeds = begin(task, hidden, range(1))
+    start, seeds = initialise(task, hidden, range(1))
     model, importance = model_of(task, hidden).double(), torch.from_numpy(IMPORTANCE)
     with torch.no_grad():
         for parameter, value in zip(model.parameters(), start.parameters.values(), strict=True):

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from opponent.paper.toy.models import TASKS, study, write_study
+from opponent.paper.toy.results import write_study
+from opponent.paper.toy.study import train_study
+from opponent.paper.toy.tasks import TASKS
 
 HERE = Path(__file__).parent
 WIDTH = 1200
@@ -22,8 +24,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     for task in TASKS:
         out = parser.parse_args().folder / f"toy-{task}"
-        found = study(task, out=out, progress=lambda *x: print(*x, end="\r", flush=True))
-        picture = write_study(found, out)[-1]
+        study = train_study(task, out=out, progress=lambda *x: print(*x, end="\r", flush=True))
+        picture = write_study(study, out)[-1]
         with Image.open(picture) as figure:
             figure.thumbnail((WIDTH, 2 * WIDTH), Image.Resampling.LANCZOS)
             figure.convert("RGB").save(

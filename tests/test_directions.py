@@ -27,7 +27,9 @@ from opponent.cli import app
 from opponent.core.box import Box
 from opponent.directions import Directions, find_directions
 from opponent.geometry.receptive_field import receptive_field
-from opponent.images.sources import ImageEntry, load, stream
+from opponent.images.decode import load_image
+from opponent.images.imageset import ImageEntry
+from opponent.images.loader import stream
 from opponent.storage.run import SCALARS
 
 
@@ -299,7 +301,7 @@ def test_a_power_lasts_through_a_scan(small: Network, pictures: Path, tmp_path: 
 def before_relu(network: Network, entry: ImageEntry) -> Float[np.ndarray, "c h w"]:
     """The layer 'mixed' before its ReLU, from one image."""
     module: Any = network.module
-    pixels = torch.from_numpy(load(entry, size=SIZE)).permute(2, 0, 1)[None].float() / 255
+    pixels = torch.from_numpy(load_image(entry, size=SIZE)).permute(2, 0, 1)[None].float() / 255
     with torch.no_grad():
         return module.wide(module.stem(pixels).clamp(min=0))[0].numpy()
 

@@ -12,7 +12,6 @@ from hypothesis.extra import numpy as nps
 
 from opponent.selection import (
     GROUPS,
-    Columns,
     exciting,
     in_balance,
     inhibiting,
@@ -24,6 +23,7 @@ from opponent.selection import (
     tense_together,
     top,
 )
+from opponent.storage.columns import Columns
 
 
 def columns_of(

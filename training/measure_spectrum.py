@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from opponent.core.errors import Unreadable
-from opponent.images.sources import open_images, stream
+from opponent.images.loader import stream
+from opponent.images.sources import open_images
 from opponent.storage.files import write_text
 from opponent.synthesis.spectrum import measure
 

@@ -25,7 +25,9 @@ from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel
 
 from opponent.core.errors import Unreadable
-from opponent.images.sources import ImageSet, open_images, stream
+from opponent.images.imageset import ImageSet
+from opponent.images.loader import stream
+from opponent.images.sources import open_images
 from opponent.models.inceptionv1 import MINI, InceptionV1
 from opponent.models.registry import MINI_INPUT
 from opponent.storage.files import whole

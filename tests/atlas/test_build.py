@@ -38,11 +38,8 @@ from opponent import (
     scan_images,
 )
 from opponent.atlas import build as atlas_module
+from opponent.atlas.atlas import Atlas, AtlasSettings, Cell, atlases
 from opponent.atlas.build import (
-    Atlas,
-    AtlasSettings,
-    Cell,
-    atlases,
     cells_of,
     largest,
     lay_out,

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 import opponent
 from opponent import Attribution, Feature, Network, Preprocessing, Unreadable, attribute
-from opponent.attribution.attribute import attribute_each, energies, energy_maps
+from opponent.attribution.attribute import attribute_each
+from opponent.attribution.result import energies, energy_maps
 from opponent.geometry.receptive_field import receptive_field
 from opponent.models.inceptionv1 import InceptionV1
 

@@ -34,7 +34,7 @@ from opponent import (
     scan_images,
     select,
 )
-from opponent.atlas.build import Cell
+from opponent.atlas.atlas import Cell
 from opponent.cli import app
 from opponent.core.errors import UnknownGeometry
 from opponent.explain.channels import Silenced, Who, exemplar_tiles, silence, silence_check, who

@@ -14,7 +14,7 @@ from torch import nn
 from opponent import Network, Preprocessing, Run, Unreadable, open_images, scan_images
 from opponent.core.box import Box
 from opponent.explain.crops import LARGEST, SHOWN, photograph, run_tiles, spread, tile, zoom_for
-from opponent.images.sources import ImageEntry
+from opponent.images.imageset import ImageEntry
 
 
 @pytest.fixture(scope="module", autouse=True)

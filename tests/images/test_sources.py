@@ -27,7 +27,10 @@ import opponent
 from opponent import scan_images
 from opponent.core.errors import Unreadable
 from opponent.images import sources as images
-from opponent.images.sources import ImageEntry, ImageSet, decode, fit, load, open_images, stream
+from opponent.images.decode import decode, fit_image, load_image
+from opponent.images.imageset import ImageEntry, ImageSet
+from opponent.images.loader import stream
+from opponent.images.sources import open_images
 
 # A picture of 4 x 6 that no turn or flip leaves as it is, and a smooth one for lossy formats.
 SHARP = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
@@ -301,7 +304,7 @@ def test_out_of_memory_is_not_a_bad_file(tmp_path: Path, monkeypatch: pytest.Mon
     def exhaust(_image: Image.Image) -> None:
         raise MemoryError("no memory for this test")
 
-    monkeypatch.setattr(ImageFile.ImageFile, "load", exhaust)
+    monkeypatch.setattr(ImageFile.ImageFile, "load_image", exhaust)
     with pytest.raises(MemoryError, match="no memory for this test"):
         decode(item)
     with pytest.raises(MemoryError, match="no memory for this test"):
@@ -422,7 +425,7 @@ def test_fit_is_resize_then_centre_crop(
     height: int, width: int, tall: int, wide: int, resize: int | None, seed: int
 ) -> None:
     array = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    result = fit(Image.fromarray(array), size=(tall, wide), resize=resize)
+    result = fit_image(Image.fromarray(array), size=(tall, wide), resize=resize)
     assert result.shape == (tall, wide, 3)
     # Pillow rounds twice, after each axis: half a step, and half a step more
     assert np.abs(result - slowly_fitted(array, (tall, wide), resize)).max() <= 1.01
@@ -437,14 +440,14 @@ def test_fit_is_the_usual_preprocessing(shape: tuple[int, int]) -> None:
     top, left = round((tall - 224) / 2.0), round((wide - 224) / 2.0)
     whole = np.asarray(photo.resize((wide, tall), Image.Resampling.BILINEAR)).astype(int)
     expected = whole[top : top + 224, left : left + 224]
-    difference = np.abs(fit(photo, size=(224, 224), resize=256) - expected)
+    difference = np.abs(fit_image(photo, size=(224, 224), resize=256) - expected)
     # Both round twice, but not after the same axis first; a step aside in this noise would be 60.
     assert difference.max() <= 2
     assert difference.mean() < 0.5
 
 
 def test_fit_of_the_same_size_changes_nothing_and_is_writable() -> None:
-    result = fit(Image.fromarray(SHARP), size=(4, 6))
+    result = fit_image(Image.fromarray(SHARP), size=(4, 6))
     np.testing.assert_array_equal(result, SHARP)
     assert result.flags.writeable
 
@@ -452,7 +455,7 @@ def test_fit_of_the_same_size_changes_nothing_and_is_writable() -> None:
 def test_fit_of_a_very_long_image_needs_no_very_large_one() -> None:
     line = np.zeros((1, 60_000, 3), dtype=np.uint8)
     line[:, 30_000:] = 200
-    result = fit(Image.fromarray(line), size=(224, 224))
+    result = fit_image(Image.fromarray(line), size=(224, 224))
     assert result[:, 0].max() == 0
     assert result[:, -1].min() == 200
 
@@ -460,13 +463,13 @@ def test_fit_of_a_very_long_image_needs_no_very_large_one() -> None:
 @pytest.mark.parametrize(("size", "resize"), [((0, 5), None), ((5, -1), None), ((5, 5), 0)])
 def test_fit_wants_pixels(size: tuple[int, int], resize: int | None) -> None:
     with pytest.raises(ValueError, match="give at least 1"):
-        fit(Image.fromarray(SHARP), size=size, resize=resize)
+        fit_image(Image.fromarray(SHARP), size=size, resize=resize)
 
 
 def test_load_is_fit_of_decode(tmp_path: Path) -> None:
     item = written(tmp_path, "a.jpg", JPEG)
-    expected = fit(decode(item), size=(7, 9), resize=20)
-    np.testing.assert_array_equal(load(item, size=(7, 9), resize=20), expected)
+    expected = fit_image(decode(item), size=(7, 9), resize=20)
+    np.testing.assert_array_equal(load_image(item, size=(7, 9), resize=20), expected)
 
 
 # 64 pixels a wave: 10 grey levels a pixel, so that a step aside shows, and smooth at an eighth.
@@ -508,8 +511,8 @@ def test_drafts_are_of_the_same_place(
         )
         top, left = round(part[0] * (height - tall)), round(part[1] * (width - wide))
         item = entry(item.path, box=(top, left, tall, wide))
-    plain = load(item, size=size, resize=resize).astype(int)
-    draft = load(item, size=size, resize=resize, draft=True)
+    plain = load_image(item, size=size, resize=resize).astype(int)
+    draft = load_image(item, size=size, resize=resize, draft=True)
     assert draft.shape == plain.shape
     difference = np.abs(draft - plain)
     # At the edges: half a pixel of the result, outside a crop or made up by the JPEG's encoder.
@@ -526,7 +529,9 @@ def test_drafts_have_at_least_twice_the_pixels(tmp_path: Path, short: int, small
     piece = images._decoded(item, ((20, 20), None))
     assert piece.shape == (short, short + 50)
     assert piece.image.size == (-(-(short + 50) // smaller), -(-short // smaller))
-    same = np.array_equal(load(item, size=(20, 20)), load(item, size=(20, 20), draft=True))
+    same = np.array_equal(
+        load_image(item, size=(20, 20)), load_image(item, size=(20, 20), draft=True)
+    )
     assert same == (smaller == 1)
     # a larger short side before the crop needs more of the pixels
     finer = images._decoded(item, ((20, 20), 40))
@@ -536,8 +541,8 @@ def test_drafts_have_at_least_twice_the_pixels(tmp_path: Path, short: int, small
 def test_only_jpegs_have_drafts(tmp_path: Path) -> None:
     for format in ("PNG", "WEBP", "TIFF"):
         item = written(tmp_path, "a", encoded(waves(200, 200), format))
-        draft = load(item, size=(20, 20), draft=True)
-        np.testing.assert_array_equal(draft, load(item, size=(20, 20)))
+        draft = load_image(item, size=(20, 20), draft=True)
+        np.testing.assert_array_equal(draft, load_image(item, size=(20, 20)))
 
 
 def test_drafts_of_odd_and_bad_files(tmp_path: Path) -> None:
@@ -559,8 +564,8 @@ def test_drafts_of_odd_and_bad_files(tmp_path: Path) -> None:
 def test_a_drafts_box_is_of_the_whole_photograph(tmp_path: Path) -> None:
     path = written(tmp_path, "a.jpg", encoded(waves(300, 200), "JPEG")).path
     with pytest.raises(Unreadable, match=r"300 x 10 at 1, 0 is not inside .* is 300 x 200"):
-        load(entry(path, box=(1, 0, 300, 10)), size=(2, 2), draft=True)
-    load(entry(path, box=(0, 190, 300, 10)), size=(2, 2), draft=True)
+        load_image(entry(path, box=(1, 0, 300, 10)), size=(2, 2), draft=True)
+    load_image(entry(path, box=(0, 190, 300, 10)), size=(2, 2), draft=True)
 
 
 def numbered(count: int) -> list[ImageEntry]:
@@ -590,7 +595,7 @@ def test_stream_keeps_the_order(
             raise Unreadable("the fifth")
         return pixel(number)
 
-    monkeypatch.setattr(images, "load", uneven)
+    monkeypatch.setattr(images, "load_image", uneven)
     results = list(stream(numbered(20), size=(1, 1), workers=workers, ahead=ahead))
     failed = results.pop(5)
     assert isinstance(failed, Unreadable)
@@ -610,7 +615,7 @@ def test_stream_never_holds_more_than_ahead(monkeypatch: pytest.MonkeyPatch) -> 
         decoded.append(int(item.id))
         return pixel(int(item.id))
 
-    monkeypatch.setattr(images, "load", counting)
+    monkeypatch.setattr(images, "load_image", counting)
     total, ahead = 30, 7
     for consumed, _ in enumerate(stream(numbered(total), size=(1, 1), workers=3, ahead=ahead)):
         # all that may be decoded will be, and no more: the one in hand counts
@@ -628,7 +633,7 @@ def test_closing_the_stream_stops_decoding(monkeypatch: pytest.MonkeyPatch) -> N
             gate.wait()
         return pixel(int(item.id))
 
-    monkeypatch.setattr(images, "load", gated)
+    monkeypatch.setattr(images, "load_image", gated)
     before = set(threading.enumerate())
     running = stream(numbered(50), size=(1, 1), workers=2, ahead=20)
     next(running)
@@ -663,12 +668,12 @@ from pathlib import Path
 from opponent import scan_images
 from opponent.images import sources as images
 
-def load(entry, **_):
+def load_image(entry, **_):
     if entry.id != "0":
         threading.Event().wait()
     return images.np.zeros((1, 1, 3), dtype=images.np.uint8)
 
-images.load = load
+images.load = load_image
 entries = [images.ImageEntry(id=str(n), path=Path("x")) for n in range(50)]
 for image in images.stream(entries, size=(1, 1)):
     raise KeyboardInterrupt
@@ -938,7 +943,7 @@ def test_a_crop_is_a_piece_of_its_photograph() -> None:
     whole = np.asarray(decode(entry(item.path)))
     piece = whole[top : top + height, left : left + width]
     np.testing.assert_array_equal(np.asarray(decode(item)), piece)
-    assert load(item, size=(224, 224)).shape == (224, 224, 3)
+    assert load_image(item, size=(224, 224)).shape == (224, 224, 3)
 
 
 @needs_demo

@@ -24,14 +24,14 @@ from torch import Tensor, nn
 
 import opponent
 from opponent import Network, Preprocessing
-from opponent.images.sources import ImageEntry
-from opponent.images.sources import load as load_image
+from opponent.images.decode import load_image as load_image
+from opponent.images.imageset import ImageEntry
 from opponent.models.catalogue import MODELS
 from opponent.models.inceptionv1 import FULL, MINI, InceptionV1
-from opponent.models.registry import load
-from opponent.models.registry import load as load_function
+from opponent.models.registry import load_image
+from opponent.models.registry import load_image as load_function
 
-# The package's name `load` is the function; the module has the same.
+# The package's name `load_image` is the function; the module has the same.
 loading = importlib.import_module("opponent.models.registry")
 load_weights, read_weights = loading.load_weights, loading.read_weights
 HERE = Path(loading.__file__).parent
@@ -70,16 +70,16 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_load_takes() -> None:
-    network = load()
-    assert network.name == load("inceptionv1-mini").name == "inceptionv1-mini"
-    assert load(network) is network
+    network = load_image()
+    assert network.name == load_image("inceptionv1-mini").name == "inceptionv1-mini"
+    assert load_image(network) is network
     module = small()
-    assert load(module).module is module
-    assert load(module).name == "Sequential"
-    assert load is load_function is opponent.load
+    assert load_image(module).module is module
+    assert load_image(module).name == "Sequential"
+    assert load_image is load_function is opponent.load
     for made in (network, module):
         with pytest.raises(ValueError, match=r"weights 'w.pth' go with a model's name"):
-            load(made, "w.pth")
+            load_image(made, "w.pth")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_what_load_takes() -> None:
 )
 def test_unknown_names_suggest_near_ones(name: str, match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        load(name)
+        load_image(name)
 
 
 def test_a_name_for_each_kind_of_model() -> None:
@@ -117,7 +117,7 @@ def test_the_embedded_networks_classes_are_those_of_its_checkpoint() -> None:
     lines = (HERE / "inceptionv1-mini-classes.txt").read_text(encoding="utf-8").splitlines()
     assert [line.split()[0] for line in lines] == ids
     assert len(set(ids)) == 200
-    network = load()
+    network = load_image()
     assert [(a, *line.split("\t")[1:]) for a, line in zip(ids, lines, strict=True)] == list(
         zip(ids, network.classes, strict=True)
     )
@@ -135,7 +135,7 @@ def test_the_embedded_network_tells_photographs_apart(tiny_photographs: Path) ->
     folders = [tiny_photographs / name for name in sorted(ids)[::4]]
     files = [file for folder in folders for file in sorted(folder.glob("*.JPEG"))[:10]]
     assert len(files) == 500
-    network = load()
+    network = load_image()
     pixels = [load_image(ImageEntry(id=f.name, path=f), size=(64, 64)) for f in files]
     logits = network.run(network.inputs(np.stack(pixels)), "logits").target[:, :, 0, 0]
     labels = torch.tensor([ids.index(file.parent.name) for file in files])
@@ -205,16 +205,16 @@ def test_weights_that_do_not_fit_say_all_that_is_wrong_and_change_nothing(tmp_pa
     given["0.weight"] = torch.zeros(2, 3, 1, 1)
     given |= {f"more.{n}": torch.zeros(1) for n in range(6)}
     file = write(tmp_path / "w.safetensors", given)
-    with pytest.raises(ValueError, match="do not fit Sequential") as caught:
+    with pytest.raises(ValueError, match="do not fit_image Sequential") as caught:
         load_weights(module, file)
     assert str(caught.value) == (
-        f"the weights in {file} do not fit Sequential: 1 missing: 0.bias; "
+        f"the weights in {file} do not fit_image Sequential: 1 missing: 0.bias; "
         "6 unknown: more.0, more.1, more.2, more.3, …; "
         "1 of another shape: 0.weight is (2, 3, 1, 1), expected (2, 3, 3, 3)"
     )
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
     with pytest.raises(ValueError, match=r"InceptionV1: .* missing: conv2d0_pre_relu_conv.bias"):
-        load("inceptionv1-mini", file)
+        load_image("inceptionv1-mini", file)
     with pytest.raises(ValueError, match=r"^the weights in .* 6 missing: [^;…]*, …$"):
         load_weights(module, write(tmp_path / "none.pth", {}))
 
@@ -241,7 +241,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(
     else:
         torch.save(harm, file)
     with pytest.raises(OSError, match=r"weights.pth is no file of weights that can be read safely"):
-        load("inceptionv1-mini", file)
+        load_image("inceptionv1-mini", file)
     assert not folder.exists()
     pickle.loads(pickle.dumps(Harm(folder)))
     assert folder.exists(), "the pickle would have done harm"
@@ -287,7 +287,7 @@ def test_files_that_hold_no_weights(tmp_path: Path, name: str) -> None:
     file = tmp_path / f"weights{suffix}"
     file.write_bytes(content)
     with pytest.raises(OSError, match=re.escape(f"{file} {complaint}")) as caught:
-        load("inceptionv1-mini", file)
+        load_image("inceptionv1-mini", file)
     assert "\n" not in str(caught.value)
 
 
@@ -296,12 +296,14 @@ def test_files_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         with pytest.raises(
             FileNotFoundError, match=f"no file of weights at {re.escape(str(path))}"
         ):
-            load("inceptionv1-mini", path)
+            load_image("inceptionv1-mini", path)
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=re.escape(f"{tmp_path}/w.pth")):
-        load("inceptionv1-mini", "~/w.pth")
-    write(tmp_path / "w.pth", drawn(load().module))
-    assert load("inceptionv1-mini", "~/w.pth").weights_sha256() != load().weights_sha256()
+        load_image("inceptionv1-mini", "~/w.pth")
+    write(tmp_path / "w.pth", drawn(load_image().module))
+    assert (
+        load_image("inceptionv1-mini", "~/w.pth").weights_sha256() != load_image().weights_sha256()
+    )
 
 
 @settings(max_examples=150, deadline=None)
@@ -337,7 +339,7 @@ def test_without_a_network_the_message_says_where_to_put_the_file(
 
     monkeypatch.setattr("urllib.request.urlopen", offline)
     with pytest.raises(OSError, match=r"inception5h.pth could not be downloaded") as caught:
-        load("inceptionv1")
+        load_image("inceptionv1")
     message = str(caught.value)
     assert "no route to host" in message
     assert f"put it at {cache / 'inception5h.pth'}" in message
@@ -437,8 +439,8 @@ def test_inceptionv1_from_a_file_and_from_the_cache(
         weights = {k: v.half() for k, v in drawn(InceptionV1()).items()}
     cache.mkdir()
     write(cache / "inception5h.pth", weights)
-    cached = load("inceptionv1")
-    given = load("inceptionv1", write(tmp_path / "mine.safetensors", weights))
+    cached = load_image("inceptionv1")
+    given = load_image("inceptionv1", write(tmp_path / "mine.safetensors", weights))
     assert cached.weights_sha256() == given.weights_sha256()
     assert cached.name == "inceptionv1"
     assert cached.layer("logits").shape == (1008, 1, 1)
@@ -465,7 +467,7 @@ def test_where_downloads_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_squeezenet_from_a_file(squeezenet_weights: Path) -> None:
-    network = load("torchvision:squeezenet1_1", squeezenet_weights)
+    network = load_image("torchvision:squeezenet1_1", squeezenet_weights)
     assert network.name == "torchvision:squeezenet1_1"
     assert network.preprocessing.size == (224, 224)
     assert network.preprocessing.resize == 256
@@ -475,8 +477,8 @@ def test_squeezenet_from_a_file(squeezenet_weights: Path) -> None:
     with safe_open(squeezenet_weights, "pt") as file:
         stored = file.get_tensor("features.0.weight")
     assert torch.equal(network.module.features[0].weight, stored.float())
-    with pytest.raises(ValueError, match=r"do not fit SqueezeNet: .* of another shape: "):
-        load("torchvision:squeezenet1_0", squeezenet_weights)
+    with pytest.raises(ValueError, match=r"do not fit_image SqueezeNet: .* of another shape: "):
+        load_image("torchvision:squeezenet1_0", squeezenet_weights)
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
@@ -502,7 +504,7 @@ def test_models_are_built_as_their_pretrained_weights_want_them(
     for layer in (first, "logits"):
         expected = run(Network(wanted), layer)
         file = write(tmp_path / "w.pth", weights)
-        for network in (load(f"torchvision:{name}"), load(f"torchvision:{name}", file)):
+        for network in (load_image(f"torchvision:{name}"), load_image(f"torchvision:{name}", file)):
             assert torch.equal(run(network, layer), expected)
     assert not torch.allclose(run(Network(module), first), run(Network(wanted), first), atol=0.1)
 
@@ -525,7 +527,7 @@ def test_torchvision_without_a_network(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.urlopen", offline)
     with pytest.raises(OSError, match=r"weights of torchvision:squeezenet1_1 could not") as caught:
-        load("torchvision:squeezenet1_1")
+        load_image("torchvision:squeezenet1_1")
     assert "no route to host" in str(caught.value)
     assert "--weights FILE" in str(caught.value)
 
@@ -537,7 +539,7 @@ def test_timm_from_a_file_and_without_a_network(
     timm = pytest.importorskip("timm")
     with torch.random.fork_rng(devices=[]):
         weights = drawn(timm.create_model("test_resnet"))
-    network = load("timm:test_resnet", write(tmp_path / "w.safetensors", weights))
+    network = load_image("timm:test_resnet", write(tmp_path / "w.safetensors", weights))
     wanted = timm.data.resolve_model_data_config(network.module)
     assert network.name == "timm:test_resnet"
     assert network.preprocessing.size == wanted["input_size"][1:]
@@ -549,8 +551,8 @@ def test_timm_from_a_file_and_without_a_network(
     assert len(network.classes) == 1000
     assert "tench" in network.class_name(0)
     part = {"conv1.0.weight": weights["conv1.0.weight"]}
-    with pytest.raises(ValueError, match=r"do not fit ResNet: .* of another shape"):
-        load("timm:resnet26d", write(tmp_path / "other.safetensors", part))
+    with pytest.raises(ValueError, match=r"do not fit_image ResNet: .* of another shape"):
+        load_image("timm:resnet26d", write(tmp_path / "other.safetensors", part))
 
     for error in (ConnectionError("no route to host"), RuntimeError("no route to host")):
 
@@ -559,7 +561,7 @@ def test_timm_from_a_file_and_without_a_network(
 
         monkeypatch.setattr(timm, "create_model", offline)
         with pytest.raises(OSError, match=r"weights of timm:test_resnet .* route .*--weights FILE"):
-            load("timm:test_resnet")
+            load_image("timm:test_resnet")
 
 
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
@@ -580,13 +582,13 @@ def test_libraries_that_are_missing_or_do_not_import(
     with monkeypatch.context() as patch:
         patch.setattr(importlib, "import_module", importing(missing))
         with pytest.raises(ImportError, match=rf"^{library} is not installed: pip install") as e:
-            load(f"{library}:resnet18")
+            load_image(f"{library}:resnet18")
     assert "opponent[models]" in str(e.value)
     broken = RuntimeError("operator torchvision::nms does not exist")
     with monkeypatch.context() as patch:
         patch.setattr(importlib, "import_module", importing(broken))
         with pytest.raises(ImportError, match=rf"{library} is installed but does not import") as e:
-            load(f"{library}:resnet18")
+            load_image(f"{library}:resnet18")
     assert torch.__version__ in str(e.value)
     assert "nms does not exist" in str(e.value)
 
@@ -631,15 +633,15 @@ def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_factories_give_modules_and_networks(factories: str, tmp_path: Path) -> None:
-    wrapped = load(f"module:{factories}:module")
+    wrapped = load_image(f"module:{factories}:module")
     assert wrapped.name == f"module:{factories}:module"
     assert isinstance(wrapped.module, nn.Sequential)
-    own = load(f"module:{factories}:network")
+    own = load_image(f"module:{factories}:network")
     assert (own.name, own.preprocessing.size) == ("mine", (8, 9))
     weights = drawn(own.module)
     file = write(tmp_path / "w.safetensors", weights)
     for factory in ("module", "network"):
-        network = load(f"module:{factories}:{factory}", file)
+        network = load_image(f"module:{factories}:{factory}", file)
         assert torch.equal(network.module[0].weight, weights["0.weight"])
 
 
@@ -655,19 +657,19 @@ def test_factories_give_modules_and_networks(factories: str, tmp_path: Path) -> 
 def test_factories_that_give_nothing(factories: str, what: str, match: str) -> None:
     path = f"module:{factories}:{what}"
     with pytest.raises(ValueError, match=rf"^'{re.escape(path)}'.*{match}"):
-        load(path)
+        load_image(path)
 
 
 def test_factories_that_cannot_be_found_or_fail(factories: str) -> None:
     with pytest.raises(ValueError, match=r"'module:nowhere_at_all:f': No module named 'nowhere_at"):
-        load("module:nowhere_at_all:f")
+        load_image("module:nowhere_at_all:f")
     with pytest.raises(ValueError, match=r"No module named 'own.nothing'; run where Python can"):
-        load("module:own.nothing:f")
+        load_image("module:own.nothing:f")
     for path in (":f", ".own:f"):
         with pytest.raises(ValueError, match=f"'module:{re.escape(path)}' must read"):
-            load(f"module:{path}")
+            load_image(f"module:{path}")
     # What goes wrong inside a factory is the user's to see.
     with pytest.raises(ZeroDivisionError, match="the factory failed"):
-        load(f"module:{factories}:failing")
+        load_image(f"module:{factories}:failing")
     with pytest.raises(AttributeError, match="there_is_no_such_thing"):
-        load(f"module:{factories}:broken")
+        load_image(f"module:{factories}:broken")

@@ -225,10 +225,10 @@ def test_results_are_the_same_bytes_again(hand: Network, tmp_path: Path) -> None
     again = {p.name: p.read_bytes() for p in write_weights([weight_signs(hand)], tmp_path)}
     assert first == again
     assert first.keys() == {"weights.json", "figure12.png"}
-    told = json.loads(first["weights.json"])
-    assert told["asked"]["networks"] == [["hand", hand.weights_sha256()]]
-    assert told["networks"][0]["share"] == 5 / 12
-    assert told["networks"][0]["layers"][0]["share"] == 4 / 6
+    described = json.loads(first["weights.json"])
+    assert described["question"]["networks"] == [["hand", hand.weights_sha256()]]
+    assert described["networks"][0]["share"] == 5 / 12
+    assert described["networks"][0]["layers"][0]["share"] == 4 / 6
 
 
 def test_results_of_another_question_are_refused(hand: Network, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from opponent.paper.inversion_check import EXTENT, objective_planes
+from opponent.paper.objectives import EXTENT, objective_planes
 from opponent.plots import objective_figure
 from opponent.synthesis.objectives import LEAST_COSINE
 

@@ -21,7 +21,8 @@ from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, sync_pla
 
 import opponent.atlas.build
 from opponent import Columns, Run, RunError, Unreadable, load, scan_images, select
-from opponent.atlas.build import Atlas, AtlasSettings, make_atlas
+from opponent.atlas.atlas import Atlas, AtlasSettings
+from opponent.atlas.build import make_atlas
 from opponent.core.colour import (
     activation_colours,
     category_colours,

@@ -17,7 +17,7 @@ from opponent.core.box import Box, scale_box
 from opponent.reports.explanations import write_answer
 from opponent.reports.html import picture, render
 from opponent.reports.report import write_report
-from opponent.synthesis.inversion import SynthesisSettings
+from opponent.synthesis.settings import SynthesisSettings
 from opponent.synthesis.transforms import Transforms
 
 CHROMIUM = os.environ.get("OPPONENT_CHROMIUM") or shutil.which("chromium")

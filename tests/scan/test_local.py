@@ -32,9 +32,10 @@ from opponent import (
     scan_images,
 )
 from opponent.attribution.attribute import attribute_each
-from opponent.images.sources import ImageEntry, ImageSet, load
+from opponent.images.decode import load_image
+from opponent.images.imageset import ImageEntry, ImageSet
 from opponent.models.registry import MINI_INPUT
-from opponent.models.registry import load as load_network
+from opponent.models.registry import load_image as load_network
 from opponent.scan.local import _fitting, rounding
 from opponent.storage.run import LISTS, SCALARS
 
@@ -201,7 +202,7 @@ def test_exemplars_are_the_places_where_channels_are_most_active(
     bottom = max(x.top + x.height for x in boxes)
     right = max(x.left + x.width for x in boxes)
     readable = [entry for entry in images if entry.id not in run.unreadable()]
-    pixels = [load(entry, size=mini.preprocessing.size) for entry in readable]
+    pixels = [load_image(entry, size=mini.preprocessing.size) for entry in readable]
     hidden = mini.run(mini.inputs(np.stack(pixels)), "mixed4a", "mixed3b").through
     assert hidden is not None
     for channel in (0, 7, 100, 239):
@@ -384,7 +385,7 @@ def test_columns_depend_on_no_batch_and_no_shard(
     expected = attribute_each(
         small,
         small.inputs(
-            np.stack([load(ImageEntry(id="x", path=path), size=SIZE) for path in readable])
+            np.stack([load_image(ImageEntry(id="x", path=path), size=SIZE) for path in readable])
         ),
         run.features,
         "early",

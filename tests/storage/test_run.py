@@ -16,9 +16,10 @@ from hypothesis.extra import numpy as nps
 
 from opponent import Feature, Preprocessing, Run, RunError
 from opponent.core.box import Box
-from opponent.images.sources import ImageEntry, ImageSet
+from opponent.images.imageset import ImageEntry, ImageSet
 from opponent.storage.files import _machine
-from opponent.storage.run import LISTS, SCALARS, Manifest, versions
+from opponent.storage.manifest import versions
+from opponent.storage.run import LISTS, SCALARS, Manifest
 
 FEATURES = (
     Feature(layer="block", unit=3, position=(1, 2)),

@@ -36,8 +36,10 @@ from opponent.attribution.attribute import attribute_each, network_input
 from opponent.core.box import Box
 from opponent.geometry.crop import CropPlan, plan_whole_image
 from opponent.geometry.planning import plan_crop
-from opponent.images.sources import ImageEntry, ImageSet, load
-from opponent.selection import Columns, tense
+from opponent.images.decode import load_image
+from opponent.images.imageset import ImageEntry, ImageSet
+from opponent.selection import tense
+from opponent.storage.columns import Columns
 from opponent.synthesis import cache as store
 from opponent.synthesis import inversion, optimise
 from opponent.synthesis import parameterisations as parameters
@@ -1026,7 +1028,7 @@ def test_an_accentuation_starts_as_the_photograph(tmp_path: Path) -> None:
     still = replace(QUICK, steps=1, rate=1e-9)
     made = accentuate(toy(), images, "end:1", "relu", sign=1, settings=still)
     for number, entry in enumerate(images):
-        photo = load(entry, size=(24, 22)).transpose(2, 0, 1) / 255
+        photo = load_image(entry, size=(24, 22)).transpose(2, 0, 1) / 255
         np.testing.assert_allclose(made.image[number], photo, atol=1 / 255)
 
 
@@ -1037,7 +1039,7 @@ def test_an_accentuation_sees_what_the_network_sees(tmp_path: Path) -> None:
     still = replace(QUICK, canvas=(40, 32), steps=1, rate=1e-9)
     made = accentuate(network, images, "end:1", "relu", sign=1, settings=still)
     # The same part of the photograph: 20 of 30, and 16 of 40.
-    expected = load(images[0], size=(40, 32), resize=60).transpose(2, 0, 1) / 255
+    expected = load_image(images[0], size=(40, 32), resize=60).transpose(2, 0, 1) / 255
     np.testing.assert_allclose(made.image[0], expected, atol=1 / 255)
     inputs = network_input(network, images)
     back = network.preprocessing.normalise(resize(made.image, (20, 16)))

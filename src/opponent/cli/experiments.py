@@ -1,7 +1,7 @@
 """Commands for the paper's experiments: when the method may be believed."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +15,6 @@ from opponent.cli.common import (
     Steps,
     Weights,
     app,
-    file_name,
     new_table,
     open_network,
     open_networks,
@@ -23,6 +22,11 @@ from opponent.cli.common import (
     plain,
     progress_bars,
 )
+from opponent.core.text import file_name
+
+if TYPE_CHECKING:
+    from opponent.paper.uniqueness.assessment import Assessment
+    from opponent.paper.uniqueness.measure import FeatureMeasurements
 
 
 @app.command(
@@ -61,10 +65,10 @@ def completeness(
     from opponent.plots.gallery import check_suffix
 
     check_suffix(format)
-    measured = []
+    measurements = []
     with progress_bars() as report:
         for network in open_networks(models, device):
-            measured.append(
+            measurements.append(
                 measure(
                     network,
                     images,
@@ -79,24 +83,24 @@ def completeness(
                     progress=report,
                 )
             )
-        paths = write_completeness(measured, folder, suffix=format)
-    for one in measured:
+        paths = write_completeness(measurements, folder, suffix=format)
+    for measured in measurements:
         table = new_table("layer", "depth", "Pearson", "Spearman", "mean |f - E|, sd")
-        for row in one.rows():
-            name = plain(row["layer"]) + ("" if row["bottleneck"] else " (a branch)")
+        for row in measured.rows():
+            name = plain(row["layer"]) + ("" if row["whole"] else " (a branch)")
             cells = [
                 "undefined" if row[key] is None else f"{row[key]:.4f} ± {row[f'{key}_sd']:.4f}"
                 for key in ("pearson", "spearman", "l1_in_sd")
             ]
             table.add_row(name, f"{row['depth']:.2f}", *cells)
-        out.print(f"{one.network}, {one.rule.label}", style="bold", markup=False)
+        out.print(f"{measured.network}, {measured.rule.label}", style="bold", markup=False)
         out.print(table)
-        about = f"{len(one.features)} units of {one.features[0].layer}, "
-        about += f"{len(one.activation):,} images; mean ± sd over the units"
-        if constant := int((one.deviation == 0).sum()):
+        about = f"{len(measured.features)} units of {measured.features[0].layer}, "
+        about += f"{len(measured.activation):,} images; mean ± sd over the units"
+        if constant := int((measured.deviation == 0).sum()):
             about += f"; {constant} of them constant, and left out"
-        if one.unreadable:
-            about += f"; {len(one.unreadable):,} images could not be read"
+        if measured.unreadable:
+            about += f"; {len(measured.unreadable):,} images could not be read"
         out.print(about, style="dim", markup=False)
     for path in paths:
         out.print(str(path), markup=False)
@@ -120,37 +124,37 @@ def weights(
     from opponent.plots.gallery import check_suffix
 
     check_suffix(format)
-    found = []
+    signs = []
     with progress_bars() as report:
         for number, text in enumerate(models):
             report("networks", number, len(models))
             [network] = open_networks([text])
-            found.append(weight_signs(network, seed=seed))
+            signs.append(weight_signs(network, seed=seed))
         report("networks", len(models), len(models))
-    paths = write_weights(found, folder, seed=seed, suffix=format)
+    paths = write_weights(signs, folder, seed=seed, suffix=format)
     table = new_table(
         "network", "weights", "negative", "95 % interval", "layers", "mostly negative"
     )
-    for each in found:
+    for counted in signs:
         table.add_row(
-            plain(each.network),
-            f"{each.count:,}",
-            "" if each.share is None else f"{each.share:.2%}",
-            "" if each.interval is None else "{:.2%} to {:.2%}".format(*each.interval),
-            str(len(each.layers)),
-            str(each.mostly_negative),
+            plain(counted.network),
+            f"{counted.count:,}",
+            "" if counted.share is None else f"{counted.share:.2%}",
+            "" if counted.interval is None else "{:.2%} to {:.2%}".format(*counted.interval),
+            str(len(counted.layers)),
+            str(counted.mostly_negative),
         )
     out.print(table)
-    for each in found:
-        if each.untrained:
+    for counted in signs:
+        if counted.untrained:
             out.print(
-                f"{each.network}: its signs cannot be told from those of random weights "
-                f"(p = {each.fair:.2g}); is it trained?",
+                f"{counted.network}: its signs cannot be told from those of random weights "
+                f"(p = {counted.fair:.2g}); is it trained?",
                 markup=False,
             )
-        if each.left_out:
-            unused = ", ".join(each.left_out)
-            out.print(f"{each.network}: no pass uses {unused}; left out", markup=False)
+        if counted.left_out:
+            unused = ", ".join(counted.left_out)
+            out.print(f"{counted.network}: no pass uses {unused}; left out", markup=False)
     for path in paths:
         out.print(str(path), markup=False)
 
@@ -186,17 +190,18 @@ def verify_inversions(
 
     Draws figure 11 too, what they optimise. Interrupted, it goes on where it stopped.
     """
-    from opponent.paper.inversion_check import SIDES, verify, write_verification
+    from opponent.core.side import SIDES
+    from opponent.paper.inversion_check import check_inversions, write_inversion_check
     from opponent.plots.gallery import check_suffix
-    from opponent.synthesis.inversion import SynthesisSettings
+    from opponent.synthesis.settings import SynthesisSettings
 
     check_suffix(format)
     network = open_network(model, weights, device)
     with progress_bars() as report:
-        found = verify(
+        check = check_inversions(
             network,
             images,
-            folder,
+            out=folder,
             pairs=pair,
             layers=layers,
             units=units,
@@ -205,15 +210,17 @@ def verify_inversions(
             settings=SynthesisSettings(steps=steps, seed=seed, batch=min(tense, 10)),
             progress=report,
         )
-        paths = write_verification(found, folder, suffix=format)
+        paths = write_inversion_check(check, folder, suffix=format)
     table = new_table(
         "layer", "through", "side", "as they should", "own", "first", "final", "range"
     )
-    for each in found.layers:
-        for side, sign in SIDES.items():
-            traces = each.sides[side].describe(sign)
-            row = [each.pair.target, each.pair.through + ("" if each.pair.whole else " (a branch)")]
-            row += [side, f"{traces['moved_as_they_should']} of {traces['inversions']}"]
+    for inversions in check.layers:
+        target, through = inversions.pair.target, inversions.pair.through
+        through += "" if inversions.pair.whole else " (a branch)"
+        for side in SIDES:
+            traces = inversions.sides[side].describe(side)
+            row = [target, through, side.value]
+            row.append(f"{traces['moved_as_they_should']} of {traces['inversions']}")
             if traces["inversions"]:
                 final = traces["final"]
                 row += [f"{x['median']:+.2f}" for x in (traces["own"], traces["steps"][0], final)]
@@ -221,13 +228,13 @@ def verify_inversions(
             table.add_row(*map(plain, row))
     out.print(table)
     out.print("medians of the activation, in standard deviations over the images", style="dim")
-    for each in found.layers:
-        for unit, side, why in each.skipped:
-            what = "" if side == "both" else f", {side}"
-            out.print(f"left out: {each.pair.target}:{unit}{what}: {why}", markup=False)
-    if found.count:
+    for inversions in check.layers:
+        for unit, sides, why in inversions.skipped:
+            what = "" if sides == "both" else f", {sides}"
+            out.print(f"left out: {inversions.pair.target}:{unit}{what}: {why}", markup=False)
+    if check.count:
         out.print(
-            f"{found.moved} of {found.count} inversions ({found.moved / found.count:.1%}) move the "
+            f"{check.moved} of {check.count} inversions ({check.moved / check.count:.1%}) move the "
             "activation as they should"
         )
     for path in paths:
@@ -276,14 +283,9 @@ def uniqueness(
 
     Interrupted, it goes on where it stopped; with another --top, it measures nothing again.
     """
-    from opponent.paper.uniqueness.drawing import write_uniqueness
-    from opponent.paper.uniqueness.measure import (
-        SELECTIONS,
-        UniquenessSettings,
-        assess,
-        measure_features,
-        sensible_top,
-    )
+    from opponent.paper.uniqueness.assessment import assess, sensible_top
+    from opponent.paper.uniqueness.measure import UniquenessSettings, measure_features
+    from opponent.paper.uniqueness.results import write_uniqueness
     from opponent.plots.gallery import check_suffix
 
     check_suffix(format)
@@ -292,52 +294,59 @@ def uniqueness(
         features=features, kmeans=kmeans, power=power, batch_size=batch_size, seed=seed
     )
     with progress_bars() as report:
-        measured = measure_features(
+        measurements = measure_features(
             network,
             images,
-            folder,
+            out=folder,
             layers=layers.split(",") if layers else None,
             settings=settings,
             progress=report,
         )
-        found = assess(measured, top or sensible_top(len(measured.images)))
+        assessment = assess(measurements, top or sensible_top(len(measurements.images)))
         paths = write_uniqueness(
-            measured, found, network, show=show, suffix=format, progress=report
+            network, measurements, assessment, show=show, suffix=format, progress=report
         )
+    _print_uniqueness(measurements, assessment)
+    if measurements.unreadable:
+        count = len(measurements.unreadable)
+        out.print(f"{count:,} images could not be read (they are in {paths[0]})")
+    for path in paths:
+        out.print(str(path), markup=False)
+
+
+def _print_uniqueness(measurements: "FeatureMeasurements", assessment: "Assessment") -> None:
+    from opponent.paper.uniqueness.measure import SELECTIONS
+
     table = new_table(
         "layer", "through", "features", "n", "chance", "by activation", "by L1", "by L2", "shared"
     )
-    for group in measured.groups:
+    for group in measurements.groups:
         name = group.pair.target
-        rows = {x.by: x for x in found.table if (x.layer, x.kind) == (name, group.kind)}
-        shared = sum((x.layer, x.kind) == (name, group.kind) for x in found.shared)
-        one = rows["l1"]
+        rows = {x.by: x for x in assessment.table if (x.layer, x.kind) == (name, group.kind)}
+        shared = sum((x.layer, x.kind) == (name, group.kind) for x in assessment.shared)
+        row = rows["l1"]
         cells = [
             f"{rows[by].value:.3f} ({rows[by].low:.2f} to {rows[by].high:.2f})" for by in SELECTIONS
         ]
         table.add_row(
-            *map(plain, (name, group.pair.through, group.kind, str(one.features))),
-            f"{one.chance:.3f}",
+            *map(plain, (name, group.pair.through, group.kind, str(row.features))),
+            f"{row.chance:.3f}",
             *cells,
             str(shared),
         )
     out.print(table)
-    one = found.table[0]
+    row = assessment.table[0]
     out.print(
-        f"uniqueness U of the top m = {one.top:,} of N = {one.images:,} images, with 95 % "
+        f"uniqueness U of the top m = {row.top:,} of N = {row.images:,} images, with 95 % "
         "intervals over the choice of features; shared: images of 3 in 4 features, by L1",
         style="dim",
     )
-    skipped = {(x.layer, x.kind): x.skipped for x in found.table if x.skipped}
+    skipped = {(x.layer, x.kind): x.skipped for x in assessment.table if x.skipped}
     for (name, kind), count in skipped.items():
         out.print(
             f"left out: {count} {kind} of {name}, with one value in all but a few images",
             markup=False,
         )
-    if measured.unreadable:
-        out.print(f"{len(measured.unreadable):,} images could not be read (they are in {paths[0]})")
-    for path in paths:
-        out.print(str(path), markup=False)
 
 
 @app.command(
@@ -365,7 +374,8 @@ def toy(
 
     Interrupted, it goes on where it stopped when the same command is given again.
     """
-    from opponent.paper.toy.models import describe, study, write_study
+    from opponent.paper.toy.results import describe, write_study
+    from opponent.paper.toy.study import train_study
     from opponent.plots.gallery import check_suffix
 
     check_suffix(format)
@@ -373,7 +383,7 @@ def toy(
     if not all(text.strip().isdecimal() for text in texts):
         raise ValueError(f"--hidden is whole numbers and commas, such as 12,6; got {hidden!r}")
     with progress_bars() as report:
-        found = study(
+        study = train_study(
             task,
             out=folder,
             hidden=[int(text) for text in texts],
@@ -383,7 +393,7 @@ def toy(
             seed=seed,
             ray=ray,
             cpus=cpus,
-            progress=lambda done, total: report("models", done, total),
+            progress=report,
         )
     table = new_table(
         "hidden",
@@ -394,8 +404,8 @@ def toy(
         "mean off-diagonal",
         "tense outputs",
     )
-    for toys in found.models.values():
-        row = describe(toys)
+    for models in study.models.values():
+        row = describe(models)
         table.add_row(
             str(row["hidden"]),
             f"{row['best']}",
@@ -406,7 +416,7 @@ def toy(
             f"{row['tense_outputs']} of 6",
         )
     out.print(table)
-    for path in write_study(found, folder, suffix=format):
+    for path in write_study(study, folder, suffix=format):
         out.print(str(path), markup=False)
 
 
@@ -432,12 +442,12 @@ def reproduce(
 
     Interrupted, it goes on where it stopped when the same command is given again.
     """
-    from opponent.paper.reproduce.page import SCALES
     from opponent.paper.reproduce.page import reproduce as make
+    from opponent.paper.reproduce.scales import SCALES
 
     if scale not in SCALES:
         raise ValueError(f"--scale is one of {', '.join(SCALES)}, not {scale!r}")
     network = open_network(model, weights, device)
     with progress_bars() as report:
-        path = make(network, images, folder, scale=SCALES[scale], seed=seed, progress=report)
+        path = make(network, images, out=folder, scale=SCALES[scale], seed=seed, progress=report)
     out.print(str(path.absolute()), markup=False)

@@ -83,9 +83,7 @@ Sides = Annotated[
 ]
 Parameterisation = Annotated[
     str,
-    typer.Option(
-        help="What is optimised: phases, fourier, pixels, or module:PACKAGE.MODULE:NAME."
-    ),
+    typer.Option(help="What is optimised: phases, fourier, pixels, or module:PACKAGE.MODULE:NAME."),
 ]
 Objective = Annotated[
     str | None,

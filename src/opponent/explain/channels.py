@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from opponent.atlas.build import atlases
+from opponent.atlas.atlas import atlases
 from opponent.core.box import Box
 from opponent.core.errors import RunError, UnknownGeometry, Unreadable
 from opponent.core.feature import Feature
@@ -17,9 +17,10 @@ from opponent.geometry.receptive_field import box_of, receptive_fields
 from opponent.models.network import PIXELS, Network
 from opponent.plots import Synthetic, Tile
 from opponent.plots.gallery import visualisation
-from opponent.selection import GROUPS, Indices, select
+from opponent.selection import GROUPS, select
+from opponent.storage.columns import Indices
 from opponent.storage.run import Run
-from opponent.synthesis.inversion import SynthesisSettings
+from opponent.synthesis.settings import SynthesisSettings
 
 # Images that a question without images is about: the tensest of all.
 IMAGES = 20

@@ -10,10 +10,11 @@ from torch.nn import functional as F
 from opponent.core.box import Box
 from opponent.core.errors import Unreadable
 from opponent.core.feature import Feature
-from opponent.images.sources import ImageEntry, stream
+from opponent.images.imageset import ImageEntry
+from opponent.images.loader import stream
 from opponent.models.preprocessing import Preprocessing
 from opponent.plots import Tile
-from opponent.selection import Columns
+from opponent.storage.columns import Columns
 from opponent.storage.run import Run
 
 # Crops are shown with at least so many pixels, where the photograph has them.

@@ -7,13 +7,15 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from opponent.attribution.attribute import Attribution, Rule, attribute
+from opponent.attribution.attribute import Rule, attribute
+from opponent.attribution.result import Attribution
 from opponent.core.box import Box
 from opponent.core.errors import RunError
 from opponent.core.feature import Feature
 from opponent.explain.crops import photograph, tile, zoom_for
 from opponent.geometry.receptive_field import placement, receptive_field
-from opponent.images.sources import ImageEntry, open_images
+from opponent.images.imageset import ImageEntry
+from opponent.images.sources import open_images
 from opponent.models.network import LOGITS, Network
 from opponent.models.registry import load
 from opponent.plots import Tile

@@ -16,13 +16,13 @@ from opponent.models.network import LOGITS, Network
 from opponent.plots import WeightPanel, save, weights_figure
 from opponent.storage.checkpoints import CheckpointFolder
 from opponent.storage.files import write_text
-from opponent.storage.run import versions
+from opponent.storage.manifest import versions
 
 # Bins of the histograms, in standard deviations of the layer; 0 lies between two.
 EDGES: Float[np.ndarray, " e"] = np.arange(-40, 41) / 10
 # Of layers, for the interval. The ends of a 95 % interval then move by less than its hundredth.
 RESAMPLES = 10_000
-# Signs that a fair coin throws less often are not taken for those of random weights.
+# Where fair coins give the signs with a smaller chance, the weights are not random ones.
 FAIR = 0.001
 
 
@@ -44,6 +44,11 @@ class LayerWeights:
     deviation: float
 
     @property
+    def count(self) -> int:
+        """How many weights the layer has."""
+        return self.negative + self.zero + self.positive
+
+    @property
     def share(self) -> float | None:
         """The share of negative ones among those that are not zero."""
         return _share(self.negative, self.positive)
@@ -53,8 +58,8 @@ class LayerWeights:
 class WeightSigns:
     """The weights of a network's convolutions and linear layers.
 
-    A zero weight neither excites nor inhibits: shares are of those that are not zero. Signs are
-    those of the weights as stored: a batch norm that follows may turn a filter's.
+    A zero weight neither excites nor inhibits: shares are of the weights that are not zero. Signs
+    are those of the weights as stored: a batch norm that follows may turn a filter's.
 
     Args:
         network: its name.
@@ -79,7 +84,7 @@ class WeightSigns:
     @property
     def count(self) -> int:
         """How many weights there are."""
-        return sum(each.negative + each.zero + each.positive for each in self.layers)
+        return sum(layer.count for layer in self.layers)
 
     @property
     def share(self) -> float | None:
@@ -89,16 +94,16 @@ class WeightSigns:
     @property
     def mostly_negative(self) -> int:
         """In how many layers more weights are negative than positive."""
-        return sum(each.negative > each.positive for each in self.layers)
+        return sum(layer.negative > layer.positive for layer in self.layers)
 
     @property
     def untrained(self) -> bool:
-        """Whether the signs cannot be told from those of random weights around zero."""
+        """Whether the signs look like those of random weights around zero."""
         return self.fair > FAIR
 
     def describe(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
-        layers = [asdict(each) | {"share": each.share} for each in self.layers]
+        """All results, ready for JSON."""
+        layers = [asdict(layer) | {"share": layer.share} for layer in self.layers]
         return {
             "network": self.network,
             "weights_sha256": self.weights_sha256,
@@ -117,14 +122,16 @@ class WeightSigns:
 def weight_signs(network: Network, *, seed: int = 0) -> WeightSigns:
     """Count a network's negative weights, and spread all of them over a histogram.
 
-    Weights count that convolutions (transposed ones too) and linear layers hold and a pass uses;
-    biases, batch norms, embeddings and what attention multiplies by itself do not. Each layer's
-    weights are divided by their standard deviation; the mean is not subtracted, since zero is
-    where a weight changes from inhibition to excitation.
+    Only weights of convolutions (transposed ones too) and linear layers count, and only those that
+    a pass uses; biases, batch norms, embeddings and what attention multiplies by itself do not.
+    Each layer's weights are divided by their standard deviation; the mean is not subtracted, since
+    zero is where a weight changes from inhibition to excitation.
 
     Args:
         network: the network.
         seed: of the resampling.
+    Returns:
+        The counts by layer, the histogram and the interval of the share.
     Raises:
         ValueError: there is no such layer, or a weight is not finite.
     Source: paper, appendix D and figure 12. The interval is ours: weights of one layer hang
@@ -181,7 +188,7 @@ def share_interval(
         negative, positive: how many of either a layer has.
         rng: draws the layers.
     Returns:
-        None for fewer than two layers with weights that are not zero.
+        Low and high; None for fewer than two layers with weights that are not zero.
     """
     kept = negative + positive > 0
     negative, positive = negative[kept], positive[kept]
@@ -198,6 +205,11 @@ def fair_coin(negative: Int[np.ndarray, " n"], positive: Int[np.ndarray, " n"]) 
 
     Initial weights are drawn around zero, each by itself, so that their signs are fair coins.
     Training leaves a layer's signs far from that.
+
+    Args:
+        negative, positive: how many of either a layer has.
+    Returns:
+        The chance of layers' shares that are as far from a half, or farther.
     """
     count = negative + positive
     kept = count > 0
@@ -208,12 +220,12 @@ def fair_coin(negative: Int[np.ndarray, " n"], positive: Int[np.ndarray, " n"]) 
 
 
 def write_weights(
-    found: Sequence[WeightSigns], folder: str | Path, *, seed: int = 0, suffix: str = "png"
+    signs: Sequence[WeightSigns], folder: str | Path, *, seed: int = 0, suffix: str = "png"
 ) -> list[Path]:
-    """Write what was found as a table and as figure 12.
+    """Write the results as a table and as figure 12.
 
     Args:
-        found: one network each.
+        signs: of one or more networks.
         folder: where to.
         seed: of the resampling.
         suffix: png, pdf or svg.
@@ -222,36 +234,36 @@ def write_weights(
     Raises:
         RunError: the folder holds the results of another question.
     """
-    asked = {
-        "question": "weights",
-        "networks": [[each.network, each.weights_sha256] for each in found],
+    question = {
+        "experiment": "weights",
+        "networks": [[network.network, network.weights_sha256] for network in signs],
         "resamples": RESAMPLES,
         "seed": seed,
         "versions": versions(),
     }
-    folder = CheckpointFolder(folder, asked).folder
+    folder = CheckpointFolder(folder, question).folder
     values = {
-        "asked": asked,
+        "question": question,
         "edges": EDGES.tolist(),
-        "networks": [each.describe() for each in found],
+        "networks": [network.describe() for network in signs],
     }
     table, figure = folder / "weights.json", folder / f"figure12.{suffix}"
     write_text(table, json.dumps(values, indent=1) + "\n")
-    save(weights_figure([panel(each) for each in found], EDGES), figure)
+    save(weights_figure([panel(network) for network in signs], EDGES), figure)
     return [table, figure]
 
 
-def panel(found: WeightSigns) -> WeightPanel:
-    """One network's part of figure 12."""
-    layers = [each for each in found.layers if each.share is not None]
+def panel(signs: WeightSigns) -> WeightPanel:
+    """One network's panel of figure 12."""
+    layers = [layer for layer in signs.layers if layer.share is not None]
     return WeightPanel(
-        label=found.network,
-        histogram=found.histogram,
-        share=np.nan if found.share is None else found.share,
-        interval=found.interval,
-        layer_shares=np.array([each.share for each in layers], np.float64),
-        layer_sizes=np.array([x.negative + x.zero + x.positive for x in layers], np.int64),
-        untrained=found.untrained,
+        label=signs.network,
+        histogram=signs.histogram,
+        share=np.nan if signs.share is None else signs.share,
+        interval=signs.interval,
+        layer_shares=np.array([layer.share for layer in layers], np.float64),
+        layer_sizes=np.array([layer.count for layer in layers], np.int64),
+        untrained=signs.untrained,
     )
 
 

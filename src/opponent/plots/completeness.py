@@ -38,7 +38,7 @@ class Curve:
         depth: each layer's relative depth, 0 for the pixels.
         mean: over features; NaN where it is not defined.
         spread: the standard deviation over features.
-        whole: whether the layer is a whole cut; only those are joined.
+        whole: whether the layer is a bottleneck; only those are joined.
     """
 
     label: str

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from opponent.atlas.build import Atlas
+from opponent.atlas.atlas import Atlas
 from opponent.core.box import scale_box
 from opponent.core.errors import EmptyTarget
 from opponent.core.feature import Feature
@@ -29,7 +29,7 @@ from opponent.selection import exciting, inhibiting, select, tense
 from opponent.storage.files import AnyPath, to_path
 from opponent.storage.run import Run
 from opponent.synthesis.cache import CachedImage, Kind, make
-from opponent.synthesis.inversion import SynthesisSettings
+from opponent.synthesis.settings import SynthesisSettings
 
 SUFFIXES = ("png", "pdf", "svg")
 # Tense images that are inverted and accentuated. Source: paper, figure 5.

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from opponent.core.colour import ACTIVATION
@@ -59,7 +60,6 @@ def objective_figure(
         letter = string.ascii_uppercase[number]
         _text(figure, x, _MARGIN, letter, size=_LETTER, weight="bold")
         _text(figure, x + 0.16, _MARGIN + 0.01, name, width=side - 0.16)
-        largest = float(np.abs(values).max())
         _text(
             figure,
             x,
@@ -70,27 +70,10 @@ def objective_figure(
             color=_FAINT,
         )
         axes = _axes(figure, _Box(x, top, side, side))
-        grid = np.linspace(-extent, extent, values.shape[0])
-        levels = np.concatenate([-_LEVELS[::-1], [0.0], _LEVELS]) * (largest or 1.0)
-        axes.imshow(
-            values,
-            origin="lower",
-            extent=(-extent, extent, -extent, extent),
-            cmap=ACTIVATION,
-            vmin=-largest,
-            vmax=largest,
-            interpolation="bilinear",
-        )
-        axes.contour(grid, grid, values, levels=levels, colors=_INK, linewidths=0.5)
+        _plane(axes, values, extent)
         if clamp is not None and "×" in name:
-            slope = np.sqrt(1 - clamp**2) / clamp
-            end = extent / max(slope, 1)
-            for turn in (1, -1):
-                axes.plot([0, end], [0, turn * slope * end], color=_INK, lw=0.8, ls=(0, (1, 1.5)))
-        axes.annotate(
-            "", (1, 0), (0, 0), arrowprops={"arrowstyle": "-|>", "color": _INK, "lw": 1.1}
-        )
-        axes.text(0.55, 0.08, "v", ha="center", va="bottom", style="italic")
+            _clamp_lines(axes, extent, clamp)
+        _vector(axes)
         axes.set(
             xlim=(-extent, extent),
             ylim=(-extent, extent),
@@ -113,3 +96,34 @@ def objective_figure(
         color=_FAINT,
     )
     return figure
+
+
+def _plane(axes: Axes, values: Float[np.ndarray, "n n"], extent: float) -> None:
+    """The values as colours, and their contours."""
+    largest = float(np.abs(values).max())
+    axes.imshow(
+        values,
+        origin="lower",
+        extent=(-extent, extent, -extent, extent),
+        cmap=ACTIVATION,
+        vmin=-largest,
+        vmax=largest,
+        interpolation="bilinear",
+    )
+    grid = np.linspace(-extent, extent, values.shape[0])
+    levels = np.concatenate([-_LEVELS[::-1], [0.0], _LEVELS]) * (largest or 1.0)
+    axes.contour(grid, grid, values, levels=levels, colors=_INK, linewidths=0.5)
+
+
+def _clamp_lines(axes: Axes, extent: float, clamp: float) -> None:
+    """The hidden vectors whose cosine with v is the clamp."""
+    slope = np.sqrt(1 - clamp**2) / clamp
+    end = extent / max(slope, 1)
+    for turn in (1, -1):
+        axes.plot([0, end], [0, turn * slope * end], color=_INK, lw=0.8, ls=(0, (1, 1.5)))
+
+
+def _vector(axes: Axes) -> None:
+    """The arrow of v."""
+    axes.annotate("", (1, 0), (0, 0), arrowprops={"arrowstyle": "-|>", "color": _INK, "lw": 1.1})
+    axes.text(0.55, 0.08, "v", ha="center", va="bottom", style="italic")

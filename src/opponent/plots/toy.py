@@ -87,12 +87,12 @@ def toy_figure(
     names = max(_width(name, _SMALL) for name in rows)
     first = _MARGIN + names + 0.1
     side = min((PAGE - first - 1.55) / len(widths) - 0.15, tall * len(columns) / len(rows))
-    for number, each in enumerate(widths):
+    for number, models in enumerate(widths):
         box = _Box(first + number * (side + 0.15), top, side, tall)
         middle, above = box.left + side / 2, top - 1.15 * _LINE
-        _text(figure, middle, above, f"{each.hidden} hidden", width=side, ha="center")
+        _text(figure, middle, above, f"{models.hidden} hidden", width=side, ha="center")
         axes = _axes(figure, box)
-        axes.imshow(_matrix(each), aspect="auto", interpolation="none")
+        axes.imshow(_matrix(models), aspect="auto", interpolation="none")
         axes.set_xticks(range(len(columns)), columns)
         axes.set_yticks(range(len(rows)), rows if number == 0 else [""] * len(rows))
         axes.tick_params(length=0, pad=2)
@@ -111,10 +111,11 @@ def toy_figure(
     return figure
 
 
-def _matrix(each: ToyWidth) -> np.ndarray:
-    largest = np.maximum(each.excitation, each.inhibition).max(axis=0)
+def _matrix(models: ToyWidth) -> np.ndarray:
+    """The colours of figure 7's matrix, each column on a scale of its own."""
+    largest = np.maximum(models.excitation, models.inhibition).max(axis=0)
     scale = np.where(largest > 0, largest, 1.0)
-    return on_white(tension_colours(each.excitation / scale, each.inhibition / scale))
+    return on_white(tension_colours(models.excitation / scale, models.inhibition / scale))
 
 
 def _losses(figure: Figure, widths: Sequence[ToyWidth], colours: list[str], box: _Box) -> None:
@@ -122,10 +123,10 @@ def _losses(figure: Figure, widths: Sequence[ToyWidth], colours: list[str], box:
     axes = _axes(figure, box)
     counts = np.bincount(widths[0].active)
     step = 0.8 / len(widths)
-    for number, (each, colour) in enumerate(zip(widths, colours, strict=True)):
+    for number, (models, colour) in enumerate(zip(widths, colours, strict=True)):
         places = np.arange(len(counts)) - 0.4 + (number + 0.5) * step
         axes.boxplot(
-            [each.losses[each.active == k] for k in range(len(counts))],
+            [models.losses[models.active == k] for k in range(len(counts))],
             positions=places,
             widths=0.8 * step,
             manage_ticks=False,
@@ -147,19 +148,19 @@ def _losses(figure: Figure, widths: Sequence[ToyWidth], colours: list[str], box:
     axes.set_xlabel("active features; number of inputs")
     axes.set_ylim(bottom=0)
     handles = [Line2D([], [], color=c, lw=4) for c in colours]
-    labels = [f"{each.hidden} hidden" for each in widths]
+    labels = [f"{models.hidden} hidden" for models in widths]
     axes.legend(handles, labels, frameon=False, fontsize=_SMALL, loc="upper left", handlelength=1)
 
 
 def _seeds(figure: Figure, widths: Sequence[ToyWidth], colours: list[str], box: _Box) -> None:
     _text(figure, box.left - 0.6, box.top - 0.3, "C", size=_LETTER, weight="bold")
     axes = _axes(figure, box)
-    for each, colour in zip(widths, colours, strict=True):
-        losses = np.maximum(np.sort(each.seeds), _LEAST)
+    for models, colour in zip(widths, colours, strict=True):
+        losses = np.maximum(np.sort(models.seeds), _LEAST)
         axes.plot(np.arange(1, len(losses) + 1), losses, color=colour, lw=1.1)
         axes.plot([1], losses[:1], "o", color=colour, ms=3, clip_on=False)
     axes.set(yscale="log", xlabel="models, best first", ylabel="mean loss, as inputs are drawn")
-    count = max(len(each.seeds) for each in widths)
+    count = max(len(models.seeds) for models in widths)
     axes.set_xlim(0.5, count + 0.5)
     if count > 10:
         axes.set(xscale="log", xlim=(0.9, 1.1 * count))

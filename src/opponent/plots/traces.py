@@ -66,18 +66,18 @@ def activation_trace_figure(
     """
     if not panels:
         raise ValueError("activation_trace_figure: there is no panel to draw")
-    for each in panels:
-        for name, values in (("excitatory", each.excitatory), ("inhibitory", each.inhibitory)):
+    for panel in panels:
+        for name, values in (("excitatory", panel.excitatory), ("inhibitory", panel.inhibitory)):
             if len(steps) == 0 or values.shape[1:] != steps.shape:
                 raise ValueError(
-                    f"activation_trace_figure: {name} of {each.label} is {values.shape} for "
+                    f"activation_trace_figure: {name} of {panel.label} is {values.shape} for "
                     f"{len(steps)} steps, expected one value a step and at least one step"
                 )
     across = min(ACROSS, len(panels))
     width = COLUMN if across == 1 else PAGE
     left = 0.45
     room = (width - left - _MARGIN) / across
-    head = (1 + max(len(each.notes) for each in panels)) * _LINE + 0.06
+    head = (1 + max(len(panel.notes) for panel in panels)) * _LINE + 0.06
     tall = 1.6
     height = head + tall + 0.42
     rows = -(-len(panels) // across)
@@ -85,15 +85,15 @@ def activation_trace_figure(
     # One scale, so that layers can be compared.
     everything = [x.ravel() for p in panels for x in (p.excitatory, p.inhibitory, p.own)]
     low, high = _limits(np.concatenate(everything))
-    for number, each in enumerate(panels):
+    for number, panel in enumerate(panels):
         row, column = divmod(number, across)
         x, y = left + column * room, _MARGIN + _LINE + row * height
         wide = room - 0.12
-        _text(figure, x, y, each.label, width=wide, weight="bold")
-        for line, words in enumerate(each.notes, 1):
+        _text(figure, x, y, panel.label, width=wide, weight="bold")
+        for line, words in enumerate(panel.notes, 1):
             _text(figure, x, y + line * _LINE, words, width=wide, size=_SMALL, color=_FAINT)
         axes = _axes(figure, _Box(x, y + head, wide, tall))
-        _traces(axes, steps, each)
+        _traces(axes, steps, panel)
         axes.set(xlabel="step", ylim=(low, high))
         axes.set_ylabel("activation (sd)" if column == 0 else "")
         axes.tick_params(labelleft=column == 0)
@@ -117,18 +117,18 @@ def activation_trace_figure(
     return figure
 
 
-def _traces(axes: Axes, steps: Num[np.ndarray, " steps"], each: TracePanel) -> None:
+def _traces(axes: Axes, steps: Num[np.ndarray, " steps"], panel: TracePanel) -> None:
     axes.axhline(0, color=_HAIR, lw=0.6, zorder=0)
     axes.margins(x=0.02)
-    for rows, colour in ((each.excitatory, _RED), (each.inhibitory, _BLUE)):
+    for rows, colour in ((panel.excitatory, _RED), (panel.inhibitory, _BLUE)):
         if len(rows) == 0:
             continue
         axes.fill_between(steps, rows.min(axis=0), rows.max(axis=0), color=colour, alpha=0.2, lw=0)
         # A line of one point would not be seen.
         marker = "o" if len(steps) == 1 else None
         axes.plot(steps, np.median(rows, axis=0), color=colour, lw=1.2, marker=marker, ms=3)
-    if len(each.own):
-        axes.axhline(float(np.median(each.own)), color=_INK, lw=0.9, ls=(0, (3, 2)))
+    if len(panel.own):
+        axes.axhline(float(np.median(panel.own)), color=_INK, lw=0.9, ls=(0, (3, 2)))
     axes.locator_params(steps=[1, 2, 5, 10])
 
 

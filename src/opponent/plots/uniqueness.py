@@ -137,7 +137,7 @@ def uniqueness_figure(
     axes.grid(axis="y", color=_HAIR, lw=0.4)
     axes.set_axisbelow(True)
     kinds = list(drawn)
-    entries: list[tuple[str, str, Any]] = [(*each, "-") for each in _BY.values()]
+    entries: list[tuple[str, str, Any]] = [(name, colour, "-") for name, colour in _BY.values()]
     entries += [(_KINDS[kind][0], _INK, _KINDS[kind][1]) for kind in kinds]
     entries.append(("chance", _FAINT, "-"))
     across, down = figure.get_size_inches()

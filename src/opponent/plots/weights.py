@@ -60,7 +60,7 @@ def weights_figure(panels: Sequence[WeightPanel], edges: Float[np.ndarray, " e"]
     """For each network a histogram of its weights, and under it each layer's share of negatives.
 
     Args:
-        panels: one network each.
+        panels: of one network each.
         edges: of the histograms' bins, in standard deviations of the layer; 0 is one of them.
     Returns:
         A figure of one column for one network, else of two.
@@ -70,10 +70,10 @@ def weights_figure(panels: Sequence[WeightPanel], edges: Float[np.ndarray, " e"]
     """
     if not panels:
         raise ValueError("weights_figure: there is no network to draw")
-    for each in panels:
-        if len(each.histogram) != len(edges) + 1:
+    for panel in panels:
+        if len(panel.histogram) != len(edges) + 1:
             raise ValueError(
-                f"weights_figure: {each.label} has {len(each.histogram)} counts for {len(edges)} "
+                f"weights_figure: {panel.label} has {len(panel.histogram)} counts for {len(edges)} "
                 f"edges, expected {len(edges) + 1}"
             )
     across = min(ACROSS, len(panels))
@@ -86,18 +86,18 @@ def weights_figure(panels: Sequence[WeightPanel], edges: Float[np.ndarray, " e"]
     reach = max((np.abs(p.layer_shares - 0.5).max(initial=0.0) for p in panels), default=0.0)
     reach = max(1.1 * float(reach), 0.02)
     tallest = max(float(_density(p, edges).max()) for p in panels)
-    for number, each in enumerate(panels):
+    for number, panel in enumerate(panels):
         row, column = divmod(number, across)
         left, top = _MARGIN + 0.45 + column * room, _MARGIN + row * height
         wide = room - 0.45 - _MARGIN - 0.06
-        _text(figure, left, top, each.label, width=wide, weight="bold")
-        for line, words in enumerate(_words(each), 1):
+        _text(figure, left, top, panel.label, width=wide, weight="bold")
+        for line, words in enumerate(_words(panel), 1):
             _text(figure, left, top + line * _LINE, words, width=wide, size=_SMALL, color=_FAINT)
         axes = _axes(figure, _Box(left, top + head, wide, upper))
-        _histogram(axes, each, edges, tallest)
+        _histogram(axes, panel, edges, tallest)
         axes.set_ylabel("density" if column == 0 else "")
         axes = _axes(figure, _Box(left, top + head + upper + between, wide, lower))
-        _layers(axes, each, reach)
+        _layers(axes, panel, reach)
         axes.set_ylabel("negative weights" if column == 0 else "")
     for line, words in enumerate(_KEY):
         top = _MARGIN + rows * height + line * _LINE
@@ -105,28 +105,28 @@ def weights_figure(panels: Sequence[WeightPanel], edges: Float[np.ndarray, " e"]
     return figure
 
 
-def _words(each: WeightPanel) -> list[str]:
-    if np.isnan(each.share):
+def _words(panel: WeightPanel) -> list[str]:
+    if np.isnan(panel.share):
         return ["no weight but zeros"]
-    ends = "" if each.interval is None else " ({:.1%} to {:.1%})".format(*each.interval)
+    ends = "" if panel.interval is None else " ({:.1%} to {:.1%})".format(*panel.interval)
     return [
-        f"{each.share:.1%} negative{ends}",
+        f"{panel.share:.1%} negative{ends}",
         "signs look random: untrained?"
-        if each.untrained
-        else f"{int(each.layer_sizes.sum()):,} weights, {len(each.layer_sizes)} layers",
+        if panel.untrained
+        else f"{int(panel.layer_sizes.sum()):,} weights, {len(panel.layer_sizes)} layers",
     ]
 
 
-def _density(each: WeightPanel, edges: Float[np.ndarray, " e"]) -> Float[np.ndarray, " b"]:
+def _density(panel: WeightPanel, edges: Float[np.ndarray, " e"]) -> Float[np.ndarray, " b"]:
     """Of all weights: those beyond the edges count, though they are not drawn."""
-    density: Float[np.ndarray, " b"] = each.histogram[1:-1] / max(each.histogram.sum(), 1)
+    density: Float[np.ndarray, " b"] = panel.histogram[1:-1] / max(panel.histogram.sum(), 1)
     return density / np.diff(edges)
 
 
 def _histogram(
-    axes: Axes, each: WeightPanel, edges: Float[np.ndarray, " e"], tallest: float
+    axes: Axes, panel: WeightPanel, edges: Float[np.ndarray, " e"], tallest: float
 ) -> None:
-    density = _density(each, edges)
+    density = _density(panel, edges)
     for colour, side in ((_BLUE, edges[1:] <= 0), (_RED, edges[:-1] >= 0)):
         ends = np.append(edges[:-1][side], edges[1:][side][-1:])
         if len(ends) > 1:
@@ -140,17 +140,17 @@ def _histogram(
     axes.locator_params(axis="y", nbins=4)
 
 
-def _layers(axes: Axes, each: WeightPanel, reach: float) -> None:
-    count = len(each.layer_shares)
-    if not np.isnan(each.share):
-        if each.interval is not None:
-            axes.axhspan(*each.interval, color=_HAIR, alpha=0.6, lw=0)
-        axes.axhline(each.share, color=_INK, lw=0.8)
+def _layers(axes: Axes, panel: WeightPanel, reach: float) -> None:
+    count = len(panel.layer_shares)
+    if not np.isnan(panel.share):
+        if panel.interval is not None:
+            axes.axhspan(*panel.interval, color=_HAIR, alpha=0.6, lw=0)
+        axes.axhline(panel.share, color=_INK, lw=0.8)
     axes.axhline(0.5, color=_FAINT, lw=0.6, ls=(0, (3, 2)), zorder=0)
-    colours = np.where(each.layer_shares > 0.5, _BLUE, _RED)
+    colours = np.where(panel.layer_shares > 0.5, _BLUE, _RED)
     # Areas go with numbers of weights, on the scale of the network's largest layer.
-    areas = 2 + 28 * each.layer_sizes / max(each.layer_sizes.max(initial=1), 1)
-    axes.scatter(np.arange(1, count + 1), each.layer_shares, s=areas, c=colours, lw=0, alpha=0.85)
+    areas = 2 + 28 * panel.layer_sizes / max(panel.layer_sizes.max(initial=1), 1)
+    axes.scatter(np.arange(1, count + 1), panel.layer_shares, s=areas, c=colours, lw=0, alpha=0.85)
     axes.set(xlim=(0, count + 1), ylim=(0.5 - reach, 0.5 + reach), xlabel="layer")
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.locator_params(axis="x", integer=True, nbins=5)

@@ -8,7 +8,7 @@ from opponent.models.registry import load
 from opponent.reports.report import write_report
 from opponent.scan.local import scan_images
 from opponent.storage.files import AnyPath
-from opponent.synthesis.inversion import SynthesisSettings
+from opponent.synthesis.settings import SynthesisSettings
 
 # A feature that many photographs excite and inhibit at once.
 FEATURE = "mixed3b:168"

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, UInt8
 from markupsafe import Markup
 from PIL import Image
 
-from opponent.atlas.build import Atlas, atlases
+from opponent.atlas.atlas import Atlas, atlases
 from opponent.core.colour import (
     activation_colours,
     category_colours,
@@ -34,7 +34,8 @@ from opponent.core.feature import Feature
 from opponent.explain.crops import run_tiles
 from opponent.plots import Tile
 from opponent.reports.html import picture, render
-from opponent.selection import Columns, Indices, select
+from opponent.selection import select
+from opponent.storage.columns import Columns, Indices
 from opponent.storage.files import AnyPath, local, to_path, whole, write_text
 from opponent.storage.run import Run
 

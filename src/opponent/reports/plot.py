@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from opponent.core.colour import activation_colours, hex_colours
 from opponent.plots import group_colours
-from opponent.selection import Columns
+from opponent.storage.columns import Columns
 
 _TOOLS = "pan,wheel_zoom,box_select,lasso_select,reset"
 _SIDE = 430

@@ -17,10 +17,11 @@ from opponent.plots.gallery import tense_rows, visualisations
 from opponent.reports.explanations import who_figure
 from opponent.reports.html import drawing, picture, render
 from opponent.reports.plot import energy_plot
-from opponent.selection import COMPLETE, select
+from opponent.selection import select
+from opponent.storage.columns import COMPLETE
 from opponent.storage.files import AnyPath, to_path, write_text
 from opponent.storage.run import Run
-from opponent.synthesis.inversion import SynthesisSettings
+from opponent.synthesis.settings import SynthesisSettings
 
 # Dots beyond this number are a seeded sample, so that the file stays small enough to open at once.
 DOTS = 2000

@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from scipy import stats
 
 from opponent.core.errors import RunError
-from opponent.storage.run import versions
+from opponent.storage.manifest import versions
 from opponent.study.study import QUESTIONS, Study
 
 Grid = Float[np.ndarray, "p f"]

@@ -19,11 +19,11 @@ from jaxtyping import Float
 from PIL import Image
 
 from opponent.core.errors import RunError
-from opponent.images.sources import fit
+from opponent.images.decode import fit_image
 from opponent.models.network import Network
-from opponent.models.registry import load
+from opponent.models.registry import load_image
 from opponent.storage.files import write_text
-from opponent.storage.run import versions
+from opponent.storage.manifest import versions
 from opponent.study.study import Study
 
 if TYPE_CHECKING:
@@ -145,7 +145,9 @@ def embed(
     for start in range(0, len(ids), batch):
         some = ids[start : start + batch]
         images = [Image.open(io.BytesIO(pictures[id])).convert("RGB") for id in some]
-        inputs = network.inputs(np.stack([fit(x, size=network.preprocessing.size) for x in images]))
+        inputs = network.inputs(
+            np.stack([fit_image(x, size=network.preprocessing.size) for x in images])
+        )
         hidden = network.run(inputs, layer, after=True).target.double().mean((2, 3)).cpu().numpy()
         for id, image, vector in zip(some, images, hidden, strict=True):
             side = (_THUMBNAIL, _THUMBNAIL)
@@ -199,7 +201,7 @@ def simulate(
     if participants < 1 or temperature < 0:
         raise ValueError(f"{participants} participants at temperature {temperature}")
     report = progress or (lambda *_: None)
-    seen = load(network) if skill == "similarity" else None
+    seen = load_image(network) if skill == "similarity" else None
     about: dict[str, Any] = {
         "study_sha256": study.fingerprint(),
         "participants": participants,

@@ -37,11 +37,12 @@ from PIL import Image
 from opponent.core.errors import RunError
 from opponent.core.feature import Feature
 from opponent.explain.crops import photograph
-from opponent.images.sources import ImageEntry
+from opponent.images.imageset import ImageEntry
 from opponent.models.network import Network
 from opponent.storage.checkpoints import CheckpointFolder, map_images
 from opponent.storage.files import whole
-from opponent.storage.run import Run, versions
+from opponent.storage.manifest import versions
+from opponent.storage.run import Run
 from opponent.study.analysis import Plan
 from opponent.study.study import FORMAT, Study, Trial, write_study
 

@@ -1,4 +1,4 @@
-"""What `uniqueness` found, as tables and as the paper's figures 8 and 16."""
+"""The results of `measure_features` and `assess`, as tables and as the paper's figures 8 and 16."""
 
 import json
 import math
@@ -14,18 +14,14 @@ from matplotlib.figure import Figure
 
 from opponent.core.box import Box, scale_box
 from opponent.core.feature import Feature
+from opponent.core.progress import Progress, silent
+from opponent.core.text import file_name
 from opponent.explain.crops import photographs, zoom_for
 from opponent.geometry.receptive_field import receptive_field
 from opponent.models.network import Network
-from opponent.paper.uniqueness.measure import (
-    KINDS,
-    SELECTIONS,
-    SHARED,
-    Assessment,
-    Measured,
-    Progress,
-    ranked,
-)
+from opponent.paper.uniqueness.assessment import SHARED, Assessment
+from opponent.paper.uniqueness.measure import KINDS, SELECTIONS, FeatureMeasurements
+from opponent.paper.uniqueness.statistics import ranked
 from opponent.plots import (
     SharedRow,
     TenseRow,
@@ -48,9 +44,9 @@ LAYERS_SHARED, EXAMPLES_SHARED = 6, 6
 
 
 def write_uniqueness(
-    measured: Measured,
-    found: Assessment,
     network: Network,
+    measurements: FeatureMeasurements,
+    assessment: Assessment,
     *,
     show: str | None = None,
     suffix: str = "png",
@@ -59,27 +55,43 @@ def write_uniqueness(
     """Write the results as JSON and as a table, and draw figures 8a, 8b and 16.
 
     Args:
-        measured: the measurements; their folder takes the files.
-        found: what `assess` made of them.
         network: the network.
+        measurements: as `measure_features` returns them; their folder takes the files.
+        assessment: as `assess` returns it.
         show: figure 8b's layer; default: one as deep as the paper's.
         suffix: png, pdf or svg.
         progress: called with what is being done, the steps done and the steps in all.
     Returns:
-        The files' paths.
+        The files' paths, in this order.
     Raises:
         ValueError: another suffix, or a layer that was not measured.
         Unreadable: an image cannot be read any more.
     Source: paper, figures 8 and 16.
     """
-    tell = progress or (lambda *_: None)
-    layers = list(dict.fromkeys(x.pair.target for x in measured.groups))
+    report = progress or silent
+    layers = list(dict.fromkeys(group.pair.target for group in measurements.groups))
     shown = show or layers[round(DEEP * (len(layers) - 1))]
     if shown not in layers:
         raise ValueError(f"{shown!r} was not measured; there are {', '.join(layers)}")
-    m, folder = found.table[0].top, measured.folder
+    m, folder = assessment.table[0].top, measurements.folder
+    paths = _write_tables(measurements, assessment, m)
+    steps: dict[str, Callable[[], Figure]] = {
+        f"figure8a-m{m}": lambda: _figure8a(assessment, layers),
+        f"figure8b-{file_name(shown)}-m{m}": lambda: _figure8b(network, measurements, shown, m),
+        f"figure16-m{m}": lambda: _figure16(network, measurements, assessment, layers),
+    }
+    for number, (name, draw) in enumerate(steps.items()):
+        report("drawing", number, len(steps))
+        paths.append(folder / f"{name}.{suffix}")
+        save(draw(), paths[-1])
+    report("drawing", len(steps), len(steps))
+    return paths
+
+
+def _write_tables(measurements: FeatureMeasurements, assessment: Assessment, m: int) -> list[Path]:
+    folder = measurements.folder
     about = {
-        **measured.asked,
+        **measurements.question,
         "top": m,
         "features": [
             {
@@ -87,59 +99,49 @@ def write_uniqueness(
                 "kind": group.kind,
                 "labels": [feature.label for feature in group.features],
             }
-            for group in measured.groups
+            for group in measurements.groups
         ],
-        "read": len(measured.images),
-        "unreadable": dict(measured.unreadable),
+        "read": len(measurements.images),
+        "unreadable": dict(measurements.unreadable),
     }
-    rows = [_finite(asdict(each)) for each in found.table]
-    values = {**about, "table": rows, "shared": [asdict(each) for each in found.shared]}
+    rows = [_finite(asdict(row)) for row in assessment.table]
+    values = {**about, "table": rows, "shared": [asdict(image) for image in assessment.shared]}
     paths = [folder / f"uniqueness-m{m}.json", folder / f"uniqueness-m{m}.parquet"]
     write_text(paths[0], json.dumps(values, indent=1) + "\n")
     table = pa.Table.from_pylist(rows).replace_schema_metadata({"opponent": json.dumps(about)})
-    with whole(paths[1]) as part:
-        pq.write_table(table, part)
-    steps: dict[str, Callable[[], Figure]] = {
-        f"figure8a-m{m}": lambda: _figure8a(found, layers),
-        f"figure8b-{shown}-m{m}": lambda: _figure8b(measured, network, shown, m),
-        f"figure16-m{m}": lambda: _figure16(measured, found, network, layers),
-    }
-    for number, (name, draw) in enumerate(steps.items()):
-        tell("drawing", number, len(steps))
-        paths.append(folder / f"{name}.{suffix}")
-        save(draw(), paths[-1])
-    tell("drawing", len(steps), len(steps))
+    with whole(paths[1]) as file:
+        pq.write_table(table, file)
     return paths
 
 
 def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON knows no NaN."""
+    """The row with None for NaN, which JSON does not know."""
     return {k: None if isinstance(x, float) and math.isnan(x) else x for k, x in row.items()}
 
 
-def _figure8a(found: Assessment, layers: Sequence[str]) -> Figure:
+def _figure8a(assessment: Assessment, layers: Sequence[str]) -> Figure:
     lines = []
     for kind in KINDS:
         for by in SELECTIONS:
-            rows = [x for x in found.table if (x.kind, x.by) == (kind, by)]
+            rows = [x for x in assessment.table if (x.kind, x.by) == (kind, by)]
             columns = {
                 name: np.array([getattr(row, name) for row in rows])
                 for name in ("value", "low", "high", "chance")
             }
             lines.append(UniquenessLine(kind=kind, by=by, **columns))
-    first, counts = found.table[0], sorted({row.features for row in found.table})
+    first, counts = assessment.table[0], sorted({row.features for row in assessment.table})
     n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     about = f"n = {n} features, m = {first.top:,} of N = {first.images:,} images"
     return uniqueness_figure(layers, lines, about=about)
 
 
-def _figure8b(measured: Measured, network: Network, layer: str, m: int) -> Figure:
+def _figure8b(network: Network, measurements: FeatureMeasurements, layer: str, m: int) -> Figure:
     """Random units; how many of all have each image among their top m."""
-    group = measured.group(layer, "units")
+    group = measurements.group(layer, "units")
     kept = np.flatnonzero(np.logical_and.reduce([ranked(group.by(x), m) for x in SELECTIONS]))
-    rng = np.random.default_rng(measured.asked["settings"]["seed"])
+    rng = np.random.default_rng(measurements.question["settings"]["seed"])
     chosen = sorted(rng.permutation(kept)[:ROWS].tolist())
-    images, rows = len(measured.images), []
+    images, rows = len(measurements.images), []
     if not chosen:
         raise ValueError(f"no unit of {layer!r} has {m} top images: show another layer")
     counts = {
@@ -149,13 +151,13 @@ def _figure8b(measured: Measured, network: Network, layer: str, m: int) -> Figur
         for by in ("activation", "l1")
     }
     for i in chosen:
-        columns, field = measured.columns(group, i), receptive_field(network, group.features[i])
+        columns, field = measurements.columns(group, i), receptive_field(network, group.features[i])
         sides = []
         for pick, by in ((exciting, "activation"), (tense, "l1")):
             indices = pick(columns, EXAMPLES)
             captions = [f"{counts[by][k]} of {len(kept)}" for k in indices]
-            names = [measured.images[k] for k in indices]
-            sides.append(_crops(measured, network, names, captions, field))
+            names = [measurements.images[k] for k in indices]
+            sides.append(_crops(network, measurements, names, captions, field))
         label = str(group.features[i].unit)
         rows.append(TenseRow(label=label, exciting=sides[0], tense=sides[1]))
     about = (
@@ -167,23 +169,26 @@ def _figure8b(measured: Measured, network: Network, layer: str, m: int) -> Figur
 
 
 def _figure16(
-    measured: Measured, found: Assessment, network: Network, layers: Sequence[str]
+    network: Network,
+    measurements: FeatureMeasurements,
+    assessment: Assessment,
+    layers: Sequence[str],
 ) -> Figure:
-    having = [layer for layer in layers if any(x.layer == layer for x in found.shared)]
+    having = [layer for layer in layers if any(x.layer == layer for x in assessment.shared)]
     places = np.linspace(0, len(having) - 1, min(len(having), LAYERS_SHARED)).round().astype(int)
     panels: dict[str, list[SharedRow]] = {}
     for kind, name in (("units", "units"), ("kmeans", "k-means features")):
         panels[name] = []
         for layer in (having[place] for place in places):
-            shared = [x for x in found.shared if (x.layer, x.kind) == (layer, kind)]
-            some = shared[:EXAMPLES_SHARED]
+            shared = [x for x in assessment.shared if (x.layer, x.kind) == (layer, kind)]
+            examples = shared[:EXAMPLES_SHARED]
             # All that the layer's centre sees, whichever the feature.
             channels = network.layer(layer).shape[0]
             field = receptive_field(network, Feature.direction(layer, [1.0] * channels))
-            captions = [f"{x.features} of {x.of}" for x in some]
-            tiles = _crops(measured, network, [x.image for x in some], captions, field)
+            captions = [f"{x.features} of {x.of}" for x in examples]
+            tiles = _crops(network, measurements, [x.image for x in examples], captions, field)
             panels[name].append(SharedRow(layer=layer, count=len(shared), tiles=tiles))
-    m, images = found.table[0].top, found.table[0].images
+    m, images = assessment.table[0].top, assessment.table[0].images
     about = (
         f"how many images are among the top {m:,} of {images:,}, by L¹ norm of S, for {SHARED:.0%} "
         "of a layer's features; below each: for how many"
@@ -195,8 +200,8 @@ def _figure16(
 
 
 def _crops(
-    measured: Measured,
     network: Network,
+    measurements: FeatureMeasurements,
     names: Sequence[str],
     captions: Sequence[str],
     field: Box,
@@ -204,8 +209,8 @@ def _crops(
     """Photographs cropped to a receptive field."""
     prepared = network.preprocessing
     zoom = zoom_for(prepared, field)
-    entries = [measured.source.find(name) for name in names]
+    entries = [measurements.source.find(name) for name in names]
     size = prepared.size[0] * zoom, prepared.size[1] * zoom
     where = scale_box(field, prepared.size, size).slices
-    shown = photographs(entries, prepared, zoom)
-    return [Tile(image=x[where], caption=c) for x, c in zip(shown, captions, strict=True)]
+    images = photographs(entries, prepared, zoom)
+    return [Tile(image=x[where], caption=c) for x, c in zip(images, captions, strict=True)]

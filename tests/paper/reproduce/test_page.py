@@ -5,12 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.support.checkpoints import CHECKPOINTS
 
 from opponent import ImageSet, open_images
 from opponent.core.errors import RunError
 from opponent.models.network import Network
 from opponent.models.registry import load
-from opponent.paper.reproduce.page import SCALES, Claim, Scale, reproduce
+from opponent.paper.reproduce.entries import Claim
+from opponent.paper.reproduce.page import reproduce, sample_images
+from opponent.paper.reproduce.scales import SCALES, Scale
 
 TINY = Scale(
     images=40, logits=2, features=2, centroids=4, atlases=1, top=30, grid=2, least=2, layers=1,
@@ -24,76 +27,81 @@ def network() -> Network:
 
 
 @pytest.fixture(scope="module")
-def made(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("skimage")
     folder = tmp_path_factory.mktemp("paper") / "out"
-    return reproduce(network, "photos", folder, scale=TINY)
+    return reproduce(network, "photos", out=folder, scale=TINY)
 
 
-def test_every_figure_is_there_with_what_it_says(made: Path) -> None:
-    written = json.loads((made.parent / "reproduce.json").read_text())
+@pytest.mark.slow
+def test_every_figure_is_there_with_what_it_says(page: Path) -> None:
+    written = json.loads((page.parent / "reproduce.json").read_text())
     assert [entry["figure"] for entry in written["figures"]] == [
         "2", "3", "4", "5", "6", "7, 15", "8", "11", "12", "13 A, B", "14", "16",
     ]  # fmt: skip
-    page = made.read_text()
+    text = page.read_text()
     for entry in written["figures"]:
-        assert f"Figure {entry['figure']}. {entry['title']}" in page
+        assert f"Figure {entry['figure']}. {entry['title']}" in text
         for name in entry["pictures"]:
-            assert (made.parent / name).stat().st_size > 1000
+            assert (page.parent / name).stat().st_size > 1000
     count = sum(len(entry["pictures"]) for entry in written["figures"])
-    assert page.count("data:image/jpeg") == count >= 14
+    assert text.count("data:image/jpeg") == count >= 14
     claims = [Claim(**claim) for entry in written["figures"] for claim in entry["claims"]]
     assert len(claims) >= 14
     compared = [claim for claim in claims if claim.agrees is not None]
     agreeing = sum(bool(claim.agrees) for claim in compared)
-    assert f"{agreeing} of {len(compared)} claims" in page
-    assert page.count("does not agree") == len(compared) - agreeing
-    assert "http" not in page.replace("http://www.w3.org", "")
+    assert f"{agreeing} of {len(compared)} claims" in text
+    assert text.count("does not agree") == len(compared) - agreeing
+    assert "http" not in text.replace("http://www.w3.org", "")
 
 
-def test_numbers_come_from_the_steps_own_files(made: Path) -> None:
-    written = json.loads((made.parent / "reproduce.json").read_text())
+@pytest.mark.slow
+def test_numbers_come_from_the_steps_own_files(page: Path) -> None:
+    written = json.loads((page.parent / "reproduce.json").read_text())
     claims = {c["claim"]: c for entry in written["figures"] for c in entry["claims"]}
-    [measured] = json.loads((made.parent / "completeness" / "completeness.json").read_text())
+    [measured] = json.loads((page.parent / "completeness" / "completeness.json").read_text())
     pixels = measured["layers"][0]["pearson"]
     assert claims["through the pixels it does not"]["ours"] == f"r = {pixels:.3f}"
-    [signs] = json.loads((made.parent / "weights" / "weights.json").read_text())["networks"]
+    [signs] = json.loads((page.parent / "weights" / "weights.json").read_text())["networks"]
     ours = claims["more weights are negative than positive"]
     assert ours["ours"].startswith(f"{signs['share']:.2%}")
     low, high = signs["interval"]
     assert ours["agrees"] == (None if low <= 0.5 <= high else low > 0.5)
-    verified = json.loads((made.parent / "inversions" / "verify.json").read_text())
+    verified = json.loads((page.parent / "inversions" / "verify.json").read_text())
     said = claims["inversions move the activation as they should"]["ours"]
     assert said.startswith(f"{verified['moved_as_they_should']} of {verified['inversions']} ")
-    toys = json.loads((made.parent / "toy-abs" / "toy.json").read_text())
+    toys = json.loads((page.parent / "toy-abs" / "toy.json").read_text())
     loss = toys["widths"][0]["largest_loss"]
     best = claims["absolute value: with 12 hidden units the best model is perfect"]
     assert best["ours"] == f"at most {loss:.1e} on any input"
     assert best["agrees"] == (loss < 1e-4)
 
 
-def test_a_second_call_computes_nothing_again(made: Path, network: Network) -> None:
-    folder = made.parent
-    parts = [path for path in folder.rglob("*") if path.parent.name in ("parts", "scan", "icons")]
-    before = {path: path.stat().st_mtime_ns for path in parts}
+@pytest.mark.slow
+def test_a_second_call_computes_nothing_again(page: Path, network: Network) -> None:
+    folder = page.parent
+    folders = (CHECKPOINTS, "scan", "icons")
+    kept = [path for path in folder.rglob("*") if path.parent.name in folders]
+    before = {path: path.stat().st_mtime_ns for path in kept}
     assert len(before) > 20
-    page, numbers = made.read_bytes(), (folder / "reproduce.json").read_bytes()
-    assert reproduce(network, "photos", folder, scale=TINY) == made
-    assert {path: path.stat().st_mtime_ns for path in parts} == before
-    assert made.read_bytes() == page
+    text, numbers = page.read_bytes(), (folder / "reproduce.json").read_bytes()
+    assert reproduce(network, "photos", out=folder, scale=TINY) == page
+    assert {path: path.stat().st_mtime_ns for path in kept} == before
+    assert page.read_bytes() == text
     assert (folder / "reproduce.json").read_bytes() == numbers
 
 
-def test_another_question_is_refused(made: Path, network: Network) -> None:
+@pytest.mark.slow
+def test_another_question_is_refused(page: Path, network: Network) -> None:
     with pytest.raises(RunError, match=r"another question \(other than this one in images, seed\)"):
-        reproduce(network, "photos", made.parent, scale=TINY, seed=1)
+        reproduce(network, "photos", out=page.parent, scale=TINY, seed=1)
     with pytest.raises(RunError, match=r"another question \(other than this one in scale\)"):
-        reproduce(network, "photos", made.parent, scale=replace(TINY, steps=3))
+        reproduce(network, "photos", out=page.parent, scale=replace(TINY, steps=3))
 
 
 def test_a_scale_has_a_name(network: Network, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--scale is one of quick, paper, not 'huge'"):
-        reproduce(network, "photos", tmp_path / "out", scale="huge")
+        reproduce(network, "photos", out=tmp_path / "out", scale="huge")
     assert not (tmp_path / "out").exists()
 
 
@@ -106,14 +114,12 @@ def test_the_papers_sizes_are_the_papers() -> None:
 
 
 def test_a_part_of_the_images_is_drawn_in_their_order() -> None:
-    from opponent.paper.reproduce.page import _some
-
     images = open_images("photos", size=(64, 64))
-    assert _some(images, None, 0) is images
-    some = _some(images, 30, 1)
+    assert sample_images(images, None, 0) is images
+    some = sample_images(images, 30, 1)
     assert isinstance(some, ImageSet)
     numbers = [images.entries.index(entry) for entry in some]
     assert numbers == sorted(set(numbers))
     assert len(numbers) == 30
-    assert [x.id for x in _some(images, 30, 1)] == [x.id for x in some]
-    assert [x.id for x in _some(images, 30, 2)] != [x.id for x in some]
+    assert [x.id for x in sample_images(images, 30, 1)] == [x.id for x in some]
+    assert [x.id for x in sample_images(images, 30, 2)] != [x.id for x in some]

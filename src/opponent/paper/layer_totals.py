@@ -1,0 +1,135 @@
+"""The sum of S through all layers of a network: with gradients, and with integrated gradients."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.autograd.forward_ad as forward
+from jaxtyping import Float
+from torch import Tensor
+
+from opponent.attribution.attribute import AT_ONCE, Rule
+from opponent.core.feature import Feature
+from opponent.models.network import Network
+
+
+@torch.inference_mode(False)
+def totals(
+    network: Network,
+    inputs: Float[Tensor, "n 3 h w"],
+    features: Sequence[Feature],
+    throughs: Sequence[str],
+) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k l"]]:
+    """f and E_l of features of one layer, through all layers in one forward pass.
+
+    Each layer is multiplied by a number, one, for each image. The derivative of f by that number is
+    the sum of the gradient times the layer: E itself, without S. One backward pass a feature gives
+    it for all layers at once.
+
+    Args:
+        network: the network.
+        inputs: its own input, preprocessed.
+        features: k features of one layer.
+        throughs: l layers before it, or 'pixels'.
+    Returns:
+        f, and E_l, the sum of S through each layer; both in units of the activation.
+    Source: paper, section 2.
+    """
+    ones: dict[str, Tensor] = {}
+
+    def times_one(name: str, hidden: Tensor) -> Tensor:
+        ones[name] = hidden.new_ones(len(hidden)).requires_grad_()
+        return hidden * ones[name].view(-1, 1, 1, 1)
+
+    record = network.record(
+        inputs, targets=[features[0].layer], throughs=throughs, substitute=times_one
+    )
+    [target] = record.targets.values()
+    factors = [ones[name] for name in throughs]
+    activations, sums = [], []
+    with torch.enable_grad():
+        for number, feature in enumerate(features, 1):
+            f = feature.read(target)
+            # One backward pass for several features, batched, takes longer on a CPU.
+            e = torch.autograd.grad(f.sum(), factors, retain_graph=number < len(features))
+            activations.append(f.detach())
+            sums.append(torch.stack(e, 1))
+    return torch.stack(activations, 1), torch.stack(sums, 1)
+
+
+@torch.inference_mode(False)
+def integrated_totals(
+    network: Network,
+    inputs: Float[Tensor, "n 3 h w"],
+    features: Sequence[Feature],
+    throughs: Sequence[str],
+    rule: Rule,
+    baselines: Mapping[str, Float[Tensor, "_ _ _"]],
+) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k l"]]:
+    """f and the sums of integrated gradients, through one layer after another.
+
+    The sum of S is the mean derivative of f along the integration path from the baseline to h:
+    forward differentiation gives it for all features in one pass a point.
+
+    Args:
+        network: the network.
+        inputs: its own input, preprocessed.
+        features: k features of one layer.
+        throughs: l layers before it, or 'pixels'.
+        rule: integrated gradients, with the number of points.
+        baselines: by layer; zero for layers that are not in it.
+    Returns:
+        f, and E_l, the sum of S through each layer; both in units of the activation.
+    Source: Sundararajan et al. (2017), eq. 1, summed over the layer.
+    """
+    target = network.run(inputs, features[0].layer).target
+    activation = torch.stack([feature.read(target) for feature in features], 1)
+    at_once = max(1, AT_ONCE // rule.steps)
+    sums = [
+        torch.cat(
+            [
+                _integrated_total(network, batch, features, name, rule, baselines.get(name))
+                for batch in inputs.split(at_once)
+            ]
+        )
+        for name in throughs
+    ]
+    return activation, torch.stack(sums, 2)
+
+
+def _integrated_total(
+    network: Network,
+    inputs: Tensor,
+    features: Sequence[Feature],
+    through: str,
+    rule: Rule,
+    baseline: Tensor | None,
+) -> Float[Tensor, "n k"]:
+    """E through one layer: all points of the integration path in one pass."""
+    count = len(inputs)
+    points = inputs.new_tensor(rule.path()[0]).view(-1, 1, 1, 1, 1)
+    weights = inputs.new_tensor(rule.path()[1])
+
+    def along_path(copies: Tensor) -> Tensor:
+        hidden = copies[:count]
+        start = torch.zeros_like(hidden[0]) if baseline is None else baseline
+        change = hidden - start
+        path = start + points * change
+        with warnings.catch_warnings():
+            # torch's own, about what it does on the first call.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            dual: Tensor = forward.make_dual(
+                path.flatten(0, 1), change.expand(path.shape).flatten(0, 1)
+            )
+        return dual
+
+    with forward.dual_level():
+        # As many copies as points from the start: a network may remember how many images came.
+        copies = inputs.repeat(rule.steps, 1, 1, 1)
+        result = network.run(copies, features[0].layer, through, substitute=along_path)
+        sums = []
+        for feature in features:
+            slope = forward.unpack_dual(feature.read(result.target)).tangent
+            slope = torch.zeros_like(result.target[:, 0, 0, 0]) if slope is None else slope
+            sums.append(weights @ slope.unflatten(0, (-1, count)))
+    return torch.stack(sums, 1)

@@ -1,0 +1,81 @@
+"""Figures 3 and 13: whether E, the sum of the attribution, follows the activation."""
+
+from typing import Any
+
+from opponent.paper.completeness import completeness, write_completeness
+from opponent.paper.reproduce.entries import Claim, Entry
+from opponent.paper.reproduce.reproduction import Reproduction
+from opponent.storage.files import AnyPath
+
+# 'Near ceiling', as a number: the paper gives none. Ours.
+CEILING = 0.99
+# 'Very early layers', as a relative depth: the first fifth. Ours.
+EARLY = 0.2
+
+
+def completeness_entries(reproduction: Reproduction) -> list[Entry]:
+    """Completeness of random logits through all bottlenecks."""
+    folder = reproduction.folder / "completeness"
+    measured = completeness(
+        reproduction.network,
+        reproduction.images,
+        out=folder / "measured",
+        features=min(reproduction.scale.logits, reproduction.network.layer("logits").shape[0]),
+        seed=reproduction.seed,
+        progress=reproduction.progress,
+    )
+    _, figure3, figure13 = write_completeness([measured], folder)
+    about = (
+        f"{len(measured.features)} random logits, {len(measured.activation):,} images; mean "
+        "and standard deviation over the logits, at layers that the whole network goes through."
+    )
+    rows = measured.rows()
+    return [_pearson_entry(rows, about, figure3), _spearman_entry(rows, about, figure13)]
+
+
+def _pearson_entry(rows: list[dict[str, Any]], about: str, picture: AnyPath) -> Entry:
+    defined = [row for row in rows if row["pearson"] is not None]
+    late = [row["pearson"] for row in defined if row["depth"] >= EARLY]
+    pixels = rows[0]["pearson"]
+    return Entry(
+        figure="3",
+        title="E sums to the activation, but through the first layers",
+        caption=f"Correlation of E, the sum of the attribution, with the logit. {about}",
+        pictures=(picture,),
+        claims=(
+            Claim(
+                claim="E correlates with the logit through most layers",
+                paper="close to ceiling",
+                ours=f"r from {min(late):.4f} to {max(late):.4f} at depths from {EARLY}"
+                if late
+                else "undefined: the logits are constant",
+                agrees=min(late) >= CEILING if late else None,
+            ),
+            Claim(
+                claim="through the pixels it does not",
+                paper="deteriorates drastically",
+                ours="undefined" if pixels is None else f"r = {pixels:.3f}",
+                agrees=pixels < min(late) - 0.1 if late and pixels is not None else None,
+            ),
+        ),
+    )
+
+
+def _spearman_entry(rows: list[dict[str, Any]], about: str, picture: AnyPath) -> Entry:
+    defined = [row for row in rows if row["pearson"] is not None]
+    apart = [abs(row["pearson"] - row["spearman"]) for row in defined]
+    return Entry(
+        figure="13 A, B",
+        title="Other measures of completeness",
+        caption=f"Spearman's correlation and the absolute distance. {about} Panel C of the "
+        "paper, networks with batch norm, needs such a network: `opponent completeness`.",
+        pictures=(picture,),
+        claims=(
+            Claim(
+                claim="Spearman's correlation says the same as Pearson's",
+                paper="indistinguishable",
+                ours=f"they differ by at most {max(apart, default=0):.3f}, at any layer",
+                agrees=max(apart) < 0.1 if apart else None,
+            ),
+        ),
+    )

@@ -1,0 +1,70 @@
+"""Activation, excitation, inhibition and norm of many layers' features in one batch of images."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from opponent.core.feature import Feature
+from opponent.models.network import Network
+from opponent.paper.layer_pairs import LayerPair
+from opponent.paper.uniqueness.window import Window, find_window
+
+
+def measure_batch(
+    network: Network,
+    inputs: Float[Tensor, "n 3 h w"],
+    features: Mapping[LayerPair, Sequence[Feature]],
+    windows: Mapping[LayerPair, Window] | None = None,
+) -> dict[str, Float[np.ndarray, "n f 4"]]:
+    """Activation, excitation, inhibition and L2 norm of S, of features at many layers' centres.
+
+    One pass through the network gives all through layers. Gradients are then taken within the small
+    window of the through layer that decides the centre, where that gives the same.
+
+    Args:
+        network: the network.
+        inputs: its own input, preprocessed.
+        features: of each layer, all without position.
+        windows: of each layer, as `find_window` gives them; default: they are looked for.
+    Returns:
+        By layer; all in units of the activation.
+    Source: paper, eqs. 1 and 2, appendix H (the central position).
+    """
+    windows = windows or {pair: find_window(network, pair) for pair in features}
+    throughs = list(dict.fromkeys(x.through for x in features if windows[x].box is not None))
+    maps: Mapping[str, Tensor] = {}
+    if throughs:
+        record = network.record(inputs, targets=[], throughs=throughs)
+        maps = {name: values.detach() for name, values in record.throughs.items()}
+        del record
+    arrays = {}
+    for pair, of_layer in features.items():
+        result = windows[pair].run(network, inputs, maps.get(pair.through))
+        assert result.through is not None
+        hidden, columns = result.through.detach(), []
+        with torch.inference_mode(False), torch.enable_grad():
+            for feature in of_layer:
+                activation = feature.at(windows[pair].position).read(result.target)
+                [slope] = torch.autograd.grad(activation.sum(), result.through, retain_graph=True)
+                columns.append(torch.stack([activation.detach(), *norms(slope * hidden)], 1))
+        arrays[pair.target] = torch.stack(columns, 1).float().cpu().numpy()
+    return arrays
+
+
+def norms(
+    attribution: Float[Tensor, "n k h w"],
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """E+, E- and the L2 norm of S, in three sweeps and no copies: a quarter of the time.
+
+    Args:
+        attribution: S of each image.
+    Source: paper, eq. 2, by E+ + E- = L1 norm and E+ - E- = sum.
+    """
+    # Channel by channel: a norm adds one value after the other, and loses digits over a whole map.
+    flat, norm = attribution.flatten(2), torch.linalg.vector_norm
+    l1, total = norm(flat, 1, 2).sum(1), flat.sum((1, 2))
+    plus, minus = ((l1 + sign * total).clamp(min=0) / 2 for sign in (1, -1))
+    return plus, minus, norm(norm(flat, 2, 2), 2, 1)

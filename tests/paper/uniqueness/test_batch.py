@@ -1,0 +1,65 @@
+"""One batch: measured at once as feature by feature, from windows or the whole network."""
+
+from collections.abc import Sequence
+
+import torch
+
+import opponent
+from opponent import Feature, Network
+from opponent.attribution.attribute import attribute_each
+from opponent.paper.layer_pairs import LayerPair
+from opponent.paper.uniqueness.batch import measure_batch, norms
+from opponent.paper.uniqueness.measure import (
+    choose_layers,
+)
+from opponent.paper.uniqueness.window import find_window
+
+
+def equal(network: Network, pairs: Sequence[LayerPair], *, cropped: bool = True) -> None:
+    """FeatureMeasurements at once, and feature by feature over the whole maps."""
+    generator = torch.Generator().manual_seed(3)
+    inputs = torch.randn(5, 3, *network.preprocessing.size, generator=generator)
+    features = {}
+    for pair in pairs:
+        channels = network.layer(pair.target).shape[0]
+        vector = torch.randn(channels, generator=generator)
+        features[pair] = [
+            Feature(layer=pair.target, unit=unit) for unit in range(0, channels, channels // 3)
+        ]
+        features[pair] += [Feature.direction(pair.target, vector, power=p) for p in (0, 2)]
+    windows = [find_window(network, pair).box for pair in pairs]
+    assert all((window is not None) == cropped for window in windows)
+    found = measure_batch(network, inputs, features)
+    for pair in pairs:
+        for i, one in enumerate(attribute_each(network, inputs, features[pair], pair.through)):
+            want = torch.stack([one.activation, one.excitation, one.inhibition, one.l2], 1)
+            got = torch.from_numpy(found[pair.target][:, i])
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(got[:, 1] + got[:, 2], one.l1, rtol=1e-4, atol=1e-5)
+
+
+def test_measured_at_once_is_as_measured_one_by_one(small: Network) -> None:
+    equal(small, choose_layers(small, ["first:pixels", "second", "third", "fourth"]))
+    equal(small, choose_layers(small, ["fourth:first"]))
+
+
+def test_the_embedded_network_too() -> None:
+    network = opponent.load()
+    equal(network, choose_layers(network, ["mixed3a", "mixed4d"]))
+
+
+def test_a_layer_within_a_branch_runs_the_whole_network(small: Network) -> None:
+    # What goes by beside 'within' comes from the image: a crop alone does not tell it.
+    equal(small, choose_layers(small, ["second:within"]), cropped=False)
+
+
+def test_norms_of_whole_maps_lose_no_digits() -> None:
+    maps = torch.randn(3, 64, 56, 56, generator=torch.Generator().manual_seed(0))
+    plus, minus, l2 = norms(maps)
+    exact = maps.double()
+    for found, expected in (
+        (plus, exact.clamp(min=0).sum((1, 2, 3))),
+        (minus, (-exact).clamp(min=0).sum((1, 2, 3))),
+        (l2, exact.square().sum((1, 2, 3)).sqrt()),
+    ):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)

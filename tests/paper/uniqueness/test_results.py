@@ -1,0 +1,62 @@
+"""Files and figures of uniqueness, and the command."""
+
+import json
+import math
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from opponent import Feature, Network
+from opponent.cli import app
+from opponent.paper.uniqueness.assessment import assess
+from opponent.paper.uniqueness.measure import (
+    FeatureMeasurements,
+)
+from opponent.paper.uniqueness.results import _finite, write_uniqueness
+
+
+def test_results_are_written(small: Network, measured: FeatureMeasurements) -> None:
+    found = assess(measured, 6)
+    # Unit 3 of 'third' has no weight, and may be among those drawn.
+    dead = Feature(layer="third", unit=3) in measured.group("third", "units").features
+    assert {x.skipped for x in found.table if (x.layer, x.kind) == ("third", "units")} == {dead}
+    steps: list[tuple[str, int, int]] = []
+    paths = write_uniqueness(small, measured, found, progress=lambda *step: steps.append(step))
+    names = ["uniqueness-m6.json", "uniqueness-m6.parquet", "figure8a-m6.png"]
+    names += ["figure8b-third-m6.png", "figure16-m6.png"]
+    assert [path.name for path in paths] == names
+    assert steps[-1] == ("drawing", 3, 3)
+    text = paths[0].read_text(encoding="utf-8")
+    values = json.loads(text, parse_constant=pytest.fail)
+    assert values["weights_sha256"] == small.weights_sha256()
+    assert values["versions"]["torch"] == torch.__version__
+    assert (values["top"], values["read"], list(values["unreadable"])) == (6, 60, ["broken.jpg"])
+    assert len(values["table"]) == 3 * 2 * 3
+    assert values["table"][0]["value"] == found.table[0].value
+    assert len(values["features"]) == 6
+    assert pq.read_table(paths[1]).to_pylist() == values["table"]
+    before = [path.read_bytes() for path in paths]
+    assert [x.read_bytes() for x in write_uniqueness(small, measured, found)] == before
+    with pytest.raises(ValueError, match="'first' was not measured; there are second, third"):
+        write_uniqueness(small, measured, found, show="first")
+
+
+def test_not_a_number_is_none_in_json() -> None:
+    assert _finite({"a": math.nan, "b": 1.5, "c": "x"}) == {"a": None, "b": 1.5, "c": "x"}
+
+
+def test_the_command(pictures: Path, tmp_path: Path) -> None:
+    words = ["uniqueness", "inceptionv1-mini", "--images", pictures, "--out", tmp_path / "out"]
+    words += ["--layers", "conv2d1,conv2d2", "--features", 3, "--kmeans", 6]
+    for more, m in (([], 1), (["--top", 5, "--format", "svg", "--show", "conv2d2"], 5)):
+        result = CliRunner().invoke(app, [*map(str, (*words, *more))], catch_exceptions=False)
+        assert result.exit_code == 0
+        assert f"top m = {m} of N = 60 images" in result.output
+        assert "1 images could not be read" in result.output
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"figure8a-m1.png", "figure8a-m5.svg", "figure8b-conv2d2-m5.svg"} <= names
+    values = json.loads((tmp_path / "out" / "uniqueness-m5.json").read_text())
+    assert {x["layer"] for x in values["table"]} == {"conv2d1", "conv2d2"}
