@@ -26,7 +26,7 @@ from opponent.models.network import Network
 from opponent.models.registry import load
 from opponent.models.weights import read_weights
 from opponent.storage.checkpoints import CheckpointFolder, map_images
-from opponent.storage.files import whole
+from opponent.storage.files import AnyPath, whole
 from opponent.storage.manifest import versions
 
 _EXPECTED = "expected are numbers with a point, one row a direction and one column a channel"
@@ -340,6 +340,27 @@ def find_and_save_directions(
     directions.save(file)
     rmtree(checkpoints, ignore_errors=True)
     return directions
+
+
+def load_or_find_directions(
+    network: Network | nn.Module | str,
+    images: Images,
+    layer: str,
+    file: AnyPath,
+    *,
+    count: int,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Directions:
+    """Directions from a file, or found and saved there first; always as they are read back.
+
+    Args as `find_and_save_directions`.
+    """
+    if not file.is_file():
+        find_and_save_directions(
+            network, images, layer, str(file), count=count, seed=seed, progress=progress
+        )
+    return Directions.load(str(file))
 
 
 def _hidden_vectors(

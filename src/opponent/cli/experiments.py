@@ -87,7 +87,7 @@ def completeness(
     for measured in measurements:
         table = new_table("layer", "depth", "Pearson", "Spearman", "mean |f - E|, sd")
         for row in measured.rows():
-            name = plain(row["layer"]) + ("" if row["whole"] else " (a branch)")
+            name = plain(row["layer"]) + ("" if row["bottleneck"] else " (a branch)")
             cells = [
                 "undefined" if row[key] is None else f"{row[key]:.4f} ± {row[f'{key}_sd']:.4f}"
                 for key in ("pearson", "spearman", "l1_in_sd")
@@ -216,7 +216,7 @@ def verify_inversions(
     )
     for inversions in check.layers:
         target, through = inversions.pair.target, inversions.pair.through
-        through += "" if inversions.pair.whole else " (a branch)"
+        through += "" if inversions.pair.bottleneck else " (a branch)"
         for side in SIDES:
             traces = inversions.sides[side].describe(side)
             row = [target, through, side.value]
@@ -261,7 +261,7 @@ def uniqueness(
         str | None,
         typer.Option(
             metavar="TARGET[:THROUGH],...",
-            help="Layers, each with the one before it to go through; default: all whole layers.",
+            help="Layers, each with the one before it to go through; default: all bottlenecks.",
         ),
     ] = None,
     kmeans: Annotated[

@@ -4,10 +4,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 # Called with what is being done, the steps done and the steps in all.
 Progress = Callable[[str, int, int], None]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 # Seconds before anything is shown, and between two lines where bars cannot be drawn.
 DELAY, PAUSE = 2.0, 60.0
@@ -36,6 +39,20 @@ def shown(progress: Progress | None, *, delay: float = DELAY) -> Iterator[Progre
         yield display
     finally:
         display.close()
+
+
+def displayed(function: _Function) -> _Function:
+    """Give a function a display for its `progress`, where the caller gives it none.
+
+    The function's `progress` is a keyword argument; it is never None inside.
+    """
+
+    @wraps(function)
+    def with_display(*args: Any, progress: Progress | None = None, **named: Any) -> Any:
+        with shown(progress) as report:
+            return function(*args, progress=report, **named)
+
+    return cast(_Function, with_display)
 
 
 class Display:

@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,18 +14,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from opponent.attribution.attribute import Rule, mean_activation
+from opponent.attribution.attribute import mean_activation
+from opponent.attribution.rules import AttributionRule, Gradient, IntegratedGradients, parse_rule
 from opponent.core.feature import Feature
 from opponent.core.progress import Progress, shown
 from opponent.geometry.bottlenecks import ThroughLayer, through_layers
 from opponent.images.imageset import ImageSet
-from opponent.images.sources import open_images
+from opponent.images.sources import Images, open_images
 from opponent.models.network import LOGITS, Network
 from opponent.models.registry import load
-from opponent.paper.layer_totals import integrated_totals, totals
+from opponent.paper.layer_totals import integrated_totals, rule_totals, totals
 from opponent.plots import Curve, completeness_figure, save
 from opponent.storage.checkpoints import CheckpointFolder, map_images
-from opponent.storage.files import write_text
+from opponent.storage.files import AnyPath, to_path, write_text
 from opponent.storage.manifest import versions
 
 # Logits that the correlation is averaged over. Source: paper, section 2.
@@ -52,7 +52,7 @@ class Completeness:
     """
 
     network: str
-    rule: Rule
+    rule: AttributionRule
     features: tuple[Feature, ...]
     layers: tuple[ThroughLayer, ...]
     activation: Float[np.ndarray, "n k"]
@@ -126,14 +126,14 @@ class Completeness:
 
 def completeness(
     network: Network | str,
-    images: str | Path | Sequence[str | Path] | ImageSet,
+    images: Images,
     *,
-    out: str | Path,
+    out: str | AnyPath,
     features: Sequence[Feature | str] | int = UNITS,
     layer: str = LOGITS,
     throughs: Sequence[str] | None = None,
     branches: bool = False,
-    rule: Rule | str = "gradient",
+    rule: AttributionRule | str = "gradient",
     batch_size: int = BATCH,
     seed: int = 0,
     progress: Progress | None = None,
@@ -162,8 +162,7 @@ def completeness(
         RunError: the folder holds something else.
     Source: paper, section 2 and appendix E.
     """
-    network = load(network)
-    rule = rule if isinstance(rule, Rule) else Rule.parse(rule)
+    network, rule = load(network), parse_rule(rule)
     chosen = _choose_features(network, features, layer, seed)
     layers = _choose_layers(network, chosen[0].layer, throughs, branches)
     names = [through.layer for through in layers]
@@ -187,14 +186,15 @@ def completeness(
     checkpoints = CheckpointFolder(out, question)
     baselines = _baselines(network, source, names, rule, checkpoints)
 
-    def compute(inputs: Float[Tensor, "n 3 h w"]) -> dict[str, np.ndarray]:
-        if rule.kind == "gradient":
+    def compute(inputs: Float[Tensor, "n 3 h w"], _: object) -> dict[str, np.ndarray]:
+        if isinstance(rule, Gradient):
             f, e = totals(network, inputs, chosen, names)
-        else:
+        elif isinstance(rule, IntegratedGradients):
             f, e = integrated_totals(network, inputs, chosen, names, rule, baselines)
+        else:
+            f, e = rule_totals(network, inputs, chosen, names, rule, baselines)
         return {"activation": f.float().cpu().numpy(), "total": e.float().cpu().numpy()}
 
-    what = f"{network.name}: E of all layers"
     with shown(progress) as report:
         arrays, _, unreadable = map_images(
             checkpoints,
@@ -202,7 +202,8 @@ def completeness(
             source,
             compute,
             batch_size=batch_size,
-            progress=lambda done, total: report(what, done, total),
+            what=f"{network.name}: E of all layers",
+            progress=report,
         )
     return Completeness(
         network=network.name,
@@ -238,7 +239,7 @@ def _choose_layers(
 ) -> list[ThroughLayer]:
     known = {through.layer: through for through in through_layers(network, target)}
     if throughs is None:
-        return [through for through in known.values() if through.whole or branches]
+        return [through for through in known.values() if through.bottleneck or branches]
     for name in throughs:
         network.check(target, name)
         if name not in known:
@@ -253,11 +254,11 @@ def _baselines(
     network: Network,
     images: ImageSet,
     throughs: Sequence[str],
-    rule: Rule,
+    rule: AttributionRule,
     checkpoints: CheckpointFolder,
 ) -> dict[str, Tensor]:
     """The layers' mean activations, where the rule takes them; kept as a checkpoint."""
-    if rule.kind == "gradient" or rule.baseline == "zero":
+    if not rule.needs_mean:
         return {}
     if not checkpoints.has("baselines"):
         means = {name: mean_activation(network, images, name) for name in throughs}
@@ -276,8 +277,8 @@ def _correlation(f: Float[np.ndarray, " n"], e: Float[np.ndarray, " n"]) -> floa
 
 
 def write_completeness(
-    measurements: Sequence[Completeness], folder: str | Path, *, suffix: str = "png"
-) -> list[Path]:
+    measurements: Sequence[Completeness], folder: str | AnyPath, *, suffix: str = "png"
+) -> list[AnyPath]:
     """Write completeness.json, figure 3 and figure 13.
 
     Args:
@@ -288,7 +289,7 @@ def write_completeness(
         The files' paths, in this order.
     Source: paper, figures 3 and 13.
     """
-    folder = Path(folder)
+    folder = to_path(folder)
     panels = [
         (label, [_curve(measured, name) for measured in measurements])
         for name, label in (
@@ -307,7 +308,7 @@ def write_completeness(
 
 def _curve(measured: Completeness, name: str) -> Curve:
     rows = measured.rows()
-    rule = "" if measured.rule.kind == "gradient" else f", {measured.rule.label}"
+    rule = "" if isinstance(measured.rule, Gradient) else f", {measured.rule.label}"
 
     def column(key: str) -> Float[np.ndarray, " l"]:
         return np.array([np.nan if row[key] is None else row[key] for row in rows], float)
@@ -317,5 +318,5 @@ def _curve(measured: Completeness, name: str) -> Curve:
         depth=column("depth"),
         mean=column(name),
         spread=column(f"{name}_sd"),
-        whole=np.array([through.whole for through in measured.layers]),
+        bottleneck=np.array([through.bottleneck for through in measured.layers]),
     )

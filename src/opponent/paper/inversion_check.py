@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from opponent.core.errors import EmptyTarget
 from opponent.core.feature import Feature
-from opponent.core.progress import Progress, silent
+from opponent.core.progress import Progress, displayed, silent
 from opponent.core.side import SIDES, Side
 from opponent.core.text import file_name
 from opponent.images.imageset import ImageSet
@@ -31,7 +31,7 @@ from opponent.plots import TracePanel, activation_trace_figure, objective_figure
 from opponent.scan.local import scan_images
 from opponent.selection import tense
 from opponent.storage.checkpoints import CheckpointFolder
-from opponent.storage.files import write_text
+from opponent.storage.files import AnyPath, to_path, write_text
 from opponent.storage.manifest import versions
 from opponent.storage.run import Run
 from opponent.synthesis.inversion import invert
@@ -65,11 +65,12 @@ class InversionCheck:
         return sum(layer.sides[side].moved(side) for layer in self.layers for side in SIDES)
 
 
+@displayed
 def check_inversions(
     network: Network | str,
     images: str | Path | Sequence[str | Path] | ImageSet,
     *,
-    out: str | Path,
+    out: str | AnyPath,
     pairs: Sequence[str] | None = None,
     layers: int = LAYERS,
     units: int = UNITS,
@@ -116,7 +117,9 @@ def check_inversions(
     for number, (pair, drawn) in enumerate(zip(chosen, question["units"], strict=True)):
         name = f"{number}-{file_name(pair.target)}"
 
-        def scanned(done: int, count: int, what: str = f"scanning for {pair.target}") -> None:
+        def scanned(
+            _: str, done: int, count: int, what: str = f"scanning for {pair.target}"
+        ) -> None:
             report(what, done, count)
 
         def inverted(done: int, before: int = before) -> None:
@@ -257,9 +260,9 @@ def _invert(
             tense_images.images,
             feature,
             through,
-            sign=side.sign,
+            side=side,
             settings=replace(settings, seed=seed),
-            progress=progress,
+            progress=lambda _, done, steps: progress(done, steps),
         )
     except EmptyTarget:
         # The scan found a trace of it, in another batch and so with another rounding.
@@ -289,8 +292,8 @@ def _join(inversions: _Inversions, steps: int) -> InversionTraces:
 
 
 def write_inversion_check(
-    check: InversionCheck, folder: str | Path, *, suffix: str = "png"
-) -> list[Path]:
+    check: InversionCheck, folder: str | AnyPath, *, suffix: str = "png"
+) -> list[AnyPath]:
     """Write all numbers, figure 14, and figure 11.
 
     Args:
@@ -300,7 +303,7 @@ def write_inversion_check(
     Returns:
         The files' paths, in this order.
     """
-    folder = Path(folder)
+    folder = to_path(folder)
     values = {
         "question": check.question,
         "inversions": check.count,

@@ -19,12 +19,12 @@ class LayerPair:
 
     Args:
         target, through: layers' names.
-        whole: whether all that the images do to the target goes through the other layer.
+        bottleneck: whether all that the images do to the target goes through the other layer.
     """
 
     target: str
     through: str
-    whole: bool
+    bottleneck: bool
 
 
 def preceding(network: Network, target: str) -> str | None:
@@ -40,7 +40,7 @@ def preceding(network: Network, target: str) -> str | None:
         The layer's name; None where only the pixels carry all.
     Source: paper, appendix F ('the preceding layer'); the rule is ours.
     """
-    names = [through.layer for through in through_layers(network, target)[1:] if through.whole]
+    names = [through.layer for through in through_layers(network, target)[1:] if through.bottleneck]
     return names[-1] if names else None
 
 
@@ -53,14 +53,14 @@ def bottleneck_pairs(network: Network) -> list[LayerPair]:
     Args:
         network: the network.
     """
-    bottlenecks = [through for through in through_layers(network) if through.whole]
+    bottlenecks = [through for through in through_layers(network) if through.bottleneck]
     # What all goes through on the way to the logits, all goes through to any later one of these.
     return [
-        LayerPair(target=target.layer, through=through.layer, whole=True)
+        LayerPair(target=target.layer, through=through.layer, bottleneck=True)
         for through, target in pairwise(bottlenecks)
         if target.activation
         and through.layer != PIXELS
-        and network.target_point(target.layer).side == "input"
+        and network.target_point(target.layer).at == "input"
     ]
 
 
@@ -103,7 +103,9 @@ def parse_pair(network: Network, text: str) -> LayerPair:
                 "(TARGET:THROUGH)"
             )
         through = before
-    return LayerPair(target=target, through=through, whole=is_bottleneck(network, target, through))
+    return LayerPair(
+        target=target, through=through, bottleneck=is_bottleneck(network, target, through)
+    )
 
 
 def random_units(network: Network, layer: str, count: int, seed: int) -> list[int]:

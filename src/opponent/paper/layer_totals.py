@@ -8,7 +8,8 @@ import torch.autograd.forward_ad as forward
 from jaxtyping import Float
 from torch import Tensor
 
-from opponent.attribution.attribute import AT_ONCE, Rule
+from opponent.attribution.attribute import AT_ONCE, attribute_each
+from opponent.attribution.rules import AttributionRule, IntegratedGradients
 from opponent.core.feature import Feature
 from opponent.models.network import Network
 
@@ -63,7 +64,7 @@ def integrated_totals(
     inputs: Float[Tensor, "n 3 h w"],
     features: Sequence[Feature],
     throughs: Sequence[str],
-    rule: Rule,
+    rule: IntegratedGradients,
     baselines: Mapping[str, Float[Tensor, "_ _ _"]],
 ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k l"]]:
     """f and the sums of integrated gradients, through one layer after another.
@@ -102,7 +103,7 @@ def _integrated_total(
     inputs: Tensor,
     features: Sequence[Feature],
     through: str,
-    rule: Rule,
+    rule: IntegratedGradients,
     baseline: Tensor | None,
 ) -> Float[Tensor, "n k"]:
     """E through one layer: all points of the integration path in one pass."""
@@ -133,3 +134,25 @@ def _integrated_total(
             slope = torch.zeros_like(result.target[:, 0, 0, 0]) if slope is None else slope
             sums.append(weights @ slope.unflatten(0, (-1, count)))
     return torch.stack(sums, 1)
+
+
+@torch.inference_mode(False)
+def rule_totals(
+    network: Network,
+    inputs: Float[Tensor, "n 3 h w"],
+    features: Sequence[Feature],
+    throughs: Sequence[str],
+    rule: AttributionRule,
+    baselines: Mapping[str, Float[Tensor, "_ _ _"]],
+) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k l"]]:
+    """f and the sums of S by any rule, through one layer after another.
+
+    Args and returns as `integrated_totals`.
+    """
+    sums = []
+    for name in throughs:
+        results = attribute_each(
+            network, inputs, features, name, rule=rule, baseline=baselines.get(name)
+        )
+        sums.append(torch.stack([x.window_attribution.flatten(1).sum(1) for x in results], 1))
+    return torch.stack([x.activation for x in results], 1), torch.stack(sums, 2)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from opponent.models.network import LOGITS, Network
 from opponent.plots import WeightPanel, save, weights_figure
 from opponent.storage.checkpoints import CheckpointFolder
-from opponent.storage.files import write_text
+from opponent.storage.files import AnyPath, write_text
 from opponent.storage.manifest import versions
 
 # Bins of the histograms, in standard deviations of the layer; 0 lies between two.
@@ -220,8 +219,8 @@ def fair_coin(negative: Int[np.ndarray, " n"], positive: Int[np.ndarray, " n"]) 
 
 
 def write_weights(
-    signs: Sequence[WeightSigns], folder: str | Path, *, seed: int = 0, suffix: str = "png"
-) -> list[Path]:
+    signs: Sequence[WeightSigns], folder: str | AnyPath, *, seed: int = 0, suffix: str = "png"
+) -> list[AnyPath]:
     """Write the results as a table and as figure 12.
 
     Args:

@@ -38,14 +38,14 @@ class Curve:
         depth: each layer's relative depth, 0 for the pixels.
         mean: over features; NaN where it is not defined.
         spread: the standard deviation over features.
-        whole: whether the layer is a bottleneck; only those are joined.
+        bottleneck: whether the layer is a bottleneck; only those are joined.
     """
 
     label: str
     depth: Float[np.ndarray, " l"]
     mean: Float[np.ndarray, " l"]
     spread: Float[np.ndarray, " l"]
-    whole: Bool[np.ndarray, " l"]
+    bottleneck: Bool[np.ndarray, " l"]
 
 
 @_styled
@@ -92,11 +92,11 @@ def _panel(
     low = 0.0
     for curve in curves:
         colour, marker = looks[curve.label]
-        whole = curve.whole & np.isfinite(curve.mean)
-        depth, mean, spread = (x[whole] for x in (curve.depth, curve.mean, curve.spread))
+        joined = curve.bottleneck & np.isfinite(curve.mean)
+        depth, mean, spread = (x[joined] for x in (curve.depth, curve.mean, curve.spread))
         axes.fill_between(depth, mean - spread, mean + spread, color=colour, alpha=0.15, lw=0)
         axes.plot(depth, mean, color=colour, marker=marker, ms=2.8, lw=1.1, mew=0)
-        branch = ~curve.whole & np.isfinite(curve.mean)
+        branch = ~curve.bottleneck & np.isfinite(curve.mean)
         axes.plot(
             curve.depth[branch], curve.mean[branch], marker, ms=2.8, mfc="none", mec=colour, mew=0.5
         )

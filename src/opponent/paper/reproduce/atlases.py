@@ -30,14 +30,14 @@ def atlas_entries(reproduction: Reproduction) -> list[Entry]:
             progress=reproduction.progress,
         )
         paths = {path.stem: path for path in write_atlas(atlas)}
-        rho = atlas.about["icons_against_images"]["spearman"]
+        rho = atlas.about.icons_against_images.spearman
         names = ["figure6a", "figure6b", "atlas", "atlas-tension"] if not number else ["atlas"]
         entries.append(
             Entry(
                 figure=FIGURES[number],
                 title=f"Feature attribution atlas of {feature.label}",
-                caption=f"{atlas.about['images']:,} images with the largest L2 norm of S, laid "
-                f"out by S; {atlas.about['cells']} cells with at least {scale.least} images. "
+                caption=f"{atlas.about.images:,} images with the largest L2 norm of S, laid "
+                f"out by S; {atlas.about.cells} cells with at least {scale.least} images. "
                 "Borders: the activation that each icon gives."
                 + ("" if number else " The second C: mean E⁺ and E⁻ of its images (ours)."),
                 pictures=tuple(paths[name] for name in names),
@@ -48,7 +48,7 @@ def atlas_entries(reproduction: Reproduction) -> list[Entry]:
                         ours="too few cells"
                         if rho is None
                         else f"Spearman's ρ = {rho:+.2f}; trustworthiness of the map "
-                        f"{atlas.about['trustworthiness']:.2f}",
+                        f"{atlas.about.trustworthiness:.2f}",
                         agrees=None if rho is None else rho > 0.5,
                     ),
                 ),

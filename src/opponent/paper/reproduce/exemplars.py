@@ -1,7 +1,7 @@
 """Figure 2: maximally exciting and inhibiting images."""
 
 from opponent.core.text import file_name
-from opponent.directions import Directions, find_directions
+from opponent.directions import Directions, load_or_find_directions
 from opponent.explain.crops import run_tiles
 from opponent.paper.layer_pairs import LayerPair
 from opponent.paper.reproduce.entries import Entry
@@ -47,15 +47,13 @@ def _rows(reproduction: Reproduction, pair: LayerPair) -> list[ExemplarRow]:
 
 
 def _directions(reproduction: Reproduction, layer: str) -> Directions:
-    """A layer's k-means directions; read back from their file, so that all runs see the same."""
-    file = reproduction.folder / f"{file_name(layer)}-directions.safetensors"
-    if not file.is_file():
-        find_directions(
-            reproduction.network,
-            layer,
-            reproduction.images,
-            count=min(reproduction.scale.centroids, len(reproduction.images) // 4),
-            seed=reproduction.seed,
-            progress=reproduction.progress,
-        ).save(file)
-    return Directions.load(file)
+    """A layer's k-means directions."""
+    return load_or_find_directions(
+        reproduction.network,
+        reproduction.images,
+        layer,
+        reproduction.folder / f"{file_name(layer)}-directions.safetensors",
+        count=min(reproduction.scale.centroids, len(reproduction.images) // 4),
+        seed=reproduction.seed,
+        progress=reproduction.progress,
+    )

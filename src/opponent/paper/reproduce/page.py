@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from opponent.core.progress import Progress, silent
+from opponent.core.progress import Progress, displayed, silent
 from opponent.images.imageset import ImageSet
 from opponent.images.sources import open_images
 from opponent.models.network import Network
@@ -50,15 +50,16 @@ _LEFT_OUT = "figure 1 (a drawing of the question), figures 9 and 10 (the experim
 _SHOWN = 1.5 * 96 / 300
 
 
+@displayed
 def reproduce(
     network: Network | str,
     images: str | Path | Sequence[str | Path] | ImageSet,
     *,
-    out: str | Path,
+    out: str | AnyPath,
     scale: str | Scale = "quick",
     seed: int = 0,
     progress: Progress | None = None,
-) -> Path:
+) -> AnyPath:
     """Compute the paper's figures, and write one page of them.
 
     Every step keeps its results, so that the same call goes on where it was interrupted.
@@ -124,12 +125,12 @@ def sample_images(images: ImageSet, count: int | None, seed: int) -> ImageSet:
     return ImageSet(source=f"{count:,} of {images.source}", entries=entries)
 
 
-def _write_numbers(entries: Sequence[Entry], folder: Path, question: Mapping[str, Any]) -> None:
+def _write_numbers(entries: Sequence[Entry], folder: AnyPath, question: Mapping[str, Any]) -> None:
     """What the page says, as JSON."""
     figures = [
         {
             **asdict(entry),
-            "pictures": [str(Path(str(path)).relative_to(folder)) for path in entry.pictures],
+            "pictures": [str(Path(str(path)).relative_to(str(folder))) for path in entry.pictures],
         }
         for entry in entries
     ]
@@ -138,8 +139,8 @@ def _write_numbers(entries: Sequence[Entry], folder: Path, question: Mapping[str
 
 
 def _write_page(
-    entries: Sequence[Entry], folder: Path, question: Mapping[str, Any], images: ImageSet
-) -> Path:
+    entries: Sequence[Entry], folder: AnyPath, question: Mapping[str, Any], images: ImageSet
+) -> AnyPath:
     claims = [claim for entry in entries for claim in entry.claims]
     compared = [claim for claim in claims if claim.agrees is not None]
     page = render(

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from opponent.models.network import Network
 from opponent.paper.layer_pairs import LayerPair, bottleneck_pairs
 from opponent.paper.reproduce.scales import Scale
 from opponent.scan.local import scan_images
+from opponent.storage.files import AnyPath
 from opponent.storage.run import Run
 from opponent.synthesis.settings import SynthesisSettings
 
@@ -33,7 +33,7 @@ class Reproduction:
 
     network: Network
     images: ImageSet
-    folder: Path
+    folder: AnyPath
     scale: Scale
     seed: int
     progress: Progress
@@ -67,7 +67,7 @@ class Reproduction:
             through,
             out=self.folder / name,
             seed=self.seed,
-            progress=lambda done, total: self.progress(
+            progress=lambda _, done, total: self.progress(
                 f"scanning {features[0].layer}", done, total
             ),
         )

@@ -2,7 +2,6 @@
 
 import json
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from opponent.paper.toy.models import ToyModels
 from opponent.paper.toy.study import ToyStudy
 from opponent.paper.toy.tasks import domain, probes, truth
 from opponent.plots import ToyWidth, save, toy_figure
-from opponent.storage.files import whole, write_text
+from opponent.storage.files import AnyPath, to_path, whole, write_text
 
 # A model is called exact whose loss is below this for every input of the domain; ours.
 EXACT = 1e-4
@@ -76,7 +75,7 @@ def _active(task: str, x: Float[np.ndarray, "b n"]) -> Int[np.ndarray, " b"]:
     return np.asarray(np.count_nonzero(truth(task, x), axis=1))
 
 
-def write_study(study: ToyStudy, folder: str | Path, *, suffix: str = "png") -> list[Path]:
+def write_study(study: ToyStudy, folder: str | AnyPath, *, suffix: str = "png") -> list[AnyPath]:
     """Write the table, all models, and the figure.
 
     Args:
@@ -86,7 +85,7 @@ def write_study(study: ToyStudy, folder: str | Path, *, suffix: str = "png") -> 
     Returns:
         The files' paths, in this order.
     """
-    folder = Path(folder)
+    folder = to_path(folder)
     table, parameters, picture = (
         folder / name for name in ("toy.json", "models.safetensors", f"toy.{suffix}")
     )

@@ -6,15 +6,16 @@ DIR/question.json, DIR/checkpoints/   the question, and the parameters of each b
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from opponent.core.progress import Progress, silent
+from opponent.core.progress import Progress, displayed, silent
 from opponent.paper.toy.models import PARAMETERS, ToyModels
 from opponent.paper.toy.train import SETTLE, STEPS, check_training, train
+from opponent.scan.executor import Executor
 from opponent.storage.checkpoints import CheckpointFolder
+from opponent.storage.files import AnyPath
 from opponent.storage.manifest import versions
 
 # Source: paper, appendix G.
@@ -49,17 +50,17 @@ class _Block(NamedTuple):
         return f"hidden-{self.hidden}-{self.first:06d}"
 
 
+@displayed
 def train_study(
     task: str,
     *,
-    out: str | Path,
+    out: str | AnyPath,
     hidden: Sequence[int] = HIDDEN,
     seeds: int = SEEDS,
     steps: int = STEPS,
     settle: float = SETTLE,
     seed: int = 0,
-    ray: str | None = None,
-    cpus: float = 1.0,
+    executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> ToyStudy:
     """Train many models of each width.
@@ -74,8 +75,8 @@ def train_study(
         steps: of training, of 600 inputs each.
         settle: the share of the steps over which the learning rate falls to zero.
         seed: of all models.
-        ray: train on Ray's actors: 'local', 'auto' or HOST:PORT. All machines must see `out`.
-        cpus: processors for each of them.
+        executor: trains elsewhere, such as `opponent.Ray`; all machines must see `out`. None trains
+            here.
         progress: called with what is being done, the models done and the models in all.
     Returns:
         The trained models.
@@ -109,7 +110,7 @@ def train_study(
     what, total = f"toy models of {task}", len(hidden) * seeds
     done = total - sum(block.end - block.first for block in missing)
     report(what, done, total)
-    for block in _train_blocks(checkpoints.folder, question, missing, ray, cpus):
+    for block in _train_blocks(checkpoints.folder, question, missing, executor):
         done += block.end - block.first
         report(what, done, total)
     models = {}
@@ -122,34 +123,31 @@ def train_study(
 
 
 def _train_blocks(
-    folder: Path,
+    folder: AnyPath,
     question: Mapping[str, Any],
     blocks: Sequence[_Block],
-    ray: str | None,
-    cpus: float,
+    executor: Executor | None,
 ) -> Iterator[_Block]:
-    """Train blocks here or on Ray's actors; each is handed on when its checkpoint is written."""
-    if ray is None:
+    """Train blocks here or elsewhere; each is handed on when its checkpoint is written."""
+    if executor is None:
         train_block = _block_trainer(folder, question)
         for block in blocks:
             train_block(block)
             yield block
     else:
-        from opponent.scan.ray import map_parts
-
-        make = partial(_block_trainer, folder.absolute(), question, cpus)
-        yield from map_parts(make, blocks, address=ray, cpus=cpus)
+        make = partial(_block_trainer, folder.absolute(), question, executor.threads)
+        yield from executor.map(make, blocks)
 
 
 def _block_trainer(
-    folder: Path, question: Mapping[str, Any], cpus: float | None = None
+    folder: AnyPath, question: Mapping[str, Any], threads: int | None = None
 ) -> Callable[[_Block], None]:
     """The function that trains a block and writes its checkpoint, on this machine or another."""
     checkpoints = CheckpointFolder(folder, question)
-    if cpus is not None:
+    if threads is not None:
         import numba
 
-        numba.set_num_threads(max(1, min(int(cpus), numba.get_num_threads())))
+        numba.set_num_threads(min(threads, numba.get_num_threads()))
 
     def train_block(block: _Block) -> None:
         settings = {name: question[name] for name in ("seed", "steps", "settle")}

@@ -8,46 +8,57 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opponent.core.feature import Feature
+from opponent.geometry.crop import CropPlan
+from opponent.geometry.planning import plan_crop
 from opponent.models.network import Network
 from opponent.paper.layer_pairs import LayerPair
-from opponent.paper.uniqueness.window import Window, find_window
+
+
+def plan_crops(
+    network: Network, features: Mapping[LayerPair, Sequence[Feature]]
+) -> dict[LayerPair, CropPlan]:
+    """For each layer the window of the through layer that decides its features, as a plan."""
+    return {
+        pair: plan_crop(network, of_layer, pair.through, start=pair.through)
+        for pair, of_layer in features.items()
+    }
 
 
 def measure_batch(
     network: Network,
     inputs: Float[Tensor, "n 3 h w"],
-    features: Mapping[LayerPair, Sequence[Feature]],
-    windows: Mapping[LayerPair, Window] | None = None,
+    plans: Mapping[LayerPair, CropPlan],
 ) -> dict[str, Float[np.ndarray, "n f 4"]]:
-    """Activation, excitation, inhibition and L2 norm of S, of features at many layers' centres.
+    """Activation, excitation, inhibition and L2 norm of S, of features of many layers.
 
     One pass through the network gives all through layers. Gradients are then taken within the small
-    window of the through layer that decides the centre, where that gives the same.
+    window of the through layer that decides the features, where that gives the same.
 
     Args:
         network: the network.
         inputs: its own input, preprocessed.
-        features: of each layer, all without position.
-        windows: of each layer, as `find_window` gives them; default: they are looked for.
+        plans: as `plan_crops` gives them; they know the features.
     Returns:
         By layer; all in units of the activation.
     Source: paper, eqs. 1 and 2, appendix H (the central position).
     """
-    windows = windows or {pair: find_window(network, pair) for pair in features}
-    throughs = list(dict.fromkeys(x.through for x in features if windows[x].box is not None))
+    throughs = list(dict.fromkeys(x.through for x in plans if plans[x].box is not None))
     maps: Mapping[str, Tensor] = {}
     if throughs:
         record = network.record(inputs, targets=[], throughs=throughs)
         maps = {name: values.detach() for name, values in record.throughs.items()}
         del record
     arrays = {}
-    for pair, of_layer in features.items():
-        result = windows[pair].run(network, inputs, maps.get(pair.through))
+    for pair, plan in plans.items():
+        if plan.box is None:
+            result = plan.run(network, inputs, differentiate="target")
+        else:
+            result = plan.run_from(network, inputs, maps[pair.through])
         assert result.through is not None
         hidden, columns = result.through.detach(), []
         with torch.inference_mode(False), torch.enable_grad():
-            for feature in of_layer:
-                activation = feature.at(windows[pair].position).read(result.target)
+            for feature in plan.features:
+                activation = feature.read(result.target)
                 [slope] = torch.autograd.grad(activation.sum(), result.through, retain_graph=True)
                 columns.append(torch.stack([activation.detach(), *norms(slope * hidden)], 1))
         arrays[pair.target] = torch.stack(columns, 1).float().cpu().numpy()

@@ -14,7 +14,6 @@ Source: paper, section 6 and appendix H.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,17 +21,17 @@ from jaxtyping import Float
 
 from opponent.attribution.attribute import BATCH
 from opponent.core.feature import Feature
-from opponent.core.progress import Progress, silent
+from opponent.core.progress import Progress, displayed, silent
 from opponent.core.text import file_name
-from opponent.directions import Directions, find_directions
+from opponent.directions import Directions, load_or_find_directions
 from opponent.images.imageset import ImageSet
-from opponent.images.sources import open_images
+from opponent.images.sources import Images, open_images
 from opponent.models.network import Network
 from opponent.paper.layer_pairs import LayerPair, bottleneck_pairs, parse_pair, random_units
-from opponent.paper.uniqueness.batch import measure_batch
-from opponent.paper.uniqueness.window import find_window
+from opponent.paper.uniqueness.batch import measure_batch, plan_crops
 from opponent.storage.checkpoints import SHARD, CheckpointFolder, map_images
 from opponent.storage.columns import Columns
+from opponent.storage.files import AnyPath
 from opponent.storage.manifest import versions
 
 KINDS = ("units", "kmeans")
@@ -110,7 +109,7 @@ class FeatureMeasurements:
         source: all images.
     """
 
-    folder: Path
+    folder: AnyPath
     question: Mapping[str, Any]
     groups: tuple[FeatureGroup, ...]
     images: tuple[str, ...]
@@ -164,11 +163,12 @@ def choose_layers(network: Network, layers: Sequence[str] | None = None) -> list
     return pairs
 
 
+@displayed
 def measure_features(
     network: Network,
-    images: str | Path | Sequence[str | Path] | ImageSet,
+    images: Images,
     *,
-    out: str | Path,
+    out: str | AnyPath,
     layers: Sequence[str] | None = None,
     settings: UniquenessSettings | None = None,
     progress: Progress | None = None,
@@ -203,17 +203,19 @@ def measure_features(
             report,
         )  # fmt: skip
         chosen = directions.spread(settings.features, seed=settings.seed)
-        features[pair] = [Feature(layer=pair.target, unit=unit) for unit in units]
-        features[pair] += chosen.features([f"{pair.target}:*"], power=settings.power)
-    windows = {pair: find_window(network, pair) for pair in pairs}
+        named = [Feature(layer=pair.target, unit=unit) for unit in units]
+        named += chosen.features([f"{pair.target}:*"], power=settings.power)
+        features[pair] = [network.resolve(feature) for feature in named]
+    plans = plan_crops(network, features)
     arrays, read, unreadable = map_images(
         checkpoints,
         network,
         source,
-        lambda inputs: measure_batch(network, inputs, features, windows),
+        lambda inputs, _: measure_batch(network, inputs, plans),
         batch_size=settings.batch_size,
         shard_size=settings.shard_size,
-        progress=lambda done, total: report("measuring", done, total),
+        what="measuring",
+        progress=report,
     )
     groups = list[FeatureGroup]()
     for pair, units in zip(pairs, question["units"], strict=True):
@@ -266,27 +268,21 @@ def _directions(
     network: Network,
     images: ImageSet,
     layer: str,
-    folder: Path,
+    folder: AnyPath,
     count: int,
     seed: int,
     report: Progress,
 ) -> Directions:
-    """A layer's k-means directions; read back from their file, so that all runs see the same."""
-    name = file_name(layer)
-    file = folder / "directions" / f"{name}.safetensors"
-    if not file.is_file():
-        keep = file.with_name(f".{name}.vectors.safetensors")
-        find_directions(
-            network,
-            layer,
-            images,
-            count=count,
-            seed=seed,
-            keep=keep,
-            progress=lambda what, done, total: report(f"{layer}: {what}", done, total),
-        ).save(file)
-        keep.unlink(missing_ok=True)
-    return Directions.load(file)
+    """A layer's k-means directions."""
+    return load_or_find_directions(
+        network,
+        images,
+        layer,
+        folder / "directions" / f"{file_name(layer)}.safetensors",
+        count=count,
+        seed=seed,
+        progress=lambda what, done, total: report(f"{layer}: {what}", done, total),
+    )
 
 
 def _groups(

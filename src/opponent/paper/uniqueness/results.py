@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 
 from opponent.core.box import Box, scale_box
 from opponent.core.feature import Feature
-from opponent.core.progress import Progress, silent
+from opponent.core.progress import Progress, displayed, silent
 from opponent.core.text import file_name
 from opponent.explain.crops import photographs, zoom_for
 from opponent.geometry.receptive_field import receptive_field
@@ -33,7 +32,7 @@ from opponent.plots import (
     uniqueness_figure,
 )
 from opponent.selection import exciting, tense, top
-from opponent.storage.files import whole, write_text
+from opponent.storage.files import AnyPath, whole, write_text
 
 # Features, and images a side of each, in figure 8b; its layer, mixed4d of the paper's, lies 0.7 of
 # the way from the first to the last. Source: paper, figure 8; the number of features is ours.
@@ -43,6 +42,7 @@ ROWS, EXAMPLES, DEEP = 6, 3, 0.7
 LAYERS_SHARED, EXAMPLES_SHARED = 6, 6
 
 
+@displayed
 def write_uniqueness(
     network: Network,
     measurements: FeatureMeasurements,
@@ -51,7 +51,7 @@ def write_uniqueness(
     show: str | None = None,
     suffix: str = "png",
     progress: Progress | None = None,
-) -> list[Path]:
+) -> list[AnyPath]:
     """Write the results as JSON and as a table, and draw figures 8a, 8b and 16.
 
     Args:
@@ -88,7 +88,9 @@ def write_uniqueness(
     return paths
 
 
-def _write_tables(measurements: FeatureMeasurements, assessment: Assessment, m: int) -> list[Path]:
+def _write_tables(
+    measurements: FeatureMeasurements, assessment: Assessment, m: int
+) -> list[AnyPath]:
     folder = measurements.folder
     about = {
         **measurements.question,
