@@ -32,7 +32,6 @@ from opponent.cli.options import (
     Through,
 )
 from opponent.cli.output import out, plain, print_paths, two_sides
-from opponent.core.side import SIDES
 
 if TYPE_CHECKING:
     from opponent.explain.channels import Driver
@@ -181,9 +180,9 @@ def _cell(text: str) -> tuple[int, int]:
 def invert(
     run: RunFolder,
     image: Annotated[list[str], typer.Option(help="An image's id in the run; repeatable.")],
+    side: Sides,
     feature: Features = None,
     accentuate: Annotated[bool, typer.Option("--accentuate", help="Start from the photo.")] = False,
-    side: Sides = list(SIDES),
     parameterisation: Parameterisation = "phases",
     objective: Objective = None,
     steps: Steps = 100,
@@ -239,7 +238,7 @@ def visualise(
     model: Model,
     feature: OneFeature,
     folder: Annotated[Path, typer.Option("--out", help="A folder for the pictures.")],
-    side: Sides = list(SIDES),
+    side: Sides,
     parameterisation: Parameterisation = "phases",
     objective: Objective = None,
     directions: DirectionsFile = None,

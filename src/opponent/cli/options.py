@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from opponent.core.side import Side
+from opponent.core.side import SIDES, Side
 from opponent.storage.files import to_path
 
 Model = Annotated[
@@ -79,7 +79,11 @@ RunRule = Annotated[
 ]
 Sides = Annotated[
     list[Side],
-    typer.Option("--side", help="Which side to make; repeatable. 'both' is both at once."),
+    typer.Option(
+        "--side",
+        default_factory=lambda: list(SIDES),
+        help="Which side to make; repeatable; default: either. 'both' is both at once.",
+    ),
 ]
 Parameterisation = Annotated[
     str,

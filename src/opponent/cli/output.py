@@ -1,7 +1,7 @@
 """What all commands print with: consoles, tables, lines."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -26,8 +26,8 @@ def new_table(*columns: str) -> Table:
 
 def two_sides(
     headings: tuple[str, ...],
-    exciting: list[tuple[str, ...]],
-    inhibiting: list[tuple[str, ...]],
+    exciting: Sequence[tuple[str, ...]],
+    inhibiting: Sequence[tuple[str, ...]],
 ) -> Table:
     """A table of what excites, in red, beside what inhibits, in blue.
 

@@ -1,0 +1,195 @@
+"""Commands on superposition: images that features share, and toy models."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from opponent.cli.application import PAPER, app
+from opponent.cli.opening import open_network, ray_executor
+from opponent.cli.options import (
+    BatchSize,
+    Cpus,
+    Device,
+    Folder,
+    Format,
+    Images,
+    Model,
+    RayAddress,
+    Seed,
+)
+from opponent.cli.output import new_table, out, plain, print_paths
+
+if TYPE_CHECKING:
+    from opponent.paper.uniqueness.assessment import Assessment
+    from opponent.paper.uniqueness.measure import FeatureMeasurements
+
+
+@app.command(
+    rich_help_panel=PAPER,
+    epilog="Examples: [bold]opponent uniqueness inceptionv1-mini --images photos --out shared[/]; "
+    "[bold]opponent uniqueness torchvision:squeezenet1_1 --images ~/photographs --out shared "
+    "--layers features.7.expand3x3_activation,classifier.2:features.12 --top 20[/]",
+)
+def uniqueness(
+    model: Model,
+    images: Images,
+    folder: Folder,
+    features: Annotated[
+        int, typer.Option(min=1, help="Random units, and k-means directions, a layer.")
+    ] = 20,
+    top: Annotated[
+        int | None,
+        typer.Option(min=1, help="m, images a feature; default: 100, or a 50th of few images."),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TARGET[:THROUGH],...",
+            help="Layers, each with the one before it to go through; default: all bottlenecks.",
+        ),
+    ] = None,
+    kmeans: Annotated[
+        int, typer.Option(min=1, help="Centroids to choose from; a 4th of few images.")
+    ] = 1000,
+    power: Annotated[
+        int, typer.Option(help="A k-means direction's activation is dot * cos^POWER.")
+    ] = 2,
+    show: Annotated[
+        str | None, typer.Option(help="Figure 8b's layer; default: a deep one.")
+    ] = None,
+    format: Format = "png",
+    batch_size: BatchSize = 32,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Say how many images features share, layer by layer (the paper's figures 8 and 16).
+
+    Interrupted, it goes on where it stopped; with another --top, it measures nothing again.
+    """
+    from opponent.paper.uniqueness.assessment import assess, sensible_top
+    from opponent.paper.uniqueness.measure import UniquenessSettings, measure_features
+    from opponent.paper.uniqueness.results import write_uniqueness
+    from opponent.plots.files import check_suffix
+
+    check_suffix(format)
+    network = open_network(model, device)
+    settings = UniquenessSettings(
+        features=features, kmeans=kmeans, power=power, batch_size=batch_size, seed=seed
+    )
+    measurements = measure_features(
+        network,
+        images,
+        out=folder,
+        layers=layers.split(",") if layers else None,
+        settings=settings,
+    )
+    assessment = assess(measurements, top or sensible_top(len(measurements.images)))
+    paths = write_uniqueness(network, measurements, assessment, show=show, suffix=format)
+    _print_uniqueness(measurements, assessment)
+    if measurements.unreadable:
+        count = len(measurements.unreadable)
+        out.print(f"{count:,} images could not be read (they are in {paths[0]})")
+    print_paths(paths)
+
+
+def _print_uniqueness(measurements: "FeatureMeasurements", assessment: "Assessment") -> None:
+    from opponent.paper.uniqueness.measure import SELECTIONS
+
+    table = new_table(
+        "layer", "through", "features", "n", "chance", "by activation", "by L1", "by L2", "shared"
+    )
+    for group in measurements.groups:
+        name = group.pair.target
+        rows = {x.by: x for x in assessment.table if (x.layer, x.kind) == (name, group.kind)}
+        shared = sum((x.layer, x.kind) == (name, group.kind) for x in assessment.shared)
+        row = rows["l1"]
+        cells = [
+            f"{rows[by].value:.3f} ({rows[by].low:.2f} to {rows[by].high:.2f})" for by in SELECTIONS
+        ]
+        table.add_row(
+            *map(plain, (name, group.pair.through, group.kind, str(row.features))),
+            f"{row.chance:.3f}",
+            *cells,
+            str(shared),
+        )
+    out.print(table)
+    row = assessment.table[0]
+    out.print(
+        f"uniqueness U of the top m = {row.top:,} of N = {row.images:,} images, with 95 % "
+        "intervals over the choice of features; shared: images of 3 in 4 features, by L1",
+        style="dim",
+    )
+    skipped = {(x.layer, x.kind): x.skipped for x in assessment.table if x.skipped}
+    for (name, kind), count in skipped.items():
+        out.print(
+            f"left out: {count} {kind} of {name}, with one value in all but a few images",
+            markup=False,
+        )
+
+
+@app.command(
+    rich_help_panel=PAPER,
+    epilog="Examples: [bold]opponent toy abs --seeds 100 --out toy-abs[/]; "
+    "[bold]opponent toy xor --hidden 12,6 --out toy-xor[/]",
+)
+def toy(
+    task: Annotated[str, typer.Argument(metavar="abs|xor", help="What the models compute.")],
+    folder: Folder,
+    hidden: Annotated[str, typer.Option(help="Hidden units, one width after another.")] = (
+        "12,10,8,6"
+    ),
+    seeds: Annotated[int, typer.Option(min=1, help="Models of each width.")] = 1000,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of training, of 600 inputs.")] = 20_000,
+    settle: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of the steps in which the rate falls to 0."),
+    ] = 0.1,
+    format: Format = "png",
+    seed: Seed = 0,
+    ray: RayAddress = None,
+    cpus: Cpus = 1,
+) -> None:
+    """Train toy models of superposition (the paper's figures 7 and 15).
+
+    Interrupted, it goes on where it stopped when the same command is given again.
+    """
+    from opponent.paper.toy.results import describe, write_study
+    from opponent.paper.toy.study import train_study
+    from opponent.plots.files import check_suffix
+
+    check_suffix(format)
+    texts = hidden.split(",")
+    if not all(text.strip().isdecimal() for text in texts):
+        raise ValueError(f"--hidden is whole numbers and commas, such as 12,6; got {hidden!r}")
+    study = train_study(
+        task,
+        out=folder,
+        hidden=[int(text) for text in texts],
+        seeds=seeds,
+        steps=steps,
+        settle=settle,
+        seed=seed,
+        executor=ray_executor(ray, cpus, None, "cpu"),
+    )
+    table = new_table(
+        "hidden",
+        "best",
+        "mean loss",
+        "largest loss",
+        "exact models",
+        "mean off-diagonal",
+        "tense outputs",
+    )
+    for models in study.models.values():
+        row = describe(models)
+        table.add_row(
+            str(row["hidden"]),
+            f"{row['best']}",
+            f"{row['expected_loss']:.3g}",
+            f"{row['largest_loss']:.3g}",
+            f"{row['exact_models']} of {seeds:,}",
+            f"{row['off_diagonal']['mean']:.2g}",
+            f"{row['tense_outputs']} of 6",
+        )
+    out.print(table)
+    print_paths(write_study(study, folder, suffix=format))
