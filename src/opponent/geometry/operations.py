@@ -13,9 +13,10 @@ operation on extents by what stands for it in one of these tables:
 - `RULES`: a function takes the operation's arguments and gives the extents of its outputs.
 - `PADDED`: a function as in `RULES` that takes, before these, a function that pads.
 
-To add an operation, enter it into the first table that fits. An operation in none of them gives
-outputs that depend on all of the input: too large perhaps, never too small. Operations that mix
-images, or that write extents where they cannot be followed, raise `UnknownGeometry`.
+To add an operation, enter it into the first table that fits; an activation function into
+`opponent.models.activations`. The outputs of an operation in no table depend on all of its inputs:
+boxes may be too large, but never too small. Operations that mix images, or that write extents where
+they cannot be followed, raise `UnknownGeometry`.
 """
 
 from collections.abc import Callable
@@ -66,14 +67,14 @@ class CoordinateMode(TorchDispatchMode):
     """While active, tensors made by `coordinates` carry extents through every operation.
 
     Args:
-        border: padding depends on nothing. Without it, coordinates go on into the padding, as if
-            the image had no border.
+        border: the image has a border, and padding depends on nothing. Without one, coordinates go
+            on into the padding.
     """
 
     def __init__(self, *, border: bool = True) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.border = border
-        # Of tensors that depend on the source, whether they hold extents: whole numbers cannot.
+        # Tensors computed from extents, and whether they hold extents: whole numbers cannot.
         self.known: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
     def coordinates(self, like: Float[Tensor, "4 c h w"]) -> Extents:
@@ -106,7 +107,7 @@ class CoordinateMode(TorchDispatchMode):
         return outputs
 
     def _apply(self, func: Any, given: list[Tensor], args: tuple[Any, ...], kwargs: Any) -> Any:
-        """The outputs of an operation of which the tensors given carry extents."""
+        """An operation's outputs, where the inputs in `given` hold extents."""
         operation = func.overloadpacket
         # Rules hold for extents in the place of the data, not in that of weights or indices.
         data = args[1] if operation is aten.addmm else args[0]
@@ -131,7 +132,7 @@ class CoordinateMode(TorchDispatchMode):
         return _everything(func, given, args, kwargs)
 
     def _hides(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> bool:
-        """Whether extents are written into a part of a tensor that is not known to carry any."""
+        """Whether extents are written into a view of a tensor that is not known to hold any."""
         if not func._schema.is_mutable:
             return False
         into = args[0]
