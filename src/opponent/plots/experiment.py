@@ -71,30 +71,6 @@ class ExperimentLayer:
     mii: ExperimentBar
 
 
-def experiment_layers(values: Mapping[str, Any]) -> list[ExperimentLayer]:
-    """The bars from an analysis as analysis.json holds it."""
-    found = []
-    for layer in values["layers"]:
-        bars = {}
-        for question in _QUESTIONS:
-            each = layer[question]
-            ms = each["reaction_ms"]
-            bars[question] = ExperimentBar(
-                accuracy=each["accuracy"],
-                low=each["low"],
-                high=each["high"],
-                features=[
-                    x[question]
-                    for x in values["features"]
-                    if x["layer"] == layer["layer"] and x[question] is not None
-                ],
-                chosen=each["chosen"],
-                seconds=None if ms is None else (ms[0] / 1000, ms[1] / 1000, ms[2] / 1000),
-            )
-        found.append(ExperimentLayer(name=layer["layer"], label=layer["label"], **bars))
-    return found
-
-
 @_styled
 def experiment_figure(
     layers: Sequence[ExperimentLayer],

@@ -1,4 +1,4 @@
-"""Contact sheets: every trial of a study with what is right, for the eye of who runs it."""
+"""Contact sheets: every trial of a study with its right answers, for those who run the study."""
 
 import base64
 from collections.abc import Mapping
@@ -9,48 +9,48 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from opponent.core.text import file_name
 from opponent.plots.experiment import SheetRow, sheet_figure
 from opponent.plots.page import Tile, save
 from opponent.reports.html import render
 from opponent.storage.files import write_text
-from opponent.study.study import Study
+from opponent.study.design.study import Study
 
 _KINDS = {"trial": "", "catch": "catch trial", "practice": "practice"}
 
 
 def write_sheets(study: Study, *, suffix: str = "pdf") -> list[Path]:
-    """Write sheet.html, all in one file, and a sheet for print of each layer.
+    """Write sheet.html with all trials in one file, and a sheet for print of each layer.
 
     Args:
-        study: as `build` made it, with the activations in its table.
-        suffix: pdf, png or svg, for print.
+        study: made by `build`, with the activations in its table.
+        suffix: format of the sheets for print: pdf, png or svg.
     Returns:
-        The paths.
+        The paths of the files.
     Raises:
         ValueError: the table lacks the activations.
     """
     rows = study.table.to_pylist()
     if "choices_activation" not in study.table.column_names:
         raise ValueError(f"{study.folder / 'trials.parquet'} has no activations to show")
-    layers, paths = [], []
+    layers, prints = [], []
     for layer in study.layers:
         of_layer = [row for row in rows if row["layer"] == layer]
         title = f"{study.label(layer)}: {layer}"
         layers.append({"title": title, "trials": [_html(study, row) for row in of_layer]})
-        name = "".join(x if x.isalnum() else "-" for x in layer)
-        paths.append(study.folder / f"sheet-{name}.{suffix}")
-        counted = f"{title}, {len(of_layer)} trials; activations in sd from the mean"
-        save(sheet_figure(counted, [_row(study, row) for row in of_layer]), paths[-1])
-    page = render(
-        "sheet.html.j2", title=study.settings["title"], layers=layers, runs=study.settings["runs"]
+        prints.append(study.folder / f"sheet-{file_name(layer)}.{suffix}")
+        head = f"{title}, {len(of_layer)} trials; activations in sd from the mean"
+        save(sheet_figure(head, [_row(study, row) for row in of_layer]), prints[-1])
+    page = study.folder / "sheet.html"
+    settings = study.settings
+    write_text(
+        page, render("sheet.html.j2", title=settings.title, layers=layers, runs=settings.runs)
     )
-    paths.insert(0, study.folder / "sheet.html")
-    write_text(paths[0], page)
-    return paths
+    return [page, *prints]
 
 
 def _row(study: Study, row: Mapping[str, Any]) -> SheetRow:
-    """A trial's pictures, each captioned with its activation in sd from the mean."""
+    """A trial's pictures for the figure, each captioned with its activation."""
 
     def tiles(what: str) -> list[Tile]:
         pairs = zip(row[what], _deviations(row, what), strict=True)
@@ -67,13 +67,13 @@ def _row(study: Study, row: Mapping[str, Any]) -> SheetRow:
     )
 
 
-def _html(study: Study, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The same for the page, where the browser enlarges the pictures as it does in the study."""
+def _html(study: Study, row: Mapping[str, Any]) -> dict[str, object]:
+    """A trial's pictures for the page, where the browser enlarges them as it does in the study."""
 
     def shown(what: str) -> list[dict[str, str]]:
         return [
             {
-                "source": _inside(study.stimulus(id)),
+                "source": _data_uri(study.stimulus(id)),
                 "caption": text,
                 "role": {row["mei"]: "MEI", row["mii"]: "MII"}.get(id, ""),
             }
@@ -85,11 +85,13 @@ def _html(study: Study, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _deviations(row: Mapping[str, Any], what: str) -> list[str]:
+    """The activations in standard deviations from the mean."""
     values = [(f - row["mean"]) / row["sd"] for f in row[f"{what}_activation"]]
     return [f"{value:+.1f}".replace("-", "−") for value in values]
 
 
 def _name(row: Mapping[str, Any]) -> str:
+    """The feature's label without layer and position."""
     return str(row["feature"]).removeprefix(row["layer"] + ":").partition("@")[0]
 
 
@@ -104,5 +106,5 @@ def _pixels(path: Path) -> UInt8[np.ndarray, "h w 3"]:
         return np.array(image.convert("RGB"))
 
 
-def _inside(path: Path) -> str:
+def _data_uri(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()

@@ -1,4 +1,4 @@
-"""One thread that writes: all that wait together are stored by one commit."""
+"""One thread that writes: all tasks that wait together are stored by one commit."""
 
 import asyncio
 import queue
@@ -7,18 +7,19 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from opponent.study.store import Store
+from opponent.study.server.store import Store
 
 T = TypeVar("T")
 
-# A disk takes some milliseconds for a commit, however much it holds.
+# Largest number of tasks in a commit. A disk takes some milliseconds for each commit, however much
+# it holds.
 MOST = 256
 
 _Task = tuple[Callable[[], Any], "Future[Any]"]
 
 
 class Writer:
-    """Does what is asked of a store, in the order asked, and tells only when it is on the disk.
+    """Runs actions of a store in their order, and reports each when it is on the disk.
 
     Args:
         store: where answers go.
@@ -31,13 +32,13 @@ class Writer:
         self._thread.start()
 
     async def do(self, act: Callable[[], T]) -> T:
-        """What `act` returns or raises, after the commit."""
+        """Run `act`, and return or raise what it does once its changes are committed."""
         future: Future[T] = Future()
         self._tasks.put((act, future))
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """Do what was asked before, and end."""
+        """Finish the actions that wait, and end the thread."""
         self._tasks.put(None)
         self._thread.join()
 
@@ -55,7 +56,7 @@ class Writer:
                 except queue.Empty:
                     break
             open = task is not None
-            # Whose client went away before its turn is left out.
+            # Tasks whose client went away before their turn are left out.
             if tasks := [x for x in tasks if x[1].set_running_or_notify_cancel()]:
                 self._together(tasks)
 
@@ -65,7 +66,7 @@ class Writer:
             with self.store.transaction():
                 done = [_tried(act) for act, _ in tasks]
         except Exception as error:
-            # Nothing was stored: each is told so, and sends it again.
+            # Nothing was stored: all clients learn so, and send their requests again.
             done = [(None, error)] * len(tasks)
         for (_, future), (value, problem) in zip(tasks, done, strict=True):
             if problem is None:

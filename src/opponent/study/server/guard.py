@@ -1,4 +1,4 @@
-"""Around the server: limits, headers, and a line in the log for all that is refused."""
+"""Around the server: limits, headers, and a line in the log for each refusal."""
 
 import ipaddress
 import logging
@@ -7,14 +7,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LOG = logging.getLogger("opponent.experiment")
+LOG = logging.getLogger("opponent.study")
 
 HEADERS = {
     "content-security-policy": (
@@ -33,7 +32,7 @@ HEADERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How much one client may ask, in requests a second and at once after a pause.
+    """How many requests one client may make: a rate a second, and a burst after a pause.
 
     Args:
         files: rate and burst of pages and pictures from one address; a layer's pictures are loaded
@@ -55,12 +54,12 @@ LIMITS = Limits()
 
 
 class Buckets:
-    """Token buckets of many clients, in bounded memory: those long unseen are forgotten.
+    """Token buckets of many clients in bounded memory; the client longest unseen is forgotten.
 
     Args:
         limit: rate, in requests a second, and burst.
         clients: how many are remembered.
-        clock: seconds.
+        clock: the time in seconds.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class Buckets:
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def wait(self, client: str) -> float:
-        """Count a request; 0 if it may pass, else the seconds until one would."""
+        """Count a request: 0 if it may pass, else the seconds until one may."""
         time_now = self._clock()
         left, since = self._left.pop(client, (self.burst, time_now))
         left = min(self.burst, left + (time_now - since) * self.rate)
@@ -83,7 +82,7 @@ class Buckets:
 
 
 def client_of(scope: Scope) -> str:
-    """Who asks: the address, of IPv6 the network that one customer is given (64 bits)."""
+    """The client's address; for IPv6, the network that one customer has (64 bits)."""
     host = (scope.get("client") or ("unknown", 0))[0]
     try:
         address = ipaddress.ip_address(host)
@@ -96,22 +95,22 @@ def client_of(scope: Scope) -> str:
     return str(address)
 
 
-# Long runs of what tokens are made of are left out of the log.
+# Long runs of a token's characters are left out of the log.
 _SECRET = re.compile(r"[A-Za-z0-9_-]{32,}")
 
 
 def safe(text: str, length: int = 120) -> str:
-    """Text for one line of a log: no control characters, nothing that could be a token."""
+    """Text for one line of a log, without control characters or anything that may be a token."""
     shown = ascii(_SECRET.sub("(long)", text[: 4 * length]))[1:-1]
     return shown if len(shown) <= length else shown[:length] + "..."
 
 
 class Guard:
-    """Around all: limits per address, the same headers on every reply, a line for each refusal.
+    """Middleware: limits for each address, the same headers on every reply, a line a refusal.
 
     Args:
-        app: what is guarded.
-        limits: what one address may ask; None for no limits.
+        app: the application.
+        limits: of one address; None for no limits.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits | None) -> None:
@@ -121,12 +120,12 @@ class Guard:
             "calls": Buckets(limits.calls, limits.clients),
             "sessions": Buckets(limits.sessions, limits.clients),
         }
-        # Refusals of too many requests not yet in the log, and when one was last: one line a
-        # second, or the log itself would be flooded.
-        self._many, self._told = 0, float("-inf")
+        # Refusals of too many requests that are not in the log yet, and the time of the last such
+        # line: one line a second, or the log itself would be flooded.
+        self._many, self._logged = 0, float("-inf")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Answer one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -149,12 +148,12 @@ class Guard:
             if wait := self._wait(scope):
                 too_many = refusal(429, "rate", "too many requests; try again a little later")
                 too_many.headers["retry-after"] = str(int(wait) + 1)
-                self._tell_many(scope)
+                self._log_many(scope)
                 await too_many(scope, receive, guarded)
             else:
                 await self.app(scope, receive, guarded)
         except ClientDisconnect:
-            tell(scope, 400, "the client went away before its request was whole")
+            log_refusal(scope, 400, "the client went away before its request was complete")
         except Exception as error:
             LOG.error(
                 "failed %s %s from %s: %s",
@@ -176,29 +175,37 @@ class Guard:
             wait = self.buckets["sessions"].wait(client)
         return wait
 
-    def _tell_many(self, scope: Scope) -> None:
+    def _log_many(self, scope: Scope) -> None:
         self._many += 1
-        if time.monotonic() - self._told >= 1:
+        if time.monotonic() - self._logged >= 1:
             more = f" ({self._many} since the last such line)" if self._many > 1 else ""
-            tell(scope, 429, f"too many requests{more}")
-            self._many, self._told = 0, time.monotonic()
+            log_refusal(scope, 429, f"too many requests{more}")
+            self._many, self._logged = 0, time.monotonic()
 
 
-def tell(scope: Scope, status: int, why: str) -> None:
-    """A line in the log for what was refused; no query, since it holds Prolific IDs."""
+def log_refusal(scope: Scope, status: int, why: str) -> None:
+    """Write a refusal to the log, without the query, which holds Prolific IDs."""
     LOG.warning(
         "refused %d %s %s from %s: %s",
         status, safe(scope["method"], 12), safe(scope["path"]), client_of(scope), safe(why, 200),
     )  # fmt: skip
 
 
-def refusal(status: int, reason: str, message: str, **more: Any) -> JSONResponse:
-    """A reply that says what is wrong, by a word for programs and a sentence for people."""
+def refusal(status: int, reason: str, message: str, **more: object) -> JSONResponse:
+    """A reply that says what is wrong, in a word for programs and a sentence for people."""
     return JSONResponse({"error": reason, "message": message, **more}, status_code=status)
 
 
 class Refusal(HTTPException):
-    """A request that is refused."""
+    """A request that is refused.
+
+    Args:
+        status: of HTTP.
+        reason: one word for programs.
+        message: a sentence for people.
+        wait: seconds until the request may be made again; 0 where that does not help.
+        stored: the answer that is stored instead, where there is one.
+    """
 
     def __init__(
         self,
@@ -214,13 +221,13 @@ class Refusal(HTTPException):
 
 
 async def refused(request: Request, error: Exception) -> Response:
-    """What Starlette refuses (404, 405) and what we do."""
+    """The reply to a request that Starlette (404, 405) or the server refuses."""
     assert isinstance(error, HTTPException)
-    tell(request.scope, error.status_code, error.detail)
+    log_refusal(request.scope, error.status_code, error.detail)
     reason = getattr(error, "reason", "http")
     reply = refusal(error.status_code, reason, error.detail, **getattr(error, "more", {}))
     reply.headers.update(error.headers or {})
     if error.status_code in (408, 413):
-        # The rest of the body is not waited for.
+        # The server does not wait for the rest of the body.
         reply.headers["connection"] = "close"
     return reply

@@ -1,10 +1,10 @@
-"""A study's folder: what is asked of people, and in which order.
+"""A study's folder: its trials, and the order in which each participant sees them.
 
-    STUDY/study.json       title, seed, layers, where the features come from, texts, analysis
+    STUDY/study.json       title, seed, layers, scans, texts, plan of the analysis
     STUDY/trials.parquet   one row a trial, with the right answers
-    STUDY/stimuli/ID.png   the pictures; nothing about them tells which answer is right
-    STUDY/sheet.html       every trial, for the eye of who runs the study
-    STUDY/answers.sqlite3  what participants did
+    STUDY/stimuli/ID.png   the pictures; nothing about them reveals the right answer
+    STUDY/sheet.html       every trial with its answers, for those who run the study
+    STUDY/answers.sqlite3  participants and their answers
 
 Source: paper, appendix B.
 """
@@ -22,33 +22,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from opponent.core.errors import RunError
+from opponent.core.text import one_line
 from opponent.storage.files import whole, write_text
+from opponent.study.design.settings import Settings, read_settings, to_json
 
-FORMAT = 1
 KINDS = ("practice", "catch", "trial")
-# What participants are asked in each trial, in this order.
-QUESTIONS = ("mei", "mii")
-# The settings that every study has, and that readers may count on.
-SETTINGS = (
-    "format", "title", "seed", "layers", "runs", "numbers", "consent", "debriefing", "codes",
-    "completion_url", "breaks", "min_window", "analysis",
-)  # fmt: skip
 _TRIAL, _STIMULUS = re.compile("[0-9a-f]{12}"), re.compile("[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One trial: what is shown, and what is right.
+    """One trial: its pictures, and which are right.
 
     Args:
-        id: opaque, 12 hexadecimal digits.
-        kind: 'practice', 'catch' or 'trial'; in a catch trial the MEI stands among the examples.
+        id: 12 hexadecimal digits.
+        kind: 'practice', 'catch' or 'trial'. In a catch trial the MEI is among the examples.
         layer: of the network.
         feature: its label.
-        examples: stimuli that excite the feature.
-        choices: the stimuli to choose from; their order here tells the answers, so it is not shown.
-        mei, mii: of the choices the one that excites the feature most, and the one that inhibits
-            it most.
+        examples: ids of stimuli that excite the feature.
+        choices: ids of the stimuli to choose from. Their order here reveals the answers, so it is
+            never shown.
+        mei, mii: the choices that excite and inhibit the feature most.
+    Raises:
+        ValueError: no participant could answer the trial.
     Source: paper, appendix B.
     """
 
@@ -62,7 +58,7 @@ class Trial:
     mii: str
 
     def __post_init__(self) -> None:
-        """Refuse what no participant could answer."""
+        """Refuse a trial that no participant could answer."""
         shown = (*self.examples, *self.choices)
         problem = None
         if not _TRIAL.fullmatch(self.id):
@@ -71,21 +67,23 @@ class Trial:
             problem = f"its kind is {self.kind!r}, not one of {', '.join(KINDS)}"
         elif not all(_STIMULUS.fullmatch(x) for x in shown):
             problem = "a stimulus' id is not 16 hexadecimal digits"
-        elif len(set(self.choices)) < len(self.choices) or not self.examples:
-            problem = "a choice stands there twice, or there is no example"
+        elif len(set(self.choices)) < len(self.choices):
+            problem = "a choice stands there twice"
+        elif not self.examples:
+            problem = "there is no example"
         elif self.mei == self.mii or not {self.mei, self.mii} <= set(self.choices):
             problem = "MEI and MII are not two of its choices"
         if problem:
             raise ValueError(f"trial {self.id!r} ({self.layer}, {self.feature}): {problem}")
 
     def answer(self, question: str) -> str:
-        """The stimulus that is right: the MEI to 'mei', the MII to 'mii'."""
+        """The right stimulus: the MEI for 'mei', the MII for 'mii'."""
         return {"mei": self.mei, "mii": self.mii}[question]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """A trial as one participant sees it: examples and choices in the order shown."""
+    """A trial as one participant sees it, with examples and choices in the order shown."""
 
     trial: Trial
     examples: tuple[str, ...]
@@ -94,7 +92,7 @@ class Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """Trials that follow each other: of one layer, or those to practise with ('practice')."""
+    """Consecutive trials of one layer, or the trials to practise with ('practice')."""
 
     layer: str
     trials: tuple[Shown, ...]
@@ -104,9 +102,10 @@ class Study:
     """A study's folder, open for reading.
 
     Args:
-        folder: as `opponent experiment build` makes it.
+        folder: made by `opponent experiment build`.
     Raises:
-        RunError: it is no study, unfinished, damaged, or of another version.
+        RunError: the folder is no study, or a study that is unfinished, damaged or of another
+            format.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -117,24 +116,8 @@ class Study:
                 f"{self.folder} is no study: it has no study.json; `opponent experiment build` "
                 "makes one, and the same command again finishes one that was interrupted"
             )
-        try:
-            self.settings: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            missing = [name for name in SETTINGS if name not in self.settings]
-        except (OSError, ValueError, TypeError) as error:
-            raise RunError(f"{path} is damaged: {error}") from error
-        if missing:
-            raise RunError(f"{path} lacks {', '.join(missing)}")
-        if self.settings["format"] != FORMAT:
-            raise RunError(
-                f"{path} has format {self.settings['format']}, this version of opponent reads "
-                f"format {FORMAT}; build the study again"
-            )
+        self.settings: Settings = read_settings(path)
         self._check()
-
-    @classmethod
-    def open(cls, folder: str | Path) -> "Study":
-        """The study in a folder; `Study(folder)` by another name."""
-        return cls(folder)
 
     def _check(self) -> None:
         layers = self.layers
@@ -155,43 +138,42 @@ class Study:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The layers' names, from the first to the last of the network."""
-        return tuple(each["name"] for each in self.settings["layers"])
+        """The layers' names, from the network's first to its last."""
+        return tuple(layer.name for layer in self.settings.layers)
 
     def label(self, layer: str) -> str:
-        """What a layer is called in figures, such as 'early'."""
-        return next(str(x["label"]) for x in self.settings["layers"] if x["name"] == layer)
+        """The label of a layer in figures, such as 'early'."""
+        return next(x.label for x in self.settings.layers if x.name == layer)
 
     @cached_property
     def table(self) -> pa.Table:
-        """`trials.parquet`: the trials, and what is known of each stimulus.
+        """`trials.parquet`: the trials, and what is known of their stimuli.
 
         Raises:
-            RunError: it is missing or damaged.
+            RunError: the file is missing or damaged.
         """
         path = self.folder / "trials.parquet"
         try:
             return pq.read_table(path, page_checksum_verification=True)
         except (OSError, pa.ArrowException) as error:
-            reason = str(error).partition("\n")[0]
-            raise RunError(f"{path} is damaged or missing: {reason}") from error
+            raise RunError(f"{path} is damaged or missing: {one_line(error)}") from error
 
     @cached_property
     def trials(self) -> tuple[Trial, ...]:
-        """All trials, practice and catch trials too.
+        """All trials, among them those to practise with and the catch trials.
 
         Raises:
             RunError: the table is damaged.
         """
         names = [field.name for field in fields(Trial) if field.name != "id"]
         try:
-            found = []
+            trials = []
             for row in self.table.select(["trial", *names]).to_pylist():
                 values: dict[str, Any] = {
                     k: tuple(v) if isinstance(v := row[k], list) else v for k in names
                 }
-                found.append(Trial(id=row["trial"], **values))
-            return tuple(found)
+                trials.append(Trial(id=row["trial"], **values))
+            return tuple(trials)
         except (LookupError, TypeError, ValueError) as error:
             raise RunError(f"{self.folder / 'trials.parquet'} is damaged: {error}") from error
 
@@ -200,10 +182,10 @@ class Study:
         return {trial.id: trial for trial in self.trials}
 
     def trial(self, id: str) -> Trial:
-        """The trial with that id.
+        """The trial of an id.
 
         Raises:
-            LookupError: there is none.
+            LookupError: the study has no such trial.
         """
         if id not in self._by_id:
             raise LookupError(f"{self.folder} has no trial {id!r}")
@@ -215,23 +197,25 @@ class Study:
         return frozenset(x for trial in self.trials for x in (*trial.examples, *trial.choices))
 
     def stimulus(self, id: str) -> Path:
-        """A stimulus' file.
+        """The file of a stimulus.
 
         Raises:
-            LookupError: no trial shows a stimulus of that id.
+            LookupError: no trial shows such a stimulus.
         """
         if id not in self.stimuli:
             raise LookupError(f"{self.folder} has no stimulus {id!r}")
         return self.folder / "stimuli" / f"{id}.png"
 
     def session(self, number: int) -> tuple[Block, ...]:
-        """What the participant of that number sees, the same each time: practice, then the layers.
+        """What a participant sees, the same each time: trials to practise with, then the layers.
 
-        The order of layers, of trials in a layer and of pictures in a trial are drawn for each
-        participant from the study's seed.
+        The orders of layers, of a layer's trials and of a trial's pictures are random, drawn for
+        each participant from the study's seed.
 
         Args:
-            number: in order of arrival, from 0.
+            number: of the participant, in order of arrival, from 0.
+        Returns:
+            Blocks of trials in the order shown.
         Raises:
             ValueError: a negative number.
         """
@@ -256,10 +240,10 @@ class Study:
         return Shown(trial=trial, examples=examples, choices=choices)
 
     def _shuffled(self, items: Sequence[str], number: int, what: str) -> tuple[str, ...]:
-        """A random order that no version of a library of random numbers can change."""
+        """A random order that does not depend on the version of a random number library."""
 
         def key(item: str) -> bytes:
-            text = json.dumps([self.settings["seed"], number, what, item])
+            text = json.dumps([self.settings.seed, number, what, item])
             return hashlib.sha256(text.encode()).digest()
 
         return tuple(sorted(items, key=key))
@@ -267,7 +251,7 @@ class Study:
     def fingerprint(self) -> str:
         """SHA-256 of study.json and trials.parquet, in hexadecimal.
 
-        The names of the stimuli are made of their pixels, so that it stands for them too.
+        The ids of stimuli are hashes of their pixels, so that it stands for the pictures too.
         """
         digest = hashlib.sha256()
         for name in ("study.json", "trials.parquet"):
@@ -279,32 +263,28 @@ class Study:
 
 def write_study(
     folder: Path,
-    settings: Mapping[str, Any],
+    settings: Settings,
     trials: Sequence[Trial],
-    more: Mapping[str, Sequence[Any]] | None = None,
+    more: Mapping[str, Sequence[object]] | None = None,
 ) -> None:
-    """Write a study's trials and then its settings, which make it one; the stimuli come before.
+    """Write a study's trials, and then its settings, which make the folder a study.
+
+    The stimuli are to be written before.
 
     Args:
         folder: of the study.
-        settings: all of `SETTINGS`.
-        trials: the trials.
-        more: further columns, one value a trial.
-    Raises:
-        ValueError: settings are missing.
+        settings: of the study.
+        trials: its trials.
+        more: further columns of trials.parquet, one value a trial.
     """
-    missing = [name for name in SETTINGS if name not in settings]
-    if missing:
-        raise ValueError(f"a study's settings lack {', '.join(missing)}")
-    columns: dict[str, Any] = {
+    columns: dict[str, object] = {
         "trial" if field.name == "id" else field.name: [
             list(value) if isinstance(value := getattr(trial, field.name), tuple) else value
             for trial in trials
         ]
         for field in fields(Trial)
     }
-    with whole(folder / "trials.parquet") as part:
+    with whole(folder / "trials.parquet") as path:
         table = pa.table(columns | {key: list(values) for key, values in (more or {}).items()})
-        pq.write_table(table, part, compression="zstd", write_page_checksum=True)
-    text = json.dumps(settings, indent=1, ensure_ascii=False) + "\n"
-    write_text(folder / "study.json", text)
+        pq.write_table(table, path, compression="zstd", write_page_checksum=True)
+    write_text(folder / "study.json", to_json(settings, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""The few files that the experiment's page is made of: our own, and jsPsych as npm installs it."""
+"""The files of the experiment's page: our own, and jsPsych as npm installs it."""
 
 import hashlib
 import json
@@ -11,8 +11,8 @@ from pathlib import Path
 
 from opponent.core.errors import RunError
 
-PAGE = Path(__file__).parent / "page"
-# What `npm ci` needs: the packages' exact versions and what their contents hash to.
+PAGE = Path(__file__).parents[1] / "page"
+# The files that `npm ci` needs: exact versions of packages, and hashes of their contents.
 PINS = ("package.json", "package-lock.json", ".npmrc")
 OURS = ("index.html", "style.css", "api.js", "screens.js", "session.js")
 THEIRS = {
@@ -24,7 +24,7 @@ TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
 }
-# Where to look for what a file was made from: elsewhere, and the page loads nothing from there.
+# Points to a file's source elsewhere. The page loads nothing from elsewhere.
 _ELSEWHERE = re.compile(rb"^//# sourceMappingURL=.*$", re.MULTILINE)
 
 
@@ -37,12 +37,12 @@ class File:
 
     @cached_property
     def tag(self) -> str:
-        """An entity tag: another content has another."""
+        """The entity tag, a hash of the content."""
         return f'"{hashlib.sha256(self.content).hexdigest()[:32]}"'
 
 
 def pinned() -> dict[str, str]:
-    """The npm packages that the page needs, and their versions."""
+    """The npm packages that the page needs, with their versions."""
     text = (PAGE / "package.json").read_text(encoding="utf-8")
     return {str(name): str(version) for name, version in json.loads(text)["dependencies"].items()}
 
@@ -51,21 +51,23 @@ def page_files(jspsych: Path | None = None) -> dict[str, File]:
     """The page's files by their path in the address.
 
     Args:
-        jspsych: the folder in which `npm ci` was run, or its node_modules; without it, the
-            package's own folder of the page.
+        jspsych: the folder in which `npm ci` was run, or its node_modules. Default: the package's
+            own folder of the page.
+    Returns:
+        Files by path, such as '/' and '/page/style.css'.
     Raises:
-        RunError: jsPsych is not there, or not in the version that the page was made for.
+        RunError: jsPsych is missing, or is not of the version that the page needs.
     """
     modules = _modules(jspsych or PAGE)
     files = {name: (PAGE / name).read_bytes() for name in OURS}
     files |= {
         name: _ELSEWHERE.sub(b"", (modules / path).read_bytes()) for name, path in THEIRS.items()
     }
-    found = {
+    by_path = {
         f"/page/{name}": File(content=content, type=TYPES[Path(name).suffix])
         for name, content in files.items()
     }
-    return {"/": found.pop("/page/index.html"), **found}
+    return {"/": by_path.pop("/page/index.html"), **by_path}
 
 
 def _modules(folder: Path) -> Path:
@@ -74,10 +76,10 @@ def _modules(folder: Path) -> Path:
         about = modules / name / "package.json"
         if not about.is_file():
             raise RunError(f"{name} {version} is not in {modules}; {_how(folder)}")
-        found = json.loads(about.read_text(encoding="utf-8")).get("version")
-        if found != version:
+        installed = json.loads(about.read_text(encoding="utf-8")).get("version")
+        if installed != version:
             raise RunError(
-                f"{modules} has {name} {found}, and the page needs {version}; {_how(folder)}"
+                f"{modules} has {name} {installed}, and the page needs {version}; {_how(folder)}"
             )
     missing = [path for path in THEIRS.values() if not (modules / path).is_file()]
     if missing:
@@ -86,7 +88,7 @@ def _modules(folder: Path) -> Path:
 
 
 def _how(folder: Path) -> str:
-    """What to run so that jsPsych is in that folder."""
+    """The command that installs jsPsych in that folder, for an error message."""
     command = f"npm ci --ignore-scripts --prefix '{folder}'"
     if folder.resolve() != PAGE.resolve():
         pins = " ".join(f"'{PAGE / name}'" for name in PINS)
@@ -95,10 +97,10 @@ def _how(folder: Path) -> str:
 
 
 def install(jspsych: Path | None = None) -> None:
-    """Install what is pinned with npm, without running any of its scripts.
+    """Install the pinned packages with npm, without running their scripts.
 
     Args:
-        jspsych: into which folder; without it, the package's own.
+        jspsych: the folder to install in. Default: the package's own folder of the page.
     Raises:
         RunError: npm is missing or fails.
     """
@@ -117,5 +119,5 @@ def install(jspsych: Path | None = None) -> None:
         check=False,
     )
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.startswith("npm error")]
-        raise RunError(f"npm ci failed in {folder}: {'; '.join(said[:3]) or 'it said nothing'}")
+        lines = [line for line in done.stderr.splitlines() if line.startswith("npm error")]
+        raise RunError(f"npm ci failed in {folder}: {'; '.join(lines[:3]) or 'no error message'}")
