@@ -2,17 +2,15 @@
 
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
-from tests.support.study import small_study
+from tests.support.study import as_json, small_study
 
-from opponent import load
 from opponent.core.errors import RunError
-from opponent.study.analysis import analyse_folder
-from opponent.study.simulate import Chance, Similarity, embed, simulate
-from opponent.study.store import Store
-from opponent.study.study import Study
+from opponent.study.analysis.report import analyse_folder
+from opponent.study.design.study import Study
+from opponent.study.server.store import Store
+from opponent.study.simulate.simulation import simulate
 
 PLAN = {"draws": 1000, "power_draws": 2, "power_for": [4]}
 
@@ -25,7 +23,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 def test_the_perfect_score_all(study: Study, tmp_path: Path) -> None:
     answered = simulate(study, tmp_path / "p", participants=3, skill="perfect")
-    found = analyse_folder(answered).values
+    found = as_json(analyse_folder(answered))
     assert found["simulated"]["skill"] == "perfect"
     assert found["participants"] == {"began": 3, "analysed": 3, "excluded": {}}
     assert [x[q]["accuracy"] for x in found["layers"] for q in ("mei", "mii")] == [1.0] * 4
@@ -37,7 +35,7 @@ def test_those_who_guess_score_as_chance_has_it(tmp_path: Path) -> None:
     study = small_study(tmp_path / "s", features=8, layers=("a",), practice=0, catch=0,
                         analysis=settings)  # fmt: skip
     answered = simulate(study, tmp_path / "c", participants=30, skill="chance")
-    [layer] = analyse_folder(answered).values["layers"]
+    [layer] = as_json(analyse_folder(answered))["layers"]
     assert layer["mei"]["low"] < 1 / 9 < layer["mei"]["high"]
     assert layer["mii"]["low"] < 1 / 9 < layer["mii"]["high"]
     # 240 answers, of which 8/9 are open: the sd of the share is sqrt(7/64/213) = 0.023.
@@ -91,43 +89,9 @@ def test_who_goes_by_likeness_finds_the_like_and_the_unlike(study: Study, tmp_pa
     answered = simulate(
         study, tmp_path / "s", participants=4, skill="similarity", temperature=0.02, layer="mixed3a"
     )
-    layers = analyse_folder(answered).values["layers"]
+    layers = as_json(analyse_folder(answered))["layers"]
     assert np.mean([x["mei"]["accuracy"] for x in layers]) > 0.8
     assert np.mean([x["mii"]["accuracy"] for x in layers]) > 2 / 8, "twice chance"
-
-
-def test_likeness_by_hand() -> None:
-    """Two examples along x; choices along x, along y and against x."""
-    vectors = {"e": (1.0, 0.0), "f": (1.0, 0.1), "a": (0.9, 0.0), "b": (0.0, 1.0), "c": (-1.0, 0.0)}
-    seen = {id: (np.array(x), np.array(x)) for id, x in vectors.items()}
-    rng = np.random.default_rng(0)
-    sure = Similarity(seen=seen, temperature=0.0)
-    assert sure.answer("", ("e", "f"), ("b", "c", "a"), rng) == ("a", "c")
-    unsure = Similarity(seen=seen, temperature=100.0)
-    found = {unsure.answer("", ("e", "f"), ("b", "c", "a"), rng) for _ in range(200)}
-    assert len(found) == 6, "at a high temperature any pair of choices"
-
-
-def test_guesses_are_even() -> None:
-    rng = np.random.default_rng(0)
-    choices = tuple("abcdefghi")
-    pairs = [Chance().answer("", (), choices, rng) for _ in range(900)]
-    assert all(first != second for first, second in pairs)
-    for place in (0, 1):
-        counts = [sum(pair[place] == x for pair in pairs) for x in choices]
-        assert max(abs(count - 100) for count in counts) < 47, "5 sd of 900 at 1/9"
-
-
-def test_pictures_are_seen_as_looks_and_content(study: Study) -> None:
-    ids = sorted(study.stimuli)[:3]
-    network = load()
-    pictures = {id: study.stimulus(id).read_bytes() for id in ids}
-    calls: list[tuple[int, int]] = []
-    found = embed(pictures, network, "mixed3a", lambda _, done, total: calls.append((done, total)))
-    assert list(found) == ids
-    assert found[ids[0]][0].shape == (6 * 6 * 3,)
-    assert found[ids[0]][1].shape == (network.layer("mixed3a").shape[0],)
-    assert calls == [(3, 3)]
 
 
 def test_what_makes_no_sense_is_refused(study: Study, tmp_path: Path) -> None:
@@ -140,19 +104,3 @@ def test_what_makes_no_sense_is_refused(study: Study, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="cannot be reached"):
         simulate(study, url="http://127.0.0.1:9", participants=1, skill="chance")
     assert not any(tmp_path.iterdir())
-
-
-def test_a_server_that_refuses_is_told() -> None:
-    from opponent.study.simulate import _send
-
-    def refuse(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(409, json={"error": "closed"})
-
-    async def ask() -> None:
-        async with httpx.AsyncClient(transport=httpx.MockTransport(refuse)) as client:
-            await _send(client, "POST", "http://x/api/session", {}, {})
-
-    import asyncio
-
-    with pytest.raises(RunError, match=r"answers 409: .*closed"):
-        asyncio.run(ask())

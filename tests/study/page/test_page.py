@@ -1,33 +1,24 @@
 """The experiment's page in a real browser: a participant from consent to the redirect.
 
-jsPsych comes from npm: `npm ci --ignore-scripts --prefix src/opponent/experiment/page`, or a folder
-named by OPPONENT_JSPSYCH.
+jsPsych comes from npm: `npm ci --ignore-scripts --prefix src/opponent/study/page`, or lies in a
+folder that OPPONENT_JSPSYCH names.
 """
 
-import os
-import re
-import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route
 from tests.support.server import Server
 from tests.support.study import small_study
 
-from opponent.core.errors import RunError
-from opponent.study import site
-from opponent.study.guard import Limits
-from opponent.study.store import Store
-from opponent.study.study import Study
+from opponent.study.design.study import Study
+from opponent.study.server.guard import Limits
+from opponent.study.server.site import File
+from opponent.study.server.store import Store
 
-CHROMIUM = os.environ.get("OPPONENT_CHROMIUM") or shutil.which("chromium")
-JSPSYCH = Path(os.environ.get("OPPONENT_JSPSYCH", site.PAGE))
+pytestmark = pytest.mark.browser
+
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 RETURN = "https://app.prolific.com/submissions/complete?cc="
 IDS = "?PROLIFIC_PID={}&STUDY_ID=s1&SESSION_ID=x1"
@@ -36,29 +27,7 @@ UNLIMITED = Limits(calls=(1e6, 1e6), sessions=(1e6, 1e6), session=(1e6, 1e6), fi
 
 
 @pytest.fixture(scope="module")
-def files() -> dict[str, site.File]:
-    """The page's files with jsPsych."""
-    try:
-        return site.page_files(JSPSYCH)
-    except RunError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A Chromium without a screen."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--disable-gpu"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def server(
-    tmp_path_factory: pytest.TempPathFactory, files: dict[str, site.File]
-) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory, files: dict[str, File]) -> Iterator[Server]:
     """A study whose texts are hostile, being served."""
     folder = tmp_path_factory.mktemp("page") / "study"
     small_study(
@@ -166,6 +135,7 @@ class Visit:
         return [x for x in self.requests if not x.startswith(ours)]
 
 
+@pytest.mark.slow
 def test_a_whole_session(browser: Browser, server: Server) -> None:
     """Practice until right, trials by mouse and keyboard, a reload amid a trial, the redirect."""
     with Visit(browser, server, IDS.format("whole")) as visit:
@@ -438,54 +408,3 @@ def test_another_person_may_start_where_there_is_no_prolific(
         visit.press("I do not want to take part")
         visit.press("Start for another person")
         visit.page.get_by_role("button", name="I agree, and want to take part").wait_for()
-
-
-def test_what_is_installed_is_what_is_pinned(
-    files: dict[str, site.File], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert set(files) == {"/", *(f"/page/{x}" for x in (*site.OURS[1:], *site.THEIRS))}
-    for path, file in files.items():
-        # Nothing is loaded from elsewhere, and nothing runs that the policy forbids.
-        text = file.content.decode()
-        assert "sourceMappingURL" not in text
-        if path == "/":
-            assert not re.search(r"(src|href)=\"(?!/page/)", text)
-            assert not re.search(r"<script>|\son\w+=|style=", text)
-    modules = tmp_path / "node_modules"
-    with pytest.raises(RunError, match="npm ci --ignore-scripts --prefix"):
-        site.page_files(tmp_path)
-    (modules / "jspsych").mkdir(parents=True)
-    (modules / "jspsych" / "package.json").write_text('{"version": "7.0.0"}')
-    (modules / "@jspsych" / "plugin-preload").mkdir(parents=True)
-    version = site.pinned()["@jspsych/plugin-preload"]
-    about = modules / "@jspsych" / "plugin-preload" / "package.json"
-    about.write_text(f'{{"version": "{version}"}}')
-    with pytest.raises(RunError, match=r"has jspsych 7\.0\.0, and the page needs"):
-        site.page_files(tmp_path)
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(RunError, match="npm is not installed"):
-        site.install(tmp_path)
-
-
-def test_the_command_serves_until_ctrl_c(files: dict[str, site.File], server: Server) -> None:
-    command = [sys.executable, "-m", "opponent", "experiment", "serve", str(server.folder)]
-    with subprocess.Popen(
-        [*command, "--port", "0", "--jspsych", str(JSPSYCH)], stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stderr is not None
-        said = process.stderr.readline()
-        found = re.search(r"serving at (http://127\.0\.0\.1:\d+/)$", said)
-        assert found, said
-        assert httpx.get(found[1]).content == files["/"].content
-        process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
-    assert process.returncode == 0
-    assert rest == f"stopped; all answers are in {server.folder / 'answers.sqlite3'}\n"
-
-
-def test_no_registry_is_named() -> None:
-    for name in site.PINS:
-        assert "registry" not in (site.PAGE / name).read_text().replace(
-            "omit-lockfile-registry-resolved=true", ""
-        )
-    assert '"resolved"' not in (site.PAGE / "package-lock.json").read_text()

@@ -1,76 +1,19 @@
-"""The answers' file: what is stored once and for all, what is refused, and what is exported."""
+"""The answers' file: what is stored once and for all, and what is refused."""
 
-import asyncio
-import csv
 import hashlib
 import sqlite3
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
-from tests.support.study import small_study
+from tests.support.study import begin, give, seen
 
 from opponent.core.errors import RunError
-from opponent.study.export import export
-from opponent.study.store import Answer, Refused, Store
-from opponent.study.study import QUESTIONS, Shown, Study
-from opponent.study.writer import Writer
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    return small_study(tmp_path_factory.mktemp("store") / "study", features=1)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "answers.sqlite3", create=True) as store:
-        yield store
-
-
-def seen(study: Study, number: int = 0) -> list[Shown]:
-    return [shown for block in study.session(number) for shown in block.trials]
-
-
-def begin(store: Store, **ids: str) -> tuple[str, str]:
-    """A participant with consent: their token and id."""
-    token, participant = store.start(**ids)
-    store.consent(participant.id, "1", True)
-    return token, participant.id
-
-
-def give(
-    store: Store, study: Study, id: str, at: int, question: str, place: int, number: int = 0
-) -> list[Answer]:
-    shown = seen(study, number)
-    return store.answer(
-        id, shown, trial=shown[at].trial.id, question=question, choice=shown[at].choices[place],
-        reaction_ms=at * 10 + place, fingerprint="of the study",
-    )  # fmt: skip
-
-
-def together(store: Store, *acts: Callable[[], object]) -> list[object]:
-    """What acts give or raise that are asked while the writer is busy."""
-    busy, free = threading.Event(), threading.Event()
-
-    async def main() -> list[object]:
-        writer = Writer(store)
-        first = asyncio.ensure_future(writer.do(lambda: (busy.set(), free.wait())))
-        await asyncio.to_thread(busy.wait)
-        others = [asyncio.ensure_future(writer.do(act)) for act in acts]
-        await asyncio.sleep(0)
-        free.set()
-        await first
-        replies = await asyncio.gather(*others, return_exceptions=True)
-        writer.close()
-        return list(replies)
-
-    return asyncio.run(main())
+from opponent.study.design.settings import QUESTIONS
+from opponent.study.design.study import Study
+from opponent.study.server.store import Refused, Store
 
 
 def test_what_is_stored_is_what_was_given(store: Store, study: Study) -> None:
@@ -217,7 +160,7 @@ def test_what_was_committed_outlives_the_process(study: Study, tmp_path: Path) -
     path = tmp_path / "answers.sqlite3"
     script = (
         "import os, signal, sys\n"
-        "from opponent.study.store import Store\n"
+        "from opponent.study.server.store import Store\n"
         "store = Store(sys.argv[1], create=True)\n"
         "print(store.start(prolific_pid='p')[1].id, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -237,46 +180,6 @@ def test_the_first_answer_fixes_the_study(store: Store, study: Study) -> None:
     assert store.fingerprint() == "of the study"
 
 
-def test_many_are_stored_together_and_each_fails_alone(store: Store, study: Study) -> None:
-    """One commit for all that wait; what one is refused undoes nothing of the others'."""
-    _, one = begin(store)
-    _, two = begin(store)
-    commits = 0
-
-    def count(statement: str) -> None:
-        nonlocal commits
-        commits += statement == "COMMIT"
-
-    store._connection.set_trace_callback(count)
-    replies = together(
-        store,
-        lambda: give(store, study, one, 0, "mei", 1),
-        lambda: give(store, study, one, 1, "mei", 1),
-        lambda: give(store, study, two, 0, "mei", 2, number=1),
-        lambda: store.end(one, "withdrawn"),
-    )
-    # And one of what they waited for.
-    assert commits == 2
-    assert [isinstance(x, Refused) for x in replies] == [False, True, False, False]
-    assert [(x["number"], x["place"]) for x in store.answers().to_pylist()] == [(1, 2)]
-    assert store.participants().column("state").to_pylist() == ["withdrawn", "started"]
-
-
-def test_nothing_is_told_that_could_not_be_committed(store: Store, study: Study) -> None:
-    _, id = begin(store)
-    replies = together(
-        store,
-        lambda: give(store, study, id, 0, "mei", 1),
-        lambda: store._connection.execute("ROLLBACK"),
-    )
-    assert [isinstance(x, sqlite3.OperationalError) for x in replies] == [True, True]
-    assert len(store.answers()) == 0
-    # The next is stored as ever.
-    (given,) = together(store, lambda: give(store, study, id, 0, "mei", 1))
-    assert isinstance(given, list)
-    assert len(store.answers()) == 1
-
-
 def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="nobody has taken part yet"):
         Store(tmp_path / "none.sqlite3")
@@ -289,38 +192,3 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(RunError, match="not a study's answers"):
         Store(tmp_path / "other.sqlite3", create=True)
-
-
-def test_export_writes_what_is_stored(store: Store, study: Study, tmp_path: Path) -> None:
-    token, one = store.start(prolific_pid="-1+1", browser={"user_agent": '=HYPERLINK("x")'})
-    store.consent(one.id, "=1", True)
-    give(store, study, one.id, 0, "mei", 0)
-    paths = export(store, tmp_path / "out")
-    assert {path.name for path in paths} == {
-        "answers.csv", "answers.parquet", "participants.csv", "participants.parquet",
-    }  # fmt: skip
-    assert pq.read_table(tmp_path / "out" / "answers.parquet") == store.answers()
-    people = pq.read_table(tmp_path / "out" / "participants.parquet")
-    assert people == store.participants()
-    assert people.column("prolific_pid").to_pylist() == ["-1+1"]
-    with (tmp_path / "out" / "answers.csv").open(newline="", encoding="utf-8") as file:
-        (row,) = csv.DictReader(file)
-    (stored,) = store.answers().to_pylist()
-    assert row["choice"] == stored["choice"]
-    assert row["correct"] == str(stored["correct"]).lower()
-    assert row["reaction_ms"] == "0"
-    assert row["shown_at"] == ""
-    with (tmp_path / "out" / "participants.csv").open(newline="", encoding="utf-8") as file:
-        (row,) = csv.DictReader(file)
-    assert row["prolific_pid"] == "'-1+1"
-    assert row["consent_version"] == "'=1"
-    assert all(not x.startswith(("=", "+", "-", "@")) for x in row.values())
-    for path in paths:
-        assert token.encode() not in path.read_bytes()
-
-
-def test_an_empty_store_exports_empty_tables(store: Store, tmp_path: Path) -> None:
-    export(store, tmp_path)
-    table = pq.read_table(tmp_path / "answers.parquet")
-    assert len(table) == 0
-    assert table.schema == store.answers().schema
