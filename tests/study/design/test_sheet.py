@@ -1,11 +1,13 @@
 """Contact sheets of a study's trials."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from msgspec import structs
 
+from opponent.core.text import file_name
 from opponent.study.design.sheet import write_sheets
 from opponent.study.design.study import Study, write_study
 
@@ -40,3 +42,20 @@ def test_a_sheet_escapes_what_it_shows(copy: Study) -> None:
     write_study(copy.folder, copy.settings, copy.trials)
     with pytest.raises(ValueError, match="no activations to show"):
         write_sheets(Study(copy.folder))
+
+
+def test_a_sheet_s_name_is_the_layer_s(copy: Study) -> None:
+    """Dots stay; what no file system takes does not."""
+    names = {"relu1": "features.3", "relu2": "block/2 (last)"}
+    trials = [replace(trial, layer=names[trial.layer]) for trial in copy.trials]
+    layers = tuple(structs.replace(x, name=names[x.name]) for x in copy.settings.layers)
+    write_study(
+        copy.folder, structs.replace(copy.settings, layers=layers), trials,
+        {name: copy.table[name].to_pylist() for name in copy.table.column_names[8:]},
+    )  # fmt: skip
+    _, *prints = write_sheets(Study(copy.folder), suffix="png")
+    assert [path.name for path in prints] == [
+        f"sheet-{file_name('features.3')}.png", f"sheet-{file_name('block/2 (last)')}.png",
+    ]  # fmt: skip
+    assert all(path.parent == copy.folder for path in prints)
+    assert prints[0].name == "sheet-features.3.png"

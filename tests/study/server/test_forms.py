@@ -80,3 +80,66 @@ def test_scripts_in_text_fields_are_refused(study: Study, name: str) -> None:
 
     with Store(study.folder / "answers.sqlite3") as store:
         assert SCRIPT not in str(store.participants().to_pylist())
+
+
+@pytest.mark.parametrize(
+    ("path", "changes", "says"),
+    [
+        ("answer", {"trial": "x"}, "the field trial is not 12 hexadecimal digits"),
+        ("answer", {"choice": "x"}, "the field choice is not 16 hexadecimal digits"),
+        ("answer", {"question": "x"}, "the field question is not 'mei' or 'mii'"),
+        ("answer", {"reaction_ms": -1}, "reaction_ms is not a whole number from 0 to 86400000"),
+        ("answer", {"reaction_ms": 1.0}, "reaction_ms is not a whole number from 0 to 86400000"),
+        ("answer", {"shown_at": "2026-02-30T00:00:00.000Z"}, "shown_at is not a time such as 2026"),
+        ("answer", {"shown_at": "2026-01-02T03:04:05.678Z\n"}, "shown_at is not a time such as"),
+        ("answer", {"shown_at": None}, "shown_at is not a time such as"),
+        # Names that look like the place of another field.
+        ("answer", {"x` - at `$.trial": 1}, "besides trial, question, choice, reaction_ms, shown"),
+        ("answer", {"x` - at `$.nothing": 1}, "there is an unknown field besides trial"),
+        ("answer", {"question": "x` - at `$.nothing"}, "question is not 'mei' or 'mii'"),
+        ("session", {"browser": {"x` - at `$.nothing": 1}}, "browser is not an object of window"),
+        ("session", {"browser": {"window": [1, 2, 3]}}, "browser is not an object of window"),
+        ("session", {"browser": {"screen": [1, 100_001]}}, "browser is not an object of window"),
+        ("session", {"browser": {"pixel_ratio": 0}}, "browser is not an object of window"),
+        ("session", {"browser": {"pixel_ratio": True}}, "browser is not an object of window"),
+        ("session", {"STUDY_ID": "a b"}, "the field STUDY_ID is not an ID of 1 to 64 letters"),
+        ("consent", {"version": "1" * 201}, "version is not a text of at most 200 characters"),
+        ("consent", {"agreed": 1}, "the field agreed is not true or false"),
+        ("screen_out", {"reason": "tired"}, "the field reason is not 'window' or 'images'"),
+    ],
+)
+def test_a_refusal_says_what_is_expected(
+    study: Study, path: str, changes: dict[str, object], says: str
+) -> None:
+    right: dict[str, object] = {"answer": GOOD, "consent": {"version": "1", "agreed": True}}.get(
+        path, {}
+    )
+
+    @within(study)
+    async def _(c: httpx.AsyncClient) -> None:
+        header = await begin(c)
+        reply = await c.post(f"/api/{path}", json=right | changes, headers=header)
+        assert (reply.status_code, reply.json()["error"]) == (400, "field")
+        assert says in reply.json()["message"]
+
+
+def test_the_browser_is_stored_as_it_was_sent(study: Study) -> None:
+    sent = [
+        {"window": [1024, 640], "screen": [1920, 1080], "pixel_ratio": 1},
+        {"window": [1024, 640], "pixel_ratio": 1.25},
+        {},
+    ]
+
+    @within(study)
+    async def _(c: httpx.AsyncClient) -> None:
+        for browser in sent:
+            assert (await c.post("/api/session", json={"browser": browser})).status_code == 201
+
+    with Store(study.folder / "answers.sqlite3") as store:
+        texts = store.participants().column("browser").to_pylist()
+    for text, browser in zip(texts, sent, strict=True):
+        stored = json.loads(text)
+        stored.pop("user_agent")
+        assert stored == browser
+    # A whole number stays one.
+    assert '"pixel_ratio": 1,' in texts[0]

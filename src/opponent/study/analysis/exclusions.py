@@ -40,7 +40,13 @@ class Kept:
     ms: Mapping[str, Grid]
 
     def correct(self, question: str) -> Grid:
-        """1 or 0 for each participant and feature, NaN where there is no answer."""
+        """Right and wrong answers.
+
+        Args:
+            question: 'mei' or 'mii'.
+        Returns:
+            1 or 0 for each participant and feature, NaN where there is no answer.
+        """
         chosen = self.chosen[question]
         right = (chosen == ROLES.index(question)).astype(np.float64)
         values: Grid = np.where(chosen < 0, np.nan, right)

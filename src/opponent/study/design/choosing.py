@@ -66,8 +66,12 @@ class Chosen:
 
 
 def modest(activation: Float[np.ndarray, " n"]) -> tuple[float, float]:
-    """The smallest and largest activation of a distractor: the mean minus and plus 2 sd.
+    """The smallest and the largest activation that a distractor may have.
 
+    Args:
+        activation: of each image.
+    Returns:
+        The mean minus and plus 2 standard deviations.
     Source: paper, appendix B.
     """
     values = activation.astype(np.float64)
@@ -76,7 +80,14 @@ def modest(activation: Float[np.ndarray, " n"]) -> tuple[float, float]:
 
 
 def salient(norm: Float[np.ndarray, " n"]) -> float:
-    """The smallest L1 norm of a distractor: the 90th percentile. Source: paper, appendix B."""
+    """The smallest L1 norm that a distractor may have.
+
+    Args:
+        norm: the L1 norm of each image's hidden vector.
+    Returns:
+        Their 90th percentile.
+    Source: paper, appendix B.
+    """
     return float(np.percentile(norm.astype(np.float64), SALIENT))
 
 
@@ -130,7 +141,15 @@ class _Shown:
         self.photos: dict[str, str] = {}
 
     def clash(self, role: str, crop: str, photo: str) -> str | None:
-        """Why the trials that are chosen already rule out this crop in this role, or None."""
+        """Why a crop cannot have a role beside the trials that are chosen already.
+
+        Args:
+            role: 'MEI' or 'MII'.
+            crop: identifier of the crop.
+            photo: the photograph that it is of.
+        Returns:
+            The reason, or None if it can.
+        """
         other, label = self.roles.get(crop, (None, None))
         if other is not None and "MII" in (role, other):
             return f"the crop of its {role} is the {other} of {label}"
@@ -139,7 +158,14 @@ class _Shown:
         return None
 
     def add(self, role: str, label: str, crop: str, photo: str) -> None:
-        """Add a crop in the role that it has in the trial of feature `label`."""
+        """Add a crop.
+
+        Args:
+            role: 'MEI' or 'MII'.
+            label: the feature of its trial.
+            crop: identifier of the crop.
+            photo: the photograph that it is of.
+        """
         self.roles[crop] = (role, label)
         self.photos[photo] = crop
 

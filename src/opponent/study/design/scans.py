@@ -44,18 +44,35 @@ class Crops:
         self.box = run.receptive_field(feature)
 
     def pixels(self, entry: ImageEntry) -> UInt8[np.ndarray, "h w 3"]:
-        """The crop of an image."""
+        """The crop of an image.
+
+        Args:
+            entry: the image.
+        Raises:
+            Unreadable: the file cannot be read any more.
+        """
         image = photograph(entry, self.run.preprocessing)
         return np.ascontiguousarray(image[self.box.slices])
 
     def id(self, entry: ImageEntry) -> str:
-        """A hash of the crop's pixels and the seed alone, so that it does not reveal its role."""
+        """The id of a crop, which does not reveal its role in a trial.
+
+        Args:
+            entry: the image.
+        Returns:
+            A hash of the crop's pixels and the seed: 16 hexadecimal digits.
+        """
         pixels = self.pixels(entry)
         about = f"{self.seed} {pixels.shape}\n".encode()
         return hashlib.sha256(about + pixels.tobytes()).hexdigest()[:16]
 
     def write(self, entry: ImageEntry, path: Path) -> None:
-        """Write the crop as PNG without metadata, unless the file exists."""
+        """Write the crop as PNG without metadata, unless the file exists.
+
+        Args:
+            entry: the image.
+            path: of the file.
+        """
         if path.is_file():
             return
         data = io.BytesIO()
@@ -83,7 +100,12 @@ class ScannedFeature:
     crops: Crops
 
     def write_crop(self, index: int, folder: Path) -> None:
-        """Write the crop of an image to `folder`/stimuli."""
+        """Write the crop of an image, unless the file exists.
+
+        Args:
+            index: of the image.
+            folder: of the study.
+        """
         entry = self.run.images.find(self.images[index])
         self.crops.write(entry, folder / "stimuli" / f"{self.candidate.crop(index)}.png")
 
@@ -122,6 +144,11 @@ def record(run: Run) -> ScanRecord:
 def runs_by_layer(runs: Sequence[Run], network: Network) -> dict[str, list[Run]]:
     """The runs of each layer, from the network's first layer to its last.
 
+    Args:
+        runs: finished scans.
+        network: the network that was scanned.
+    Returns:
+        One or several runs by the layer of their features.
     Raises:
         RunError: a run is of another network.
         ValueError: a feature is in two runs.
@@ -151,7 +178,9 @@ def scanned_features(
         network: the network that was scanned.
         folder: of the study, in which the norms are kept.
         seed: of the study.
-        progress: called as the norms are computed.
+        progress: called with what is being done, the images done and the images in all.
+    Returns:
+        The features in the run's order.
     Raises:
         RunError: images of the scan cannot be read any more.
     """

@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
 from opponent.core.errors import RunError
+from opponent.core.text import one_line
+
+T = TypeVar("T")
 
 FORMAT = 1
 # The questions of each trial, in the order in which participants answer them.
@@ -185,20 +188,14 @@ def read_settings(path: Path) -> Settings:
     Raises:
         RunError: the file is damaged or of another format, or a field is missing or wrong.
     """
-    try:
-        data = path.read_bytes()
-        # First, since another format may have other fields.
-        found = msgspec.json.decode(data, type=_Format).format
-        if found != FORMAT:
-            raise RunError(
-                f"{path} has format {found}, this version of opponent reads format {FORMAT}; "
-                "build the study again"
-            )
-        return msgspec.json.decode(data, type=Settings)
-    except msgspec.ValidationError as error:
-        raise RunError(f"{path}: {in_words(error)}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} is damaged: {error}") from error
+    # First, since another format may have other fields.
+    format = _read(path, _Format).format
+    if format != FORMAT:
+        raise RunError(
+            f"{path} has format {format}, this version of opponent reads format {FORMAT}; "
+            "build the study again"
+        )
+    return _read(path, Settings)
 
 
 def read_simulation(path: Path) -> SimulationRecord | None:
@@ -207,13 +204,17 @@ def read_simulation(path: Path) -> SimulationRecord | None:
     Args:
         path: of `simulated.json`.
     Raises:
-        RunError: the file is damaged.
+        RunError: the file is damaged, or a field is missing or wrong.
     """
-    if not path.is_file():
-        return None
+    return _read(path, SimulationRecord) if path.is_file() else None
+
+
+def _read(path: Path, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=SimulationRecord)
-    except (OSError, ValueError) as error:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except msgspec.ValidationError as error:
+        raise RunError(f"{path}: {in_words(error)}") from error
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged: {error}") from error
 
 
@@ -240,13 +241,16 @@ def _as_text(value: object) -> str:
 def in_words(error: msgspec.ValidationError) -> str:
     """A validation error in one line: the field's path, and what is expected there.
 
+    Args:
+        error: of msgspec.
+
     >>> try:
     ...     msgspec.convert({"alpha": 2.0}, Plan)
     ... except msgspec.ValidationError as error:
     ...     print(in_words(error))
     alpha: expected float <= 0.5
     """
-    problem, _, place = str(error).replace("`", "").partition(" - at ")
+    problem, _, place = one_line(error).replace("`", "").partition(" - at ")
     problem = problem[:1].lower() + problem[1:]
     field = place.removeprefix("$").removeprefix(".")
     return f"{field}: {problem}" if field else problem

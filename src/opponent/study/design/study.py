@@ -77,7 +77,13 @@ class Trial:
             raise ValueError(f"trial {self.id!r} ({self.layer}, {self.feature}): {problem}")
 
     def answer(self, question: str) -> str:
-        """The right stimulus: the MEI for 'mei', the MII for 'mii'."""
+        """The right answer.
+
+        Args:
+            question: 'mei' or 'mii'.
+        Returns:
+            The stimulus that is the MEI or the MII.
+        """
         return {"mei": self.mei, "mii": self.mii}[question]
 
 
@@ -184,6 +190,8 @@ class Study:
     def trial(self, id: str) -> Trial:
         """The trial of an id.
 
+        Args:
+            id: 12 hexadecimal digits.
         Raises:
             LookupError: the study has no such trial.
         """
@@ -199,6 +207,8 @@ class Study:
     def stimulus(self, id: str) -> Path:
         """The file of a stimulus.
 
+        Args:
+            id: 16 hexadecimal digits.
         Raises:
             LookupError: no trial shows such a stimulus.
         """

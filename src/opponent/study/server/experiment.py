@@ -64,12 +64,18 @@ class Experiment:
             raise RunError(f"completion_url in study.json is {url!r}: not an http(s) address")
 
     def session(self, number: int) -> tuple[Shown, ...]:
-        """The trials of the participant of that number, in order."""
+        """The trials that a participant sees, in order.
+
+        Args:
+            number: of the participant.
+        """
         return tuple(shown for block in self.blocks(number) for shown in block.trials)
 
     async def stored(self, act: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
-        """The result of an action of the store, once it is on the disk.
+        """Run an action of the store, and return its result once it is on the disk.
 
+        Args:
+            act: a method of the store, called with the other arguments.
         Raises:
             Refusal: the store refuses.
         """

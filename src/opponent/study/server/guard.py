@@ -70,7 +70,13 @@ class Buckets:
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def wait(self, client: str) -> float:
-        """Count a request: 0 if it may pass, else the seconds until one may."""
+        """Count a request.
+
+        Args:
+            client: who sent it.
+        Returns:
+            0 if it may pass, else the seconds until one may.
+        """
         time_now = self._clock()
         left, since = self._left.pop(client, (self.burst, time_now))
         left = min(self.burst, left + (time_now - since) * self.rate)
@@ -82,7 +88,13 @@ class Buckets:
 
 
 def client_of(scope: Scope) -> str:
-    """The client's address; for IPv6, the network that one customer has (64 bits)."""
+    """What tells clients apart.
+
+    Args:
+        scope: of the request.
+    Returns:
+        The address; for IPv6 the network that one customer has (64 bits).
+    """
     host = (scope.get("client") or ("unknown", 0))[0]
     try:
         address = ipaddress.ip_address(host)
@@ -100,7 +112,12 @@ _SECRET = re.compile(r"[A-Za-z0-9_-]{32,}")
 
 
 def safe(text: str, length: int = 120) -> str:
-    """Text for one line of a log, without control characters or anything that may be a token."""
+    """Text for one line of a log, without control characters or anything that may be a token.
+
+    Args:
+        text: any.
+        length: longer text is cut.
+    """
     shown = ascii(_SECRET.sub("(long)", text[: 4 * length]))[1:-1]
     return shown if len(shown) <= length else shown[:length] + "..."
 
@@ -184,7 +201,13 @@ class Guard:
 
 
 def log_refusal(scope: Scope, status: int, why: str) -> None:
-    """Write a refusal to the log, without the query, which holds Prolific IDs."""
+    """Write a refusal to the log, without the query, which holds Prolific IDs.
+
+    Args:
+        scope: of the request.
+        status: of the reply.
+        why: the reason, in words.
+    """
     LOG.warning(
         "refused %d %s %s from %s: %s",
         status, safe(scope["method"], 12), safe(scope["path"]), client_of(scope), safe(why, 200),
@@ -192,7 +215,14 @@ def log_refusal(scope: Scope, status: int, why: str) -> None:
 
 
 def refusal(status: int, reason: str, message: str, **more: object) -> JSONResponse:
-    """A reply that says what is wrong, in a word for programs and a sentence for people."""
+    """A reply that says what is wrong.
+
+    Args:
+        status: of HTTP.
+        reason: one word for programs.
+        message: a sentence for people.
+        more: further fields.
+    """
     return JSONResponse({"error": reason, "message": message, **more}, status_code=status)
 
 

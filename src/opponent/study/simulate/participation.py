@@ -135,6 +135,9 @@ async def _take_part(
 async def picture(client: "httpx.AsyncClient", id: str) -> bytes:
     """The PNG file of a stimulus.
 
+    Args:
+        client: of the server.
+        id: of the stimulus.
     Raises:
         RunError: the server has no such picture.
     """
@@ -153,6 +156,12 @@ async def send(
 ) -> Any:
     """Send a request, again where the server asks to wait, and return the JSON of its reply.
 
+    Args:
+        client: of the server.
+        method: of HTTP.
+        path: such as '/api/answer'.
+        headers: that authorise the request.
+        data: the body, as JSON.
     Raises:
         RunError: the server refuses.
     """
