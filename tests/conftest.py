@@ -8,6 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.support.browser import (  # noqa: F401
+    browser,
+    pytest_runtest_setup,
+    pytest_runtest_teardown,
+)
 from torch import nn
 
 # torchvision does not import beside a build of torch for which its compiled operators are missing.

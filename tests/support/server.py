@@ -70,7 +70,7 @@ def free_port() -> int:
 
 
 def _run(folder: Path, port: int, log: Path, named: dict[str, Any]) -> None:
-    from opponent.study.server import serve
+    from opponent.study.server.server import serve
 
     logging.basicConfig(filename=log, level=logging.INFO, format="%(message)s", force=True)
     serve(folder, port=port, **named)
@@ -94,7 +94,7 @@ class Server:
     def start(self) -> None:
         """Start it, and wait until it answers."""
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["opponent.study.server", "uvicorn", "h11"])
+        context.set_forkserver_preload(["opponent.study.server.server", "uvicorn", "h11"])
         arguments = (self.folder, self.port, self.log, self.named)
         self._process = context.Process(target=_run, args=arguments, daemon=True)
         self._process.start()

@@ -1,13 +1,18 @@
-"""A tiny study without a network, for the tests of everything that reads one."""
+"""A tiny study without a network, and its answers, for the tests of all that read them."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from PIL import Image
 
-from opponent.study.study import FORMAT, Study, Trial, write_study
+from opponent.study.analysis.results import Results
+from opponent.study.design.settings import FORMAT, QUESTIONS, Settings, to_json
+from opponent.study.design.study import Shown, Study, Trial, write_study
+from opponent.study.server.store import Answer, Store
 
 LAYERS = ("conv2d0", "mixed4a", "mixed5a")
 
@@ -70,9 +75,23 @@ def small_study(
     for layer in layers:
         trials += [trial("catch", layer, 200 + i) for i in range(catch)]
         trials += [trial("trial", layer, i) for i in range(features)]
+    values = small_settings(layers, features=features, catch=catch, practice=practice, seed=seed)
+    write_study(folder, msgspec.convert(values | settings, Settings), trials)
+    return Study(folder)
+
+
+def small_settings(
+    layers: tuple[str, ...] = LAYERS,
+    *,
+    features: int = 2,
+    catch: int = 1,
+    practice: int = 1,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """What study.json holds, as JSON."""
     names = ("early", "middle", "late")
     labels = names if len(layers) == len(names) else [f"layer {i + 1}" for i in range(len(layers))]
-    values: dict[str, Any] = {
+    return {
         "format": FORMAT,
         "title": "What makes it go quiet?",
         "seed": seed,
@@ -90,5 +109,63 @@ def small_study(
         "min_window": [1024, 640],
         "analysis": {},
     }  # fmt: skip
-    write_study(folder, values | settings, trials)
-    return Study(folder)
+
+
+def seen(study: Study, number: int = 0) -> list[Shown]:
+    """The trials that a participant sees, in order."""
+    return [shown for block in study.session(number) for shown in block.trials]
+
+
+def begin(store: Store, **ids: str) -> tuple[str, str]:
+    """A participant with consent: their token and id."""
+    token, participant = store.start(**ids)
+    store.consent(participant.id, "1", True)
+    return token, participant.id
+
+
+def give(
+    store: Store, study: Study, id: str, at: int, question: str, place: int, number: int = 0
+) -> list[Answer]:
+    """Answer a question of trial number `at` by the choice at a place."""
+    shown = seen(study, number)
+    return store.answer(
+        id, shown, trial=shown[at].trial.id, question=question, choice=shown[at].choices[place],
+        reaction_ms=at * 10 + place, fingerprint="of the study",
+    )  # fmt: skip
+
+
+def answered(
+    study: Study, folder: Path, people: list[dict[str, Any]], rng: np.random.Generator
+) -> Store:
+    """A store with sessions: each person's share of right answers, and what else befalls them."""
+    store = Store(folder / "answers.sqlite3", create=True)
+    for person in people:
+        _, who = store.start(prolific_pid=person.get("pid", ""))
+        if person.get("state") == "no_consent":
+            store.consent(who.id, "1", False)
+            continue
+        store.consent(who.id, "1", True)
+        shown = seen(study, who.number)
+        for each in shown[: person.get("until", len(shown))]:
+            taken: list[str] = []
+            for question in QUESTIONS:
+                skill = person.get(each.trial.kind, person.get(question, 1.0))
+                right = rng.random() < skill
+                wrong = [
+                    x for x in each.choices if x not in (*taken, each.trial.mei, each.trial.mii)
+                ]
+                choice = each.trial.answer(question) if right else wrong[0]
+                store.answer(
+                    who.id, shown, trial=each.trial.id, question=question, choice=choice,
+                    reaction_ms=person.get("ms", 3000),
+                )  # fmt: skip
+                taken.append(choice)
+        total = len(QUESTIONS) * len(shown)
+        if person.get("state", "complete") != "started":
+            store.end(who.id, person.get("state", "complete"), answers=total)
+    return store
+
+
+def as_json(results: Results) -> Any:
+    """An analysis as analysis.json holds it."""
+    return json.loads(to_json(results))

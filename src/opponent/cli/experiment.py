@@ -1,8 +1,7 @@
 """Commands of the human experiment: `opponent experiment ...`."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +17,9 @@ from opponent.cli.common import (
     plain,
     progress_bars,
 )
+
+if TYPE_CHECKING:
+    from opponent.study.analysis.results import AnswersOfLayer, Results
 
 experiment = typer.Typer(
     no_args_is_help=True,
@@ -57,8 +59,8 @@ def build(
     Interrupted, it goes on where it stopped when the same command is given again.
     """
     from opponent.plots.gallery import check_suffix
-    from opponent.study.sheet import write_sheets
-    from opponent.study.trials import build as make
+    from opponent.study.design.building import build as make
+    from opponent.study.design.sheet import write_sheets
 
     check_suffix(format)
     with progress_bars() as report:
@@ -86,8 +88,10 @@ def build(
             out.print(f"passed over {feature}: {why}", style="dim", markup=False)
     for path in sheets:
         out.print(str(path), markup=False)
-    todo = [name for name in ("consent", "debriefing") if "[" in str(study.settings[name])]
-    todo += ["codes"] if not study.settings["codes"]["complete"] else []
+    settings = study.settings
+    texts = {"consent": settings.consent.text, "debriefing": settings.debriefing}
+    todo = [name for name, text in texts.items() if "[" in text]
+    todo += ["codes"] if not settings.codes.complete else []
     if todo:
         out.print(
             f"before the first participant: look at the sheets, and fill in {', '.join(todo)} in "
@@ -125,8 +129,8 @@ def simulate(
     device: Device = "cpu",
 ) -> None:
     """Let simulated participants take part, through the server's own interface."""
-    from opponent.study.simulate import simulate as run
-    from opponent.study.study import Study
+    from opponent.study.design.study import Study
+    from opponent.study.simulate.simulation import simulate as run
 
     network = open_network(model, weights, device) if skill == "similarity" else model
     with progress_bars() as report:
@@ -160,28 +164,30 @@ def analyse(
     format: Annotated[str, typer.Option(help="png, pdf or svg.")] = "png",
 ) -> None:
     """Analyse the answers as study.json plans it: figure 10, a test, exclusions, power."""
+    from msgspec import UNSET
+
     from opponent.plots.gallery import check_suffix
-    from opponent.study.analysis import analyse_folder, write_analysis
-    from opponent.study.study import Study
+    from opponent.study.analysis.report import analyse_folder, write_analysis
+    from opponent.study.design.study import Study
 
     check_suffix(format)
     opened = Study(study)
     with progress_bars() as report:
-        analysis = analyse_folder(opened, report)
-    values = analysis.values
+        results = analyse_folder(opened, report)
     table = new_table("layer", "", "MEI", "interval", "MII", "interval", "where open")
-    for each in values["layers"]:
+    for layer in results.layers:
         cells = [
             text
-            for question in ("mei", "mii")
-            for text in (_share(each[question]["accuracy"]), _range(each[question]))
+            for answers in (layer.mei, layer.mii)
+            for text in (_share(answers.accuracy), _range(answers))
         ]
-        open_ = _share(each["mii"]["accuracy_where_open"])
-        table.add_row(plain(each["label"]), plain(each["layer"]), *cells, open_)
+        where_open = layer.mii.accuracy_where_open
+        cells.append(_share(None if where_open is UNSET else where_open))
+        table.add_row(plain(layer.label), plain(layer.layer), *cells)
     out.print(table)
-    for line in _told(values):
+    for line in _summary(results):
         out.print(line, markup=False)
-    for path in write_analysis(analysis, folder or opened.folder / "analysis", suffix=format):
+    for path in write_analysis(results, folder or opened.folder / "analysis", suffix=format):
         out.print(str(path), markup=False)
 
 
@@ -189,31 +195,33 @@ def _share(value: float | None) -> str:
     return "none" if value is None else f"{value:.3f}"
 
 
-def _range(bar: dict[str, Any]) -> str:
-    return "none" if bar["low"] is None else f"{bar['low']:.3f} to {bar['high']:.3f}"
+def _range(answers: "AnswersOfLayer") -> str:
+    return "none" if answers.low is None else f"{answers.low:.3f} to {answers.high:.3f}"
 
 
-def _told(values: Mapping[str, Any]) -> list[str]:
+def _summary(results: "Results") -> list[str]:
     """The rest of an analysis in a few lines."""
-    people, test = values["participants"], values["test"]
-    excluded = "; ".join(f"{count} {why}" for why, count in people["excluded"].items())
-    kind = f"simulated ({values['simulated']['skill']}) " if values["simulated"] else ""
+    from opponent.study.analysis.results import NoTest
+
+    people, test, simulated = results.participants, results.test, results.simulated
+    excluded = "; ".join(f"{count} {why}" for why, count in people.excluded.items())
+    kind = f"simulated ({simulated.skill}) " if simulated else ""
     lines = [
-        f"{people['analysed']} of {people['began']} {kind}participants analysed"
+        f"{people.analysed} of {people.began} {kind}participants analysed"
         + (f" (left out: {excluded})" if excluded else ""),
         "chance: 1/9 for the MEI; for the MII 1/8 where the first choice was not the MII",
     ]
-    if test.get("p") is None:
-        lines.append(f"no test: {test['reason']}")
+    if isinstance(test, NoTest) or test.p is None:
+        lines.append(f"no test: {test.reason}")
     else:
         lines.append(
-            f"{test['question'].upper()}, {test['contrast']}: {test['difference']:+.3f} "
-            f"({test['difference_low']:+.3f} to {test['difference_high']:+.3f}), "
-            f"log odds ratio {test['estimate']:.2f} ± {test['error']:.2f}, "
-            f"t({test['df']}) p = {test['p']:.2g}, clustered by participant and feature"
+            f"{test.question.upper()}, {test.contrast}: {test.difference:+.3f} "
+            f"({test.difference_low:+.3f} to {test.difference_high:+.3f}), "
+            f"log odds ratio {test.estimate:.2f} ± {test.error:.2f}, "
+            f"t({test.df}) p = {test.p:.2g}, clustered by participant and feature"
         )
-    if values["power"]:
-        shares = ", ".join(f"{n}: {p:.2f}" for n, p in values["power"]["power"].items())
+    if results.power:
+        shares = ", ".join(f"{n}: {p:.2f}" for n, p in results.power.power.items())
         lines.append(f"power of that test by number of participants: {shares}")
     return lines
 
@@ -255,12 +263,12 @@ def serve(
     import logging
     from dataclasses import replace
 
-    from opponent.study import site
-    from opponent.study.study import Study
+    from opponent.study.design.study import Study
+    from opponent.study.server import site
 
     try:
-        from opponent.study.guard import LIMITS
-        from opponent.study.server import serve as run
+        from opponent.study.server.guard import LIMITS
+        from opponent.study.server.server import serve as run
     except ImportError as error:
         raise ImportError(f'{error}: pip install "opponent[experiment]"') from error
 
@@ -286,10 +294,10 @@ def export(
 
     The participants' table holds their Prolific IDs, the answers' table does not.
     """
-    from opponent.study.export import export as write
-    from opponent.study.store import Store
-    from opponent.study.study import Study
+    from opponent.study.design.study import Study
+    from opponent.study.server.export import export_tables
+    from opponent.study.server.store import Store
 
     with Store(Study(study).folder / "answers.sqlite3") as store:
-        for path in write(store, folder):
+        for path in export_tables(store, folder):
             out.print(str(path), markup=False)

@@ -1,4 +1,4 @@
-"""The paper's figure 10, with what was chosen instead and how long it took; contact sheets."""
+"""The paper's figure 10 with choices and reaction times, and contact sheets of trials."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,9 +47,10 @@ class ExperimentBar:
     """The answers to one question in one layer.
 
     Attributes:
-        accuracy, low, high: the share of right answers and its interval; None where there is none.
-        features: each feature's own share.
-        chosen: the share of answers that were the MEI, the MII or a distractor.
+        accuracy: share of right answers; None without answers.
+        low, high: interval of the accuracy; None for no interval.
+        features: accuracy of each feature.
+        chosen: share of answers that were the MEI, the MII and a distractor.
         seconds: quartiles of the reaction time.
     """
 
@@ -63,36 +64,12 @@ class ExperimentBar:
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentLayer:
-    """One layer: its name, what to call it, and its two bars."""
+    """A layer: its name, its label, and its two bars."""
 
     name: str
     label: str
     mei: ExperimentBar
     mii: ExperimentBar
-
-
-def experiment_layers(values: Mapping[str, Any]) -> list[ExperimentLayer]:
-    """The bars from an analysis as analysis.json holds it."""
-    found = []
-    for layer in values["layers"]:
-        bars = {}
-        for question in _QUESTIONS:
-            each = layer[question]
-            ms = each["reaction_ms"]
-            bars[question] = ExperimentBar(
-                accuracy=each["accuracy"],
-                low=each["low"],
-                high=each["high"],
-                features=[
-                    x[question]
-                    for x in values["features"]
-                    if x["layer"] == layer["layer"] and x[question] is not None
-                ],
-                chosen=each["chosen"],
-                seconds=None if ms is None else (ms[0] / 1000, ms[1] / 1000, ms[2] / 1000),
-            )
-        found.append(ExperimentLayer(name=layer["layer"], label=layer["label"], **bars))
-    return found
 
 
 @_styled
@@ -104,14 +81,16 @@ def experiment_figure(
     participants: int,
     simulated: str | None = None,
 ) -> Figure:
-    """Accuracy by layer, what was chosen, and reaction times.
+    """Accuracy by layer, choices, and reaction times.
 
     Args:
         layers: from the network's first to its last.
-        chance: the share of right answers of who guesses, for 'mei' and 'mii'.
+        chance: accuracy of a participant who guesses, for 'mei' and 'mii'.
         level: of the intervals.
         participants: how many were analysed.
-        simulated: by which skill, where they were.
+        simulated: the skill of simulated participants; None for people.
+    Returns:
+        The figure, with one axes for each of the three.
     Raises:
         ValueError: no layer.
     Source: paper, figure 10.
@@ -130,29 +109,8 @@ def experiment_figure(
     _accuracies(axes[0], layers, chance)
     _choices(axes[1], layers)
     _times(axes[2], layers)
-    # Where a layer's name does not fit below its bars, all stand in a line of their own.
-    room = [width / len(layers) - 0.05 for width in widths]
-    apart = any(_width(x.name, _SMALL) > min(room) for x in layers)
-    for each, space in zip(axes, room, strict=True):
-        lines = [[x.label] if apart else [x.label, x.name] for x in layers]
-        fitted = [[_fit(text, space, _SMALL, "normal") for text in some] for some in lines]
-        each.set_xticks(range(len(layers)), ["\n".join(x) for x in fitted])
-        each.set_xlim(-0.6, len(layers) - 0.4)
-        each.tick_params(axis="x", length=0, labelsize=_SMALL if len(layers) < 5 else 5)
-    handles: list[Any] = [Patch(color=colour, label=name) for name, colour in _QUESTIONS.values()]
-    handles.append(Line2D([], [], color=_INK, lw=0.8, ls=(0, (3, 2)), label="chance"))
-    options: dict[str, Any] = {"frameon": False, "fontsize": 6, "handlelength": 1.4}
-    options |= {
-        "handletextpad": 0.5,
-        "columnspacing": 0.9,
-        "loc": "lower center",
-        "borderpad": 0,
-        "borderaxespad": 0,
-    }
-    axes[0].legend(handles=handles, ncols=3, bbox_to_anchor=(0.5, 1.02), **options)
-    handles = [Patch(color=colour, label=name) for name, colour in _ROLES.values()]
-    options["handlelength"] = 1.0
-    axes[1].legend(handles=handles, ncols=3, bbox_to_anchor=(0.5, 1.02), **options)
+    apart = _name_layers(axes, widths, layers)
+    _legends(axes)
     count = sorted({len(x.mei.features) for x in layers})
     people = "participants" if simulated is None else f"simulated participants ({simulated})"
     about = f"{participants} {people}, {' to '.join(map(str, count))} features a layer. "
@@ -166,19 +124,58 @@ def experiment_figure(
     return figure
 
 
-def _sides(layers: Sequence[ExperimentLayer]) -> list[tuple[str, float, list[ExperimentBar]]]:
-    """Each question, how far its bars stand beside the tick, and the bars."""
+def _name_layers(
+    axes: Sequence[Axes], widths: Sequence[float], layers: Sequence[ExperimentLayer]
+) -> bool:
+    """Write the layers' labels below the bars, and their names unless one does not fit.
+
+    Returns:
+        Whether the names are left for a line of their own.
+    """
+    room = [width / len(layers) - 0.05 for width in widths]
+    apart = any(_width(x.name, _SMALL) > min(room) for x in layers)
+    for panel, space in zip(axes, room, strict=True):
+        lines = [[x.label] if apart else [x.label, x.name] for x in layers]
+        fitted = [[_fit(text, space, _SMALL, "normal") for text in texts] for texts in lines]
+        panel.set_xticks(range(len(layers)), ["\n".join(x) for x in fitted])
+        panel.set_xlim(-0.6, len(layers) - 0.4)
+        panel.tick_params(axis="x", length=0, labelsize=_SMALL if len(layers) < 5 else 5)
+    return apart
+
+
+def _legends(axes: Sequence[Axes]) -> None:
+    """The legends over the first and the second panel."""
+    options: dict[str, Any] = {
+        "frameon": False,
+        "fontsize": 6,
+        "handletextpad": 0.5,
+        "columnspacing": 0.9,
+        "loc": "lower center",
+        "borderpad": 0,
+        "borderaxespad": 0,
+        "ncols": 3,
+        "bbox_to_anchor": (0.5, 1.02),
+    }
+    handles: list[Any] = [Patch(color=colour, label=name) for name, colour in _QUESTIONS.values()]
+    handles.append(Line2D([], [], color=_INK, lw=0.8, ls=(0, (3, 2)), label="chance"))
+    axes[0].legend(handles=handles, handlelength=1.4, **options)
+    handles = [Patch(color=colour, label=name) for name, colour in _ROLES.values()]
+    axes[1].legend(handles=handles, handlelength=1.0, **options)
+
+
+def _bars(layers: Sequence[ExperimentLayer]) -> list[tuple[str, float, list[ExperimentBar]]]:
+    """Each question, the distance of its bars from the tick, and the bars."""
     return [("mei", -0.2, [x.mei for x in layers]), ("mii", 0.2, [x.mii for x in layers])]
 
 
 def _accuracies(axes: Axes, layers: Sequence[ExperimentLayer], chance: Mapping[str, float]) -> None:
-    for question, shift, bars in _sides(layers):
+    for question, shift, bars in _bars(layers):
         colour = _QUESTIONS[question][1]
         for i, bar in enumerate(bars):
             if bar.accuracy is None:
                 continue
             axes.bar(i + shift, bar.accuracy, 0.36, color=colour, alpha=0.75, lw=0)
-            # Beside each other, in their order: the same picture each time.
+            # Beside each other in their order, not at random: the same figure each time.
             spread = np.linspace(-0.13, 0.13, len(bar.features)) if len(bar.features) > 1 else [0.0]
             axes.plot(i + shift + np.asarray(spread), list(bar.features), "o", ms=1.6,
                       mfc="white", mec=_INK, mew=0.4, zorder=3)  # fmt: skip
@@ -190,7 +187,7 @@ def _accuracies(axes: Axes, layers: Sequence[ExperimentLayer], chance: Mapping[s
 
 
 def _choices(axes: Axes, layers: Sequence[ExperimentLayer]) -> None:
-    for question, shift, bars in _sides(layers):
+    for question, shift, bars in _bars(layers):
         for i, bar in enumerate(bars):
             base = 0.0
             for role, (_, colour) in _ROLES.items():
@@ -205,7 +202,7 @@ def _choices(axes: Axes, layers: Sequence[ExperimentLayer]) -> None:
 
 def _times(axes: Axes, layers: Sequence[ExperimentLayer]) -> None:
     top = 0.0
-    for question, shift, bars in _sides(layers):
+    for question, shift, bars in _bars(layers):
         for i, bar in enumerate(bars):
             if bar.seconds is None:
                 continue
@@ -222,7 +219,7 @@ def _times(axes: Axes, layers: Sequence[ExperimentLayer]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class SheetRow:
-    """One trial on a contact sheet: its pictures, captioned with their activations."""
+    """A trial on a contact sheet: its pictures, captioned with their activations."""
 
     label: str
     about: str
@@ -234,11 +231,13 @@ class SheetRow:
 
 @_styled
 def sheet_figure(title: str, rows: Sequence[SheetRow]) -> Figure:
-    """A contact sheet: one row a trial, with what is right.
+    """A contact sheet: one row a trial, with the right answers.
 
     Args:
-        title: over it.
+        title: of the sheet.
         rows: the trials of one layer.
+    Returns:
+        The figure, with one axes a picture.
     Raises:
         ValueError: no row.
     Source: paper, appendix B.

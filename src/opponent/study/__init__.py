@@ -1,1 +1,1 @@
-"""The paper's human experiment: can people tell what silences a feature from what excites it?"""
+"""The paper's human experiment: can people tell which image inhibits a feature?"""

@@ -1,0 +1,1 @@
+"""Statistics of the answers: accuracies, the planned test, exclusions, power."""

@@ -1,0 +1,1 @@
+"""A study before its first participant: which trials it has, and its folder."""

@@ -1,0 +1,1 @@
+"""The server that shows a study to participants and stores their answers."""
