@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from opponent.atlas.build import AtlasSettings, make_atlas
-from opponent.plots.gallery import write_atlas
+from opponent.plots.files import write_atlas
 from opponent.reports.explorer import write_explorer
 from opponent.scan.local import scan_images
 

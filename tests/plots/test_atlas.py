@@ -23,7 +23,7 @@ from PIL import Image
 
 from opponent.core.colour import ACTIVATION, activation_colours, on_white, tension_colours
 from opponent.plots import PAGE, atlas_figure, map_figure, save, selection_figure
-from opponent.plots.page import COLUMN
+from opponent.plots.layout import COLUMN
 
 LONG = "features.7.expand3x3 of a network whose layers have names without any end: 1,024 $5 to $6"
 SD = 0.7

@@ -17,8 +17,8 @@ from torch import nn
 
 from opponent import Network, Preprocessing, Run, scan_images
 from opponent.core.errors import RunError
+from opponent.explain.crops import Tile
 from opponent.plots.experiment import SheetRow, sheet_figure
-from opponent.plots.page import Tile
 from opponent.study.sheet import write_sheets
 from opponent.study.study import Study, write_study
 from opponent.study.trials import Candidate, Chosen, build, choose

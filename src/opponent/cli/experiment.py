@@ -56,7 +56,7 @@ def build(
 
     Interrupted, it goes on where it stopped when the same command is given again.
     """
-    from opponent.plots.gallery import check_suffix
+    from opponent.plots.layout import check_suffix
     from opponent.study.sheet import write_sheets
     from opponent.study.trials import build as make
 
@@ -160,7 +160,7 @@ def analyse(
     format: Annotated[str, typer.Option(help="png, pdf or svg.")] = "png",
 ) -> None:
     """Analyse the answers as study.json plans it: figure 10, a test, exclusions, power."""
-    from opponent.plots.gallery import check_suffix
+    from opponent.plots.layout import check_suffix
     from opponent.study.analysis import analyse_folder, write_analysis
     from opponent.study.study import Study
 

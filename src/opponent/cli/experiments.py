@@ -58,7 +58,7 @@ def completeness(
     """
     from opponent.paper.completeness import completeness as measure
     from opponent.paper.completeness import write_completeness
-    from opponent.plots.gallery import check_suffix
+    from opponent.plots.layout import check_suffix
 
     check_suffix(format)
     measured = []
@@ -117,7 +117,7 @@ def weights(
 ) -> None:
     """Count the negative weights of networks, layer by layer (the paper's figure 12)."""
     from opponent.paper.weight_signs import weight_signs, write_weights
-    from opponent.plots.gallery import check_suffix
+    from opponent.plots.layout import check_suffix
 
     check_suffix(format)
     found = []
@@ -187,7 +187,7 @@ def verify_inversions(
     Draws figure 11 too, what they optimise. Interrupted, it goes on where it stopped.
     """
     from opponent.paper.inversion_check import SIDES, verify, write_verification
-    from opponent.plots.gallery import check_suffix
+    from opponent.plots.layout import check_suffix
     from opponent.synthesis.inversion import SynthesisSettings
 
     check_suffix(format)
@@ -284,7 +284,7 @@ def uniqueness(
         measure_features,
         sensible_top,
     )
-    from opponent.plots.gallery import check_suffix
+    from opponent.plots.layout import check_suffix
 
     check_suffix(format)
     network = open_network(model, weights, device)
@@ -366,7 +366,7 @@ def toy(
     Interrupted, it goes on where it stopped when the same command is given again.
     """
     from opponent.paper.toy.models import describe, study, write_study
-    from opponent.plots.gallery import check_suffix
+    from opponent.plots.layout import check_suffix
 
     check_suffix(format)
     texts = hidden.split(",")

@@ -352,7 +352,7 @@ def figures(
     ] = False,
 ) -> None:
     """Draw figures like the paper's: 2 for all features, 4a, 4b to g and 5 for each."""
-    from opponent.plots.gallery import write_figures
+    from opponent.plots.files import write_figures
 
     opened = open_run(run)
     with progress_bars() as report:
@@ -398,7 +398,8 @@ def atlas(
     Interrupted, it goes on where it stopped when the same command is given again.
     """
     from opponent.atlas.build import AtlasSettings, make_atlas
-    from opponent.plots.gallery import check_suffix, write_atlas
+    from opponent.plots.files import write_atlas
+    from opponent.plots.layout import check_suffix
 
     check_suffix(format)
     opened = open_run(run)
@@ -610,7 +611,7 @@ def invert(
     with progress_bars() as report:
         for each in chosen(opened, feature):
             activations = opened.columns(each)
-            deviation = float(activations.activation.std()) or 1.0
+            deviation = activations.deviation
             for number, name in enumerate(ids):
                 for turn, direction in enumerate(signs):
                     done, total = number * len(signs) + turn, len(ids) * len(signs)

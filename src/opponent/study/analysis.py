@@ -593,7 +593,7 @@ def write_analysis(analysis: Analysis, folder: Path, *, suffix: str = "png") -> 
         The paths.
     """
     from opponent.plots.experiment import experiment_figure, experiment_layers
-    from opponent.plots.page import save
+    from opponent.plots.layout import save
     from opponent.storage.files import write_text
 
     table, picture = folder / "analysis.json", folder / f"figure10.{suffix}"

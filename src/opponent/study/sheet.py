@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from opponent.explain.crops import Tile
 from opponent.plots.experiment import SheetRow, sheet_figure
-from opponent.plots.page import Tile, save
+from opponent.plots.layout import save
 from opponent.reports.html import render
 from opponent.storage.files import write_text
 from opponent.study.study import Study

@@ -32,7 +32,7 @@ from opponent.paper.uniqueness.measure import (
 )
 from opponent.paper.weight_signs import weight_signs, write_weights
 from opponent.plots import ExemplarRow, exemplars_figure, save
-from opponent.plots.gallery import write_atlas, write_figures
+from opponent.plots.files import write_atlas, write_figures
 from opponent.reports.html import picture, render
 from opponent.scan.local import scan_images
 from opponent.selection import exciting, inhibiting, tense

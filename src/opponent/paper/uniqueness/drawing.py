@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from opponent.core.box import Box, scale_box
 from opponent.core.feature import Feature
-from opponent.explain.crops import photographs, zoom_for
+from opponent.explain.crops import Tile, photographs, zoom_for
 from opponent.geometry.receptive_field import receptive_field
 from opponent.models.network import Network
 from opponent.paper.uniqueness.measure import (
@@ -29,7 +29,6 @@ from opponent.paper.uniqueness.measure import (
 from opponent.plots import (
     SharedRow,
     TenseRow,
-    Tile,
     UniquenessLine,
     save,
     shared_figure,
