@@ -136,6 +136,8 @@ def map_scale(
     Returns:
         In units of activation; 0 if every map is blank.
     """
+    if not len(excitation):
+        return 0.0
     return _scale_of_peaks(_peaks(excitation, inhibition).astype(np.float64))
 
 

@@ -50,7 +50,7 @@ def plot_selection(atlas: Atlas, *, columns: Columns | None = None) -> Figure:
         A figure of one column.
     Source: paper, figure 6a.
     """
-    columns = columns or _columns(atlas)
+    columns = _columns(atlas) if columns is None else columns
     on_map = set(atlas.map["image"].to_pylist())
     return selection_figure(
         columns.excitation,
@@ -70,7 +70,7 @@ def plot_map(atlas: Atlas, *, columns: Columns | None = None) -> Figure:
         A figure of one column.
     Source: paper, figure 6b.
     """
-    columns = columns or _columns(atlas)
+    columns = _columns(atlas) if columns is None else columns
     return map_figure(
         np.stack([atlas.map["x"].to_numpy(), atlas.map["y"].to_numpy()], 1),
         atlas.map["activation"].to_numpy(),
@@ -100,7 +100,7 @@ def plot_atlas(
         A figure of at most two columns.
     Source: paper, figure 6c; the second colouring is ours.
     """
-    columns = columns or _columns(atlas)
+    columns = _columns(atlas) if columns is None else columns
     cells = {(cell.row, cell.column): cell for cell in atlas.cells}
     sides = ["excitation", "inhibition"] if signed else ["both"]
     return atlas_figure(
@@ -306,7 +306,7 @@ def atlas_figure(
             if icon is None or value is None:
                 continue
             border = tuple(activation_colours(np.array(value), limit))
-            below: tuple[float, ...] = (1, 1, 1)
+            below: tuple[float, ...] = (1.0, 1.0, 1.0)
             if colour_by == "tension":
                 plus, minus = (np.array(v / largest) for v in energies[row, column])
                 border = below = tuple(on_white(tension_colours(plus, minus)) / 255)

@@ -55,7 +55,7 @@ def plot_energies(
     Source: paper, figure 4a.
     """
     feature = run.feature(feature)
-    columns = columns or run.columns(feature)
+    columns = run.columns(feature) if columns is None else columns
     varies = bool(np.ptp(columns.activation))
     return energies_figure(
         columns.excitation,
@@ -167,8 +167,8 @@ def _check(
     n = len(excitation)
     if not (n > 0 and len(inhibition) == n and len(activation) == n):
         raise ValueError(
-            f"energies_figure: excitation, inhibition and activation hold {n}, {len(inhibition)} and "
-            f"{len(activation)} values, expected one each for at least one image"
+            f"energies_figure: excitation, inhibition and activation hold {n}, {len(inhibition)} "
+            f"and {len(activation)} values, expected one each for at least one image"
         )
     if not np.isfinite([excitation, inhibition, activation]).all():
         raise ValueError("energies_figure: some values are NaN or infinite; leave those images out")
@@ -177,8 +177,8 @@ def _check(
     for name, members in groups.items():
         if members and (min(members) < 0 or max(members) >= n):
             raise ValueError(
-                f"energies_figure: group '{name}' names images {min(members)} to {max(members)}, but "
-                f"there are images 0 to {n - 1}"
+                f"energies_figure: group '{name}' names images {min(members)} to {max(members)}, "
+                f"but there are images 0 to {n - 1}"
             )
 
 

@@ -75,7 +75,7 @@ def exemplar_row(
         columns: the feature's columns, where they were read before.
     """
     feature = run.feature(feature)
-    columns = columns or run.columns(feature)
+    columns = run.columns(feature) if columns is None else columns
     return ExemplarRow(
         label=feature.label,
         exciting=run_tiles(run, feature, columns, exciting(columns, k).tolist()),

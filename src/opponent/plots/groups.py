@@ -52,7 +52,7 @@ def plot_groups(
     Source: paper, figure 4b-g.
     """
     feature = run.feature(feature)
-    columns = columns or run.columns(feature)
+    columns = run.columns(feature) if columns is None else columns
     groups = {
         name: run_tiles(run, feature, columns, rows.tolist())
         for name, rows in select(columns, k).items()

@@ -80,7 +80,7 @@ def plot_inversions(
     Source: paper, figure 5.
     """
     feature = run.feature(feature)
-    columns = columns or run.columns(feature)
+    columns = run.columns(feature) if columns is None else columns
     network = network or run.load_network()
     settings = settings or SynthesisSettings(seed=run.manifest.seed)
     return inversions_figure(
