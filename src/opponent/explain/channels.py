@@ -140,17 +140,17 @@ def who(
             network = run.load_network()
         else:
             run.check_network(network)
-        told = [driver for side in sides for driver in side]
-        shown = exemplar_tiles(run, network, [driver.channel for driver in told], crops)
-        made: list[Synthetic | None] = [None] * len(told)
+        drivers = [driver for side in sides for driver in side]
+        tiles = exemplar_tiles(run, network, [driver.channel for driver in drivers], crops)
+        pictures: list[Synthetic | None] = [None] * len(drivers)
         if visualise is not None:
-            made = [
-                visualise_channel(run, network, name, visualise, progress, number, len(told))
-                for number, name in enumerate(driver.name for driver in told)
+            pictures = [
+                visualise_channel(run, network, x.name, visualise, progress, k, len(drivers))
+                for k, x in enumerate(drivers)
             ]
         filled = iter(
-            replace(driver, exemplars=tuple(shown[driver.channel]), visualisation=picture)
-            for driver, picture in zip(told, made, strict=True)
+            replace(driver, exemplars=tuple(tiles[driver.channel]), visualisation=picture)
+            for driver, picture in zip(drivers, pictures, strict=True)
         )
         sides = [[next(filled) for _ in side] for side in sides]
     return Who(

@@ -278,19 +278,19 @@ def crop_tile(
 
 
 def crop_synthetic(
-    made: CachedImage, field: Box, size: tuple[int, int], caption: str = ""
+    cached: CachedImage, field: Box, size: tuple[int, int], caption: str = ""
 ) -> Synthetic:
     """A synthesised image, cropped to the receptive field.
 
     Args:
-        made: the image; an accentuation is shown without opacity, since it is a photograph all
+        cached: the image; an accentuation is shown without opacity, since it is a photograph all
             over.
         field: the crop, in pixels of the network's input.
         size: the network's input, (height, width).
         caption: the picture's.
     """
-    pixels = made.pixels()
-    if made.kind == "accentuation":
+    pixels = cached.pixels()
+    if cached.kind == "accentuation":
         pixels = pixels.copy()
         pixels[..., 3] = 255
     return Synthetic(image=crop_picture(pixels, field, size), caption=caption)

@@ -91,10 +91,9 @@ def drivers_figure(
     """
     gap, rows = 0.3, max(len(exciting), len(inhibiting), 1)
     side = (PAGE - 2 * MARGIN - gap) / 2
-    shown = max((len(row.exemplars) for row in (*exciting, *inhibiting)), default=0)
-    made = any(row.visualisation for row in (*exciting, *inhibiting))
-    count = max(shown + made, 1)
-    cell = min((side - 0.04 * (count - 1)) / count, 0.8) if shown or made else 0.0
+    crops = max((len(row.exemplars) for row in (*exciting, *inhibiting)), default=0)
+    pictures = crops + any(row.visualisation for row in (*exciting, *inhibiting))
+    cell = min((side - 0.04 * (pictures - 1)) / pictures, 0.8) if pictures else 0.0
     pitch, top = cell + 2.3 * LINE, MARGIN + 4.4 * LINE
     figure = Figure(figsize=(PAGE, top + rows * pitch + MARGIN))
     add_text(figure, MARGIN, MARGIN, title, width=PAGE - 2 * MARGIN, size=TITLE, weight="bold")

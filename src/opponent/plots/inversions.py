@@ -124,8 +124,8 @@ def tense_rows(
             step = _steps(progress, what, done, total)
             image = columns.images[index]
             try:
-                made = make(run, network, feature, image, kind, sign, settings, step)
-                pictures[f"{sides[sign]}_{kind}"] = _shown(run, feature, columns, made)
+                cached = make(run, network, feature, image, kind, sign, settings, step)
+                pictures[f"{sides[sign]}_{kind}"] = _shown(run, feature, columns, cached)
             except EmptyTarget:
                 pass
             done += 1
@@ -171,13 +171,13 @@ def _steps(
     return lambda step, steps: report(what, done * steps + step, total * steps)
 
 
-def _shown(run: Run, feature: Feature, columns: Columns, made: CachedImage) -> Synthetic:
+def _shown(run: Run, feature: Feature, columns: Columns, cached: CachedImage) -> Synthetic:
     """A synthesised image, cropped to the receptive field, with the activation that it gives."""
     return crop_synthetic(
-        made,
+        cached,
         run.receptive_field(feature),
         run.preprocessing.size,
-        in_deviations(made.final / columns.deviation),
+        in_deviations(cached.final / columns.deviation),
     )
 
 
@@ -202,15 +202,15 @@ def inversions_figure(
     """
     if not rows and visualisation is None:
         raise ValueError("inversions_figure: nothing to draw, expected rows or a visualisation")
-    made = {
+    synthetics = {
         (k, sign, kind): getattr(row, f"{sign}_{kind}")
         for k, row in enumerate(rows)
         for sign in ("excitatory", "inhibitory")
         for kind in ("accentuation", "inversion")
     }
-    kinds = list(dict.fromkeys(kind for (*_, kind), picture in made.items() if picture))
+    kinds = list(dict.fromkeys(kind for (*_, kind), picture in synthetics.items() if picture))
     kinds = sorted(kinds) or ["inversion"]
-    shown = [*made.values(), *(visualisation or ()), *(row.photo for row in rows)]
+    shown = [*synthetics.values(), *(visualisation or ()), *(row.photo for row in rows)]
     pictures = [picture for picture in shown if picture is not None]
     gutter, gap = 0.12, 0.04
     cell = (PAGE - 2 * MARGIN - 2 * gutter) / 5
@@ -241,6 +241,6 @@ def inversions_figure(
     for k, row in enumerate(rows):
         add_captioned(figure, Area(MARGIN, top, side, down), row.photo)
         for left, sign, kind in columns:
-            add_captioned(figure, Area(left, top, side, down), made[k, sign, kind])
+            add_captioned(figure, Area(left, top, side, down), synthetics[k, sign, kind])
         top += pitch
     return figure

@@ -244,5 +244,5 @@ def save(figure: Figure, path: AnyPath | str) -> None:
     kind = target.suffix.lower().removeprefix(".")
     if kind not in SUFFIXES:
         raise ValueError(f"save: '{target}' ends in '{target.suffix}', expected .png, .pdf or .svg")
-    with whole(target) as part, style.context(_STYLE), part.open("wb") as file:
+    with whole(target) as temporary, style.context(_STYLE), temporary.open("wb") as file:
         figure.savefig(file, format=kind, dpi=DPI, metadata=_METADATA[kind])

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from bokeh.embed import components
@@ -203,13 +204,7 @@ def _addresses(sheets: Sequence[AnyPath], page: AnyPath) -> list[str]:
     for path in sheets:
         with local(path) as sheet, whole(folder / path.name) as part:
             shutil.copyfile(sheet, part)
-    return [f"{_address(folder.name)}/{path.name}" for path in sheets]
-
-
-def _address(name: str) -> str:
-    from urllib.parse import quote
-
-    return quote(name)
+    return [f"{quote(folder.name)}/{path.name}" for path in sheets]
 
 
 # Colours and groups
@@ -220,8 +215,7 @@ def _colourings(columns: Columns, points: _Points, run: Run) -> dict[str, dict[s
     limit = 4 * float(columns.activation.std())
     plus, minus = columns.excitation[points.rows], columns.inhibition[points.rows]
     end = float(np.quantile(np.concatenate([plus, minus]), 0.98)) or 1.0
-    ends = np.linspace(-1, 1, 9)
-    steps, nothing = np.linspace(0.08, 1, 9), np.zeros(9)
+    ends, steps, nothing = np.linspace(-1, 1, 9), np.linspace(0.08, 1, 9), np.zeros(9)
 
     def both(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> list[str]:
         return _hex(on_white(tension_colours(a / end, b / end)))
@@ -353,10 +347,7 @@ def _plot(
             "selection_line_color": _MARK,
             "nonselection_line_color": None,
         },
-        hover={
-            "tooltips": None,
-            "callback": CustomJS(code="window.explorer?.pointed(cb_data)"),
-        },
+        hover={"tooltips": None, "callback": CustomJS(code="window.explorer?.pointed(cb_data)")},
     )
     for axis in plot.axis:
         axis.axis_label_text_color = axis.major_label_text_color = _GREY
