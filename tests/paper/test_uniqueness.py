@@ -22,6 +22,7 @@ from opponent import Feature, Network, Preprocessing, RunError, attribute, open_
 from opponent.attribution.attribute import attribute_each
 from opponent.cli import app
 from opponent.core.box import Box
+from opponent.explain.crops import Tile
 from opponent.paper.inversion_check import Pair
 from opponent.paper.uniqueness import measure as module
 from opponent.paper.uniqueness.drawing import _finite, write_uniqueness
@@ -44,7 +45,6 @@ from opponent.paper.uniqueness.measure import (
 from opponent.plots import (
     SharedRow,
     TenseRow,
-    Tile,
     UniquenessLine,
     shared_figure,
     tense_rows_figure,

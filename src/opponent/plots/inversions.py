@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from opponent.core.colour import BLUE, RED
 from opponent.core.errors import EmptyTarget
 from opponent.core.feature import Feature
-from opponent.core.progress import Progress, silent
+from opponent.core.progress import Progress, shown, silent
 from opponent.core.text import in_deviations
 from opponent.explain.crops import Synthetic, Tile, crop_synthetic, run_tiles
 from opponent.models.network import Network
@@ -70,7 +70,8 @@ def plot_inversions(
         network: the network that was scanned; default: loaded by its name.
         settings: how images are synthesised; default: with the run's seed.
         columns: the feature's columns, where they were read before.
-        progress: called with what is being done, the steps done and the steps in all.
+        progress: called with what is being done, the steps done and the steps in all; default: a
+            display, where it takes longer than two seconds.
     Returns:
         A figure of two columns.
     Raises:
@@ -83,11 +84,10 @@ def plot_inversions(
     columns = run.columns(feature) if columns is None else columns
     network = network or run.load_network()
     settings = settings or SynthesisSettings(seed=run.manifest.seed)
-    return inversions_figure(
-        tense_rows(run, network, feature, columns, settings, progress),
-        label=feature.label,
-        visualisation=visualisations(run, network, feature, columns, settings, progress),
-    )
+    with shown(progress) as report:
+        rows = tense_rows(run, network, feature, columns, settings, report)
+        both = visualisations(run, network, feature, columns, settings, report)
+    return inversions_figure(rows, label=feature.label, visualisation=both)
 
 
 def tense_rows(
@@ -210,8 +210,8 @@ def inversions_figure(
     }
     kinds = list(dict.fromkeys(kind for (*_, kind), picture in synthetics.items() if picture))
     kinds = sorted(kinds) or ["inversion"]
-    shown = [*synthetics.values(), *(visualisation or ()), *(row.photo for row in rows)]
-    pictures = [picture for picture in shown if picture is not None]
+    cells = [*synthetics.values(), *(visualisation or ()), *(row.photo for row in rows)]
+    pictures = [picture for picture in cells if picture is not None]
     gutter, gap = 0.12, 0.04
     cell = (PAGE - 2 * MARGIN - 2 * gutter) / 5
     side, block = cell - gap, len(kinds) * cell - gap
