@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from opponent.plots.gallery import write_figures
+from opponent.plots.files import write_figures
 from opponent.reports.demo import run_demo
 from opponent.storage.run import Run
 

@@ -50,7 +50,7 @@ from opponent.atlas.build import (
 )
 from opponent.cli import app
 from opponent.core.errors import EmptyTarget
-from opponent.plots.gallery import write_atlas
+from opponent.plots.files import write_atlas
 from opponent.storage.run import SCALARS
 from opponent.synthesis.inversion import invert_attribution
 from opponent.synthesis.transforms import resize

@@ -13,6 +13,7 @@ from opponent.core.colour import (
     OPACITY,
     activation_colours,
     colour_square,
+    group_colours,
     hex_colours,
     oklab_to_srgb,
     on_white,
@@ -327,3 +328,10 @@ def test_activation_refuses_what_has_no_colour() -> None:
 def test_hex_colours() -> None:
     rgba = np.array([[1.0, 0.0, 0.0, 1.0], [0.0, 0.5, 1.0, 0.5], [0.0, 0.0, 0.0, 0.0]])
     assert hex_colours(rgba) == ["#ff0000", "#0080ff80", "#00000000"]
+
+
+def test_group_colours_are_fixed_and_distinct() -> None:
+    known = ["exciting", "inhibiting", "silent", "tense", "tense_apart", "tense_together"]
+    colours = group_colours([*known, "mine", "yours"])
+    assert len(set(colours.values())) == 8
+    assert group_colours(["tense_together"])["tense_together"] == colours["tense_together"]

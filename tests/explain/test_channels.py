@@ -8,16 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
+from tests.support.figures import words
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -40,15 +38,14 @@ from opponent.core.errors import UnknownGeometry
 from opponent.explain.channels import Silenced, Who, exemplar_tiles, silence, silence_check, who
 from opponent.explain.crops import photograph, zoom_for
 from opponent.geometry.receptive_field import receptive_field
-from opponent.plots import PAGE, DriverRow, Synthetic, Tile, drivers_figure, save
-from opponent.reports.explanations import silence_facts, who_figure, write_who
+from opponent.plots import plot_who
+from opponent.reports.explanations import silence_facts, write_who
 from opponent.selection import GROUPS
 from opponent.synthesis.transforms import Transforms
 
 # The package gives the function the name of its module.
 MODULE = importlib.import_module("opponent.explain.channels")
 HOSTILE = "<img src=x onerror=alert(1)>"
-LONG = "features.7.expand3x3 of a network whose layers have names without any end: 1,024 $5 to $6"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -477,7 +474,7 @@ def test_crops_where_the_reach_cannot_be_told_are_whole(
     def unknown(*_: Any) -> None:
         raise UnknownGeometry("cannot tell")
 
-    monkeypatch.setattr(MODULE, "reach", unknown)
+    monkeypatch.setattr(MODULE, "receptive_fields", unknown)
     for tile, place in zip(
         exemplar_tiles(exact, whole, [0], 3, shown=1)[0], exact.exemplars(0, 3), strict=True
     ):
@@ -716,118 +713,6 @@ def test_a_side_without_channels_is_not_silenced(exact: Run, whole: Network) -> 
     assert len(silence_check(exact, whole, neither).random) == 8
 
 
-# The figure
-
-
-def tile(seed: int, h: int = 12, w: int = 12) -> Tile:
-    rng = np.random.default_rng(seed)
-    return Tile(image=rng.integers(0, 256, (h, w, 3), dtype=np.uint8), caption="12.3")
-
-
-def made(seed: int) -> Synthetic:
-    return Synthetic(image=np.random.default_rng(seed).uniform(0, 1, (9, 9, 4)))
-
-
-def row(name: str, mean: float, spread: float, tiles: int = 0, **named: Any) -> DriverRow:
-    return DriverRow(
-        name=name, mean=mean, spread=spread, exemplars=[tile(k) for k in range(tiles)], **named
-    )
-
-
-def drawn(exciting: list[DriverRow], inhibiting: list[DriverRow], **named: Any) -> Figure:
-    words = {"title": "mixed3b:168@8,8", "about": "channels of mixed3a"} | named
-    return drivers_figure(exciting, inhibiting, **words)
-
-
-FIGURES: dict[str, Callable[[], Figure]] = {
-    "usual": lambda: drawn(
-        [row(f"mixed3a:{k}", 9.0 / (k + 1), 1.0, 4) for k in range(3)],
-        [row(f"mixed3a:{k}", -7.0 / (k + 1), 0.5, 4, visualisation=made(k)) for k in range(2)],
-    ),
-    "uneven": lambda: drawn([row("a:1", 2.0, 3.0, 9)], [row("b:2", -1.0, 0.0)] * 5),
-    "nothing": lambda: drawn([], []),
-    "one side": lambda: drawn([], [row("early:3", -0.25, 0.125, 1)]),
-    "numbers alone": lambda: drawn([row("pixels:0", 1.0, 0.5)], [row("pixels:2", -3.0, 0.5)]),
-    "one image": lambda: drawn([row("mixed3a:5", 3.0, 0.0, 1)], []),
-    "one visualisation": lambda: drawn([row("m:5", 3.0, 0.0, visualisation=made(1))], []),
-    "long names": lambda: drawn(
-        [row(LONG, 1.0, 0.1, 2), row(LONG + "x", 0.5, 0.1)], [], title=LONG * 2, about=LONG * 2
-    ),
-    "nothing moves it": lambda: drawn([row("a:1", 0.0, 0.0)], [row("a:2", -0.0, 0.0)]),
-    "tall and wide": lambda: drawn(
-        [DriverRow(name="a:1", mean=1.0, spread=0.1, exemplars=[tile(0, 9, 40), tile(1, 40, 9)])],
-        [],
-    ),
-}
-
-
-@pytest.mark.parametrize("make", FIGURES.values(), ids=FIGURES)
-def test_the_figure_keeps_to_the_paper(make: Callable[[], Figure]) -> None:
-    figure = make()
-    across, down = figure.get_size_inches()
-    assert across == PAGE
-    assert 0 < down < 30
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    boxes = [
-        (text, text.get_window_extent(canvas.get_renderer()))
-        for text in figure.texts
-        if text.get_text().strip()
-    ]
-    for text, box in boxes:
-        assert min(box.x0, box.y0) >= 0, text
-        assert box.x1 <= figure.bbox.x1, text
-        assert box.y1 <= figure.bbox.y1, text
-    for (one, a), (other, b) in combinations(boxes, 2):
-        overlap = min(min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0))
-        # Boxes hold room for accents and tails, which may touch.
-        assert overlap <= 2, (one, other)
-    for axes in figure.axes:
-        box = axes.get_position()
-        assert min(box.x0, box.y0, 1 - box.x1, 1 - box.y1) > 0
-    for a, b in combinations([axes.get_position() for axes in figure.axes], 2):
-        gap = max(a.x0 - b.x1, b.x0 - a.x1, a.y0 - b.y1, b.y0 - a.y1)
-        assert gap >= -1e-9
-
-
-def words(figure: Figure) -> list[str]:
-    return [text.get_text() for text in figure.texts]
-
-
-def test_the_figure_says_what_it_shows() -> None:
-    figure = FIGURES["uneven"]()
-    texts = words(figure)
-    assert texts[:2] == ["mixed3b:168@8,8", "channels of mixed3a"]
-    assert {"excite it", "inhibit it", "a:1", "b:2", "2 ± 3", "−1 ± 0"} <= set(texts)
-    assert texts.count("never active") == 5
-    assert "no channel does" not in texts
-    pictures = [image for axes in figure.axes for image in axes.get_images()]
-    assert len(pictures) == 9
-    np.testing.assert_array_equal(pictures[4].get_array(), tile(4).image)
-    assert words(FIGURES["nothing"]()).count("no channel does") == 2
-    assert words(FIGURES["one side"]()).count("no channel does") == 1
-    assert "never active" not in words(FIGURES["numbers alone"]())
-
-
-def test_bars_are_as_long_as_the_means() -> None:
-    """On both sides by one scale, which holds the longest with its spread."""
-    figure = drawn([row("a:1", 4.0, 1.0), row("a:2", 2.0, 3.5)], [row("a:3", -3.0, 1.0)])
-    bars = {}
-    for axes, name in zip(figure.axes, ("a:1", "a:2", "a:3"), strict=True):
-        assert axes.get_xlim() == (0, 5.5)
-        [bar] = axes.patches
-        bars[name] = bar.get_width()
-    assert bars == {"a:1": 4.0, "a:2": 2.0, "a:3": 3.0}
-
-
-def test_equal_figures_have_equal_bytes(tmp_path: Path) -> None:
-    paths = [tmp_path / f"{k}.svg" for k in range(2)]
-    for path in paths:
-        save(FIGURES["usual"](), path)
-    assert paths[0].read_bytes() == paths[1].read_bytes()
-    assert paths[0].stat().st_size > 5000
-
-
 # The page and the command
 
 
@@ -878,7 +763,7 @@ def test_facts_of_silencing(answer: Who) -> None:
 
 def test_an_answer_without_channels_is_drawn(answer: Who, tmp_path: Path) -> None:
     empty = replace(answer, exciting=(), inhibiting=())
-    assert words(who_figure(empty)).count("no channel does") == 2
+    assert words(plot_who(empty)).splitlines().count("no channel does") == 2
     path = write_who(
         empty, tmp_path / "who.html", Silenced(exciting=None, inhibiting=None, random=())
     )
@@ -948,15 +833,3 @@ def test_a_mistake_is_one_line_without_a_traceback(run: Run) -> None:
     assert "there is no group 'nonsense'; there are exciting, inhibiting," in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert result.stdout == ""
-
-
-@pytest.mark.parametrize(("mean", "spread"), [(1.234e-5, 1.234e-6), (1234567.0, 123456.0)])
-def test_numbers_do_not_lie_on_their_bar(mean: float, spread: float) -> None:
-    figure = drivers_figure(
-        [DriverRow(name="mixed3a:12", mean=mean, spread=spread)], [], title="t", about="a"
-    )
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    [text] = [text for text in figure.texts if "±" in text.get_text()]
-    bar = figure.axes[0].get_window_extent()
-    assert text.get_window_extent(canvas.get_renderer()).x0 >= bar.x1

@@ -9,12 +9,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torch import nn
+from tests.support.plain import PREPARED, plain_network, write_noise
 
-from opponent import Network, Preprocessing, Run, Unreadable, open_images, scan_images
+from opponent import Preprocessing, Run, Unreadable, open_images, scan_images
 from opponent.core.box import Box
-from opponent.explain.crops import LARGEST, SHOWN, photograph, run_tiles, spread, tile, zoom_for
-from opponent.images.imageset import ImageEntry
+from opponent.explain.crops import (
+    LARGEST,
+    SHOWN,
+    crop_tile,
+    photograph,
+    run_tiles,
+    upsample_map,
+    zoom_for,
+)
+from opponent.images.imageset import (ImageEntry)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,7 +42,7 @@ def hat(distance: float) -> float:
     return max(0.0, 1.0 - abs(distance))
 
 
-def slow_spread(
+def slow_map(
     values: np.ndarray,
     window: Box,
     placement: tuple[float, float, float, float],
@@ -67,7 +75,7 @@ def slow_spread(
     seed=st.integers(0, 99),
 )
 @settings(max_examples=40, deadline=None)
-def test_spread_equals_its_slow_twin(
+def test_an_upsampled_map_equals_its_slow_twin(
     window: Box,
     starts: tuple[float, float],
     steps: tuple[float, float],
@@ -79,10 +87,10 @@ def test_spread_equals_its_slow_twin(
     values = np.random.default_rng(seed).gamma(1, size=shape).astype(np.float32)
     values[values < 0.3] = 0
     placement = (*starts, *steps)
-    found = spread(values, window, placement, size, zoom)
+    found = upsample_map(values, window, placement, size, zoom)
     assert found.dtype == np.float32
     assert (found >= 0).all()
-    expected = slow_spread(values, window, placement, size, zoom)
+    expected = slow_map(values, window, placement, size, zoom)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -103,7 +111,7 @@ def test_a_hot_element_peaks_where_it_lies(
     values = np.zeros((3, 3), np.float32)
     values[1, 2] = 5
     # The columns have another step: rows and columns must not be swapped.
-    found = spread(values, box(1, 2, 3, 3), (row, column, down, 3.0), (30, 22), zoom)
+    found = upsample_map(values, box(1, 2, 3, 3), (row, column, down, 3.0), (30, 22), zoom)
     y, x = np.unravel_index(found.argmax(), found.shape)
     assert found[y, x] == 5
     assert (y + 0.5) / zoom - 0.5 == row + down * (1 + 1)
@@ -113,12 +121,12 @@ def test_a_hot_element_peaks_where_it_lies(
 def test_the_mass_of_an_inner_element_is_its_value_times_the_pixels_between_elements() -> None:
     for zoom in (1, 2, 3):
         values = np.array([[0.0, 2.0], [0.5, 0.0]])
-        found = spread(values, box(1, 1, 2, 2), (3.5, 2.0, 4.0, 2.0), (24, 16), zoom)
+        found = upsample_map(values, box(1, 1, 2, 2), (3.5, 2.0, 4.0, 2.0), (24, 16), zoom)
         assert found.sum() == pytest.approx(2.5 * 4 * zoom * 2 * zoom)
 
 
 def test_a_constant_map_is_constant_between_its_outermost_elements() -> None:
-    found = spread(np.ones((6, 4)), box(0, 0, 6, 4), (1.0, 1.5, 2.0, 4.0), (13, 17), 1)
+    found = upsample_map(np.ones((6, 4)), box(0, 0, 6, 4), (1.0, 1.5, 2.0, 4.0), (13, 17), 1)
     # Rows 1 to 11; columns from 1.5 to 13.5, so 2 to 13.
     np.testing.assert_allclose(found[1:12, 2:14], 1, rtol=1e-6)
     np.testing.assert_allclose(found[0], found[1] / 2, rtol=1e-6)
@@ -127,7 +135,7 @@ def test_a_constant_map_is_constant_between_its_outermost_elements() -> None:
 
 def test_of_the_pixels_themselves_each_is_its_own() -> None:
     values = np.random.default_rng(0).random((3, 5)).astype(np.float32)
-    found = spread(values, box(2, 1, 3, 5), (0.0, 0.0, 1.0, 1.0), (7, 8))
+    found = upsample_map(values, box(2, 1, 3, 5), (0.0, 0.0, 1.0, 1.0), (7, 8))
     np.testing.assert_allclose(found[2:5, 1:6], values, rtol=1e-6)
     found[2:5, 1:6] = 0
     assert not found.any()
@@ -159,39 +167,10 @@ def test_zoom_of_the_papers_network_and_of_the_small_one() -> None:
 # Of a run
 
 
-class Plain(nn.Module):
-    """A layer of 6 x 5 on 12 x 10 pixels, then a unit that sees 3 x 3 of it, then a mean."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(3)
-            self.before = nn.Conv2d(3, 4, 3, stride=2, padding=1)
-            self.relu = nn.ReLU()
-            self.after = nn.Conv2d(4, 2, 3, padding=1)
-            self.mean = nn.AdaptiveAvgPool2d(1)
-            self.head = nn.Conv2d(2, 2, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.mean(self.after(self.relu(self.before(x)))))
-
-
-PREPARED = Preprocessing(size=(12, 10), resize=14)
-
-
-def network() -> Network:
-    return Network(Plain(), preprocessing=PREPARED, name="plain")
-
-
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five pictures of noise that the zoom of 42 shows pixel by pixel, wider than the crop."""
-    folder, generator = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    for number in range(5):
-        coarse = generator.integers(0, 256, (14, 20, 3), dtype=np.uint8)
-        fine = np.asarray(Image.fromarray(coarse).resize((20 * 42, 14 * 42)))
-        Image.fromarray(fine).save(folder / f"{number}.png")
-    return folder
+    return write_noise(tmp_path_factory.mktemp("pictures"), 5)
 
 
 def seen(path: Path) -> np.ndarray:
@@ -203,7 +182,7 @@ def seen(path: Path) -> np.ndarray:
 @pytest.fixture(scope="module")
 def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("run")
-    return scan_images(network(), pictures, ["after:0", "after:1@0,4"], "relu", out=folder)
+    return scan_images(plain_network(), pictures, ["after:0", "after:1@0,4"], "relu", out=folder)
 
 
 def test_a_photograph_is_shown_as_the_network_sees_it(pictures: Path) -> None:
@@ -271,7 +250,7 @@ def test_a_smaller_crop_is_shown_smaller(run: Run) -> None:
 
 
 def test_no_maps_where_the_layer_has_no_places(pictures: Path, tmp_path: Path) -> None:
-    run = scan_images(network(), pictures, "head:1", "mean", out=tmp_path)
+    run = scan_images(plain_network(), pictures, "head:1", "mean", out=tmp_path)
     assert run.manifest.placement is None
     [each] = run_tiles(run, run.features[0], run.columns(), [2], shown=1)
     assert each.image.shape == (12, 10, 3)
@@ -283,7 +262,7 @@ def test_alike_images_have_captions_without_dividing_by_zero(tmp_path: Path) -> 
     for name in ("a", "b"):
         Image.new("RGB", (20, 14), "teal").save(tmp_path / f"{name}.png")
     images = open_images([tmp_path / "a.png", tmp_path / "b.png"])
-    run = scan_images(network(), images, "after:0", "relu", out=tmp_path / "run")
+    run = scan_images(plain_network(), images, "after:0", "relu", out=tmp_path / "run")
     columns = run.columns()
     tiles = run_tiles(run, run.features[0], columns, [0, 1], shown=1)
     assert [each.caption for each in tiles] == [f"{columns.activation[0]:+.1f} sd"] * 2
@@ -293,7 +272,7 @@ def test_images_that_moved_since_are_named(pictures: Path, tmp_path: Path) -> No
     there, gone = tmp_path / "there.png", tmp_path / "gone.png"
     for path in (there, gone):
         path.write_bytes((pictures / "0.png").read_bytes())
-    run = scan_images(network(), [there, gone], "after:0", "relu", out=tmp_path / "run")
+    run = scan_images(plain_network(), [there, gone], "after:0", "relu", out=tmp_path / "run")
     gone.unlink()
     columns = run.columns()
     assert len(run_tiles(run, run.features[0], columns, [0])) == 1
@@ -304,7 +283,7 @@ def test_images_that_moved_since_are_named(pictures: Path, tmp_path: Path) -> No
 def test_the_whole_input_is_a_field_too() -> None:
     image = np.zeros((24, 20, 3), np.uint8)
     maps = (np.ones((6, 5), np.float32), np.zeros((6, 5), np.float32))
-    each = tile(
+    each = crop_tile(
         image,
         maps,
         window=box(0, 0, 6, 5),

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from itertools import combinations, product
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,21 +11,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgba
 from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.text import Text
 from PIL import Image
+from tests.support.figures import LONG, check_axes, check_texts, rc_settings, words
 
 from opponent.core.colour import ACTIVATION, activation_colours, on_white, tension_colours
-from opponent.plots import PAGE, atlas_figure, map_figure, save, selection_figure
-from opponent.plots.page import COLUMN
+from opponent.plots import COLUMN, PAGE, atlas_figure, map_figure, save, selection_figure
 
-LONG = "features.7.expand3x3 of a network whose layers have names without any end: 1,024 $5 to $6"
 SD = 0.7
 
 At = tuple[int, int]
@@ -105,20 +102,6 @@ FIGURES: dict[str, Callable[[], Figure]] = {
 } | ATLASES
 
 
-def axis_texts(axes: Axes) -> list[Text]:
-    """The names of both axes and the labels of the ticks that are drawn."""
-    texts = []
-    for axis in (axes.xaxis, axes.yaxis):
-        low, high = sorted(axis.get_view_interval())
-        ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
-        texts += [axis.label, *(t for tick in ticks for t in (tick.label1, tick.label2))]
-    return [text for text in texts if text.get_visible()]
-
-
-def words(figure: Figure) -> str:
-    return "\n".join(text.get_text() for text in figure.texts)
-
-
 def frames(figure: Figure) -> list[Rectangle]:
     """The cells' frames, in the order they were drawn."""
     return [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
@@ -129,42 +112,18 @@ def frames(figure: Figure) -> list[Rectangle]:
 
 @pytest.mark.parametrize("make", FIGURES.values(), ids=FIGURES)
 def test_text_lies_on_the_paper_and_not_on_other_text(make: Callable[[], Figure]) -> None:
-    figure = make()
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    texts = [*figure.texts, *(text for axes in figure.axes for text in axis_texts(axes))]
-    boxes = {
-        text: text.get_window_extent(canvas.get_renderer())
-        for text in texts
-        if text.get_text().strip()
-    }
-    for text, box in boxes.items():
-        assert min(box.x0, box.y0) >= 0, text
-        assert box.x1 <= figure.bbox.x1, text
-        assert box.y1 <= figure.bbox.y1, text
-    for one, other in combinations(boxes, 2):
-        a, b = boxes[one], boxes[other]
-        across = min(a.x1, b.x1) - max(a.x0, b.x0)
-        up = min(a.y1, b.y1) - max(a.y0, b.y0)
-        # Boxes hold room for accents and tails, which may touch.
-        assert min(across, up) <= 2, (one, other)
+    check_texts(make())
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_keep_their_promised_width(name: str) -> None:
     figure = FIGURES[name]()
-    width, height = figure.get_size_inches()
+    width = figure.get_size_inches()[0]
     if name.startswith("atlas"):
         assert COLUMN <= width <= PAGE + 1e-9
     else:
         assert width == pytest.approx(COLUMN)
-    boxes = [axes.get_position() for axes in figure.axes]
-    for box in boxes:
-        assert min(box.x0, box.y0, 1 - box.x1, 1 - box.y1) > 0
-    for a, b in combinations(boxes, 2):
-        across = (min(a.x1, b.x1) - max(a.x0, b.x0)) * width
-        down = (min(a.y1, b.y1) - max(a.y0, b.y0)) * height
-        assert min(across, down) <= 1e-9
+    check_axes(figure)
 
 
 DRAWN = [
@@ -188,13 +147,12 @@ def test_equal_figures_have_equal_bytes(name: str, suffix: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("name", DRAWN[2:])
 def test_settings_are_neither_changed_nor_heeded(name: str, tmp_path: Path) -> None:
-    before = {key: matplotlib.rcParams[key] for key in matplotlib.rcParams if key != "backend"}
+    before = rc_settings()
     save(FIGURES[name](), tmp_path / "one.png")
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red", "savefig.dpi": 20}):
         save(FIGURES[name](), tmp_path / "two.png")
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
-    after = {key: matplotlib.rcParams[key] for key in matplotlib.rcParams if key != "backend"}
-    assert after == before
+    assert rc_settings() == before
 
 
 def test_what_is_given_is_left_as_it_is() -> None:

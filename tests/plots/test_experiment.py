@@ -13,7 +13,7 @@ from opponent.plots.experiment import (
     experiment_figure,
     sheet_figure,
 )
-from opponent.plots.page import Tile
+from opponent.explain.crops import (Tile)
 
 
 def bar(accuracy: float | None, **more: Any) -> ExperimentBar:

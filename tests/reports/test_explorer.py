@@ -442,12 +442,11 @@ def contrast(element: Locator) -> float:
 @pytest.fixture(scope="module")
 def thumbs(made: Made) -> list[np.ndarray]:
     """What each image's thumbnail should show: its crop, and the same under its maps."""
-    peaks = [
-        max(float(maps[row].max()) for maps in (plus, minus))
-        for plus, minus in [(made.columns.excitation_map, made.columns.inhibition_map)]
-        for row in range(len(made.columns.images))
-    ]
-    scale = float(np.quantile(np.array(peaks, np.float32), 0.9))
+    plus, minus = made.columns.excitation_map, made.columns.inhibition_map
+    larger = [np.maximum(plus[row], minus[row]) for row in made.rows]
+    # As in all figures: nearly each image's maximum, and nearly the largest of those.
+    peaks = [float(np.quantile(values, 0.995)) for values in larger if values.any()]
+    scale = float(np.quantile(peaks, 0.9))
     expected = []
     for tile in run_tiles(made.run, made.atlas.feature, made.columns, made.rows, shown=THUMB):
         assert tile.excitation is not None

@@ -58,7 +58,7 @@ def build(
 
     Interrupted, it goes on where it stopped when the same command is given again.
     """
-    from opponent.plots.gallery import check_suffix
+    from opponent.plots.layout import check_suffix
     from opponent.study.design.building import build as make
     from opponent.study.design.sheet import write_sheets
 
@@ -166,7 +166,7 @@ def analyse(
     """Analyse the answers as study.json plans it: figure 10, a test, exclusions, power."""
     from msgspec import UNSET
 
-    from opponent.plots.gallery import check_suffix
+    from opponent.plots.layout import check_suffix
     from opponent.study.analysis.report import analyse_folder, write_analysis
     from opponent.study.design.study import Study
 

@@ -171,7 +171,8 @@ def atlas(
     """
     from opponent.atlas.atlas import AtlasSettings
     from opponent.atlas.build import make_atlas
-    from opponent.plots.files import check_suffix, write_atlas
+    from opponent.plots.files import write_atlas
+    from opponent.plots.layout import check_suffix
 
     check_suffix(format)
     opened = open_run(run, images)

@@ -54,7 +54,7 @@ def completeness(
     """
     from opponent.paper.completeness import completeness as measure
     from opponent.paper.completeness import write_completeness
-    from opponent.plots.files import check_suffix
+    from opponent.plots.layout import check_suffix
 
     check_suffix(format)
     measurements = []
@@ -108,7 +108,7 @@ def weights(
 ) -> None:
     """Count the negative weights of networks, layer by layer (the paper's figure 12)."""
     from opponent.paper.weight_signs import weight_signs, write_weights
-    from opponent.plots.files import check_suffix
+    from opponent.plots.layout import check_suffix
 
     check_suffix(format)
     signs = [weight_signs(network, seed=seed) for network in open_networks(models)]
@@ -172,7 +172,7 @@ def verify_inversions(
     """
     from opponent.core.side import SIDES
     from opponent.paper.inversion_check import check_inversions, write_inversion_check
-    from opponent.plots.files import check_suffix
+    from opponent.plots.layout import check_suffix
     from opponent.synthesis.settings import SynthesisSettings
 
     check_suffix(format)

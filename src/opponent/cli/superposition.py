@@ -69,7 +69,7 @@ def uniqueness(
     from opponent.paper.uniqueness.assessment import assess, sensible_top
     from opponent.paper.uniqueness.measure import UniquenessSettings, measure_features
     from opponent.paper.uniqueness.results import write_uniqueness
-    from opponent.plots.files import check_suffix
+    from opponent.plots.layout import check_suffix
 
     check_suffix(format)
     network = open_network(model, device)
@@ -155,7 +155,7 @@ def toy(
     """
     from opponent.paper.toy.results import describe, write_study
     from opponent.paper.toy.study import train_study
-    from opponent.plots.files import check_suffix
+    from opponent.plots.layout import check_suffix
 
     check_suffix(format)
     texts = hidden.split(",")

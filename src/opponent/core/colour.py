@@ -1,4 +1,4 @@
-"""The excitation-inhibition colour square, and the colour scale of the activation.
+"""The excitation-inhibition colour square, the activation's colour scale, the groups' colours.
 
 The square (paper, fig. 4g) is a scale with two inputs: its hue says *which* of excitation and
 inhibition is there, its opacity says *how much*. Both scales are laid out in Oklab, where
@@ -7,6 +7,8 @@ distances are close to perceived ones.
 Source: B. Ottosson, "A perceptual color space for image processing", 2020
 (https://bottosson.github.io/posts/oklab), for Oklab and its matrices.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -270,5 +272,36 @@ def hex_colours(rgba: Float[np.ndarray, "n 4"]) -> list[str]:
     return [to_hex((r, g, b, a), keep_alpha=a < 1) for r, g, b, a in rgba.tolist()]
 
 
+def group_colours(names: Sequence[str]) -> dict[str, str]:
+    """One colour for each group of images, the same in every figure and page.
+
+    Args:
+        names: the groups; those that the paper knows have colours of their own.
+    Returns:
+        '#rrggbb' by name.
+    """
+    others = [name for name in names if name not in _GROUPS]
+    return {
+        name: _GROUPS[name] if name in _GROUPS else _OTHERS[others.index(name) % len(_OTHERS)]
+        for name in names
+    }
+
+
 def _bytes(values: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
     return np.asarray(np.rint(np.clip(values, 0, 1) * 255), dtype=np.uint8)
+
+
+# The square's corners as '#rrggbb': excitation's colour and inhibition's, for text and bars.
+RED, BLUE = hex_colours(
+    np.c_[tension_colours(np.array([1.0, 0.0]), np.array([0.0, 1.0]))[:, :3], np.ones(2)]
+)
+# The square's own hues where a group has one; green darkened, to be read as text on white.
+_GROUPS = {
+    "exciting": RED,
+    "inhibiting": BLUE,
+    "silent": "#6b6b6b",
+    "tense": "#111111",
+    "tense_apart": "#c2348f",
+    "tense_together": "#1f9a3c",
+}
+_OTHERS = ("#0f8b8d", "#b7791f", "#5b3fa0", "#7a4b2a")

@@ -1,6 +1,6 @@
 """Who drives a feature: the upstream channels that excite it, and those that inhibit it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,24 +8,30 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from opponent.atlas.atlas import atlases
+from opponent.atlas.atlas import (atlases)
 from opponent.core.box import Box
 from opponent.core.errors import RunError, UnknownGeometry, Unreadable
 from opponent.core.feature import Feature
-from opponent.explain.crops import SHOWN, photographs, zoom_for
-from opponent.geometry.receptive_field import box_of, receptive_fields
+from opponent.core.progress import Progress, silent
+from opponent.explain.crops import (
+    SHOWN,
+    Synthetic,
+    Tile,
+    crop_picture,
+    crop_synthetic,
+    photographs,
+    zoom_for,
+)
+from opponent.geometry.receptive_field import box_of, receptive_field, receptive_fields
 from opponent.models.network import PIXELS, Network
-from opponent.plots import Synthetic, Tile
-from opponent.plots.gallery import visualisation
-from opponent.selection import GROUPS, select
-from opponent.storage.columns import Indices
+from opponent.selection import (GROUPS, select)
+from opponent.storage.columns import (Indices)
 from opponent.storage.run import Run
-from opponent.synthesis.settings import SynthesisSettings
+from opponent.synthesis.cache import make
+from opponent.synthesis.settings import (SynthesisSettings)
 
 # Images that a question without images is about: the tensest of all.
 IMAGES = 20
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +77,11 @@ class Who:
     exciting: tuple[Driver, ...]
     inhibiting: tuple[Driver, ...]
     deviation: float
+
+    @property
+    def caption(self) -> str:
+        """Which channels they are, of which images, in words."""
+        return f"channels of {self.through} with the largest mean sum of S over {self.about}"
 
 
 def who(
@@ -130,17 +141,17 @@ def who(
             network = run.load_network()
         else:
             run.check_network(network)
-        told = [driver for side in sides for driver in side]
-        shown = exemplar_tiles(run, network, [driver.channel for driver in told], crops)
-        made: list[Synthetic | None] = [None] * len(told)
+        drivers = [driver for side in sides for driver in side]
+        tiles = exemplar_tiles(run, network, [driver.channel for driver in drivers], crops)
+        pictures: list[Synthetic | None] = [None] * len(drivers)
         if visualise is not None:
-            made = [
-                visualisation(run, network, name, visualise, progress, number, len(told))
-                for number, name in enumerate(driver.name for driver in told)
+            pictures = [
+                visualise_channel(run, network, x.name, visualise, progress, k, len(drivers))
+                for k, x in enumerate(drivers)
             ]
         filled = iter(
-            replace(driver, exemplars=tuple(shown[driver.channel]), visualisation=picture)
-            for driver, picture in zip(told, made, strict=True)
+            replace(driver, exemplars=tuple(tiles[driver.channel]), visualisation=picture)
+            for driver, picture in zip(drivers, pictures, strict=True)
         )
         sides = [[next(filled) for _ in side] for side in sides]
     return Who(
@@ -227,7 +238,7 @@ def exemplar_tiles(
         extremes = receptive_fields(network, through)
     except UnknownGeometry:
         extremes = None
-    whole = Box(top=0, left=0, height=prepared.size[0], width=prepared.size[1])
+    whole = Box.whole(prepared.size)
     tiles: dict[int, list[Tile]] = {}
     for channel in channels:
         tiles[channel] = []
@@ -240,14 +251,37 @@ def exemplar_tiles(
                 [image] = photographs([run.images.find(found.image)], prepared, zoom)
             except Unreadable:
                 continue  # gone since; the numbers do not need it
-            crop = Box(
-                top=box.top * zoom,
-                left=box.left * zoom,
-                height=box.height * zoom,
-                width=box.width * zoom,
-            )
-            tiles[channel].append(Tile(image=image[crop.slices], caption=f"{found.activation:.3g}"))
+            crop = crop_picture(image, box, prepared.size)
+            tiles[channel].append(Tile(image=crop, caption=f"{found.activation:.3g}"))
     return tiles
+
+
+def visualise_channel(
+    run: Run,
+    network: Network,
+    name: str,
+    settings: SynthesisSettings,
+    progress: Progress | None = None,
+    done: int = 0,
+    total: int = 1,
+) -> Synthetic:
+    """The feature visualisation of any unit of a run's network, cropped to its receptive field.
+
+    Args:
+        run: the run, whose folder keeps the image.
+        network: the network that was scanned.
+        name: the unit's, such as 'mixed3a:17'.
+        settings: how the image is synthesised.
+        progress: called with what is being done, the steps done and the steps in all.
+        done, total: which of how many channels this is, for progress.
+    """
+    feature, report = network.resolve(name), progress or silent
+
+    def step(i: int, steps: int) -> None:
+        report("visualisations of channels", done * steps + i, total * steps)
+
+    image = make(run, network, feature, None, "visualisation", 1, settings, step)
+    return crop_synthetic(image, receptive_field(network, feature), run.preprocessing.size)
 
 
 def silence(

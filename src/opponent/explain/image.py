@@ -12,13 +12,12 @@ from opponent.attribution.result import Attribution
 from opponent.core.box import Box
 from opponent.core.errors import RunError
 from opponent.core.feature import Feature
-from opponent.explain.crops import photograph, tile, zoom_for
+from opponent.explain.crops import Tile, crop_tile, photograph, zoom_for
 from opponent.geometry.receptive_field import placement, receptive_field
 from opponent.images.imageset import ImageEntry
 from opponent.images.sources import open_images
 from opponent.models.network import LOGITS, Network
 from opponent.models.registry import load
-from opponent.plots import Tile
 from opponent.selection import percentile_of
 from opponent.storage.run import Run
 
@@ -168,7 +167,7 @@ def why(
     maps = tuple(m[0].float().cpu().numpy() for m in (result.excitation_map, result.inhibition_map))
     plus, minus = maps
     window = Box(top=0, left=0, height=plus.shape[0], width=plus.shape[1])
-    shown = tile(
+    shown = crop_tile(
         photograph(entry, prepared, zoom),
         (plus, minus),
         window=window,

@@ -1,32 +1,27 @@
 """Every static figure, for print: each function returns a `Figure`, shows nothing, changes nothing.
 
-Sizes are inches from the top left corner, so that a panel comes out as large as it is meant to be
-in one or two columns of a journal. matplotlib's global settings are left alone.
+`plot_...` functions take a run, an atlas or an answer; `..._figure` functions take arrays and
+pictures. `save` writes a figure to a file.
 """
 
-from opponent.plots.atlas import atlas_figure, map_figure, selection_figure
+from opponent.plots.atlas import (
+    atlas_figure,
+    map_figure,
+    plot_atlas,
+    plot_map,
+    plot_selection,
+    selection_figure,
+)
 from opponent.plots.completeness import Curve, completeness_figure
-from opponent.plots.drivers import DriverRow, drivers_figure
+from opponent.plots.drivers import DriverRow, drivers_figure, plot_who
+from opponent.plots.energies import energies_figure, plot_energies
+from opponent.plots.exemplars import ExemplarRow, exemplars_figure, plot_exemplars
+from opponent.plots.files import write_atlas, write_figures
+from opponent.plots.groups import groups_figure, plot_groups
+from opponent.plots.inversions import InversionRow, inversions_figure, plot_inversions
+from opponent.plots.layout import COLUMN, PAGE, save
 from opponent.plots.objective import objective_figure
-from opponent.plots.page import (
-    COLUMN,
-    PAGE,
-    ExemplarRow,
-    InversionRow,
-    Synthetic,
-    Tile,
-    group_colours,
-    overlay_scale,
-    save,
-)
-from opponent.plots.panels import (
-    energy_figure,
-    exemplars_figure,
-    groups_figure,
-    inversions_figure,
-    square_figure,
-    why_figure,
-)
+from opponent.plots.square import square_figure
 from opponent.plots.toy import ToyWidth, toy_figure
 from opponent.plots.traces import TracePanel, activation_trace_figure
 from opponent.plots.uniqueness import (
@@ -38,6 +33,7 @@ from opponent.plots.uniqueness import (
     uniqueness_figure,
 )
 from opponent.plots.weights import WeightPanel, weights_figure
+from opponent.plots.why import plot_why, why_figure
 
 __all__ = [
     "COLUMN",
@@ -47,9 +43,7 @@ __all__ = [
     "ExemplarRow",
     "InversionRow",
     "SharedRow",
-    "Synthetic",
     "TenseRow",
-    "Tile",
     "ToyWidth",
     "TracePanel",
     "UniquenessLine",
@@ -58,14 +52,21 @@ __all__ = [
     "atlas_figure",
     "completeness_figure",
     "drivers_figure",
-    "energy_figure",
+    "energies_figure",
     "exemplars_figure",
-    "group_colours",
     "groups_figure",
     "inversions_figure",
     "map_figure",
     "objective_figure",
-    "overlay_scale",
+    "plot_atlas",
+    "plot_energies",
+    "plot_exemplars",
+    "plot_groups",
+    "plot_inversions",
+    "plot_map",
+    "plot_selection",
+    "plot_who",
+    "plot_why",
     "save",
     "selection_figure",
     "shared_figure",
@@ -75,4 +76,6 @@ __all__ = [
     "uniqueness_figure",
     "weights_figure",
     "why_figure",
+    "write_atlas",
+    "write_figures",
 ]

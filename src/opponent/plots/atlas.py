@@ -1,4 +1,4 @@
-"""The paper's figure 6: the selected images, their map, the atlas."""
+"""Figure 6: the selected images, their map, the atlas."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -11,31 +11,115 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from opponent.atlas.atlas import (Atlas)
 from opponent.core.colour import ACTIVATION, activation_colours, on_white, tension_colours
-from opponent.plots.page import (
-    _FAINT,
-    _HAIR,
-    _INK,
-    _LETTER,
-    _LINE,
-    _MARGIN,
-    _SMALL,
+from opponent.plots.layout import (
     COLUMN,
+    FAINT,
+    HAIR,
+    INK,
+    LETTER,
+    LINE,
+    MARGIN,
     PAGE,
-    _axes,
-    _Box,
-    _square,
-    _styled,
-    _text,
+    SMALL,
+    Area,
+    add_axes,
+    add_text,
+    styled,
 )
+from opponent.plots.square import add_square
+from opponent.storage.columns import (Columns)
 
 # Contours of the density hold these shares of the selected images.
 _SHARES = (0.9, 0.7, 0.5, 0.3, 0.1)
 _BINS = 60
 TALL = 8.5  # inches: a page's height without its caption
+_EDGE = 0.05  # around an icon's square, of a cell's side
+
+ColourBy = Literal["activation", "tension"]
 
 
-@_styled
+def plot_selection(atlas: Atlas, *, columns: Columns | None = None) -> Figure:
+    """Figure 6a: which of a run's images an atlas is made of.
+
+    Args:
+        atlas: the atlas.
+        columns: its feature's columns, where they were read before.
+    Returns:
+        A figure of one column.
+    Source: paper, figure 6a.
+    """
+    columns = _columns(atlas) if columns is None else columns
+    on_map = set(atlas.map["image"].to_pylist())
+    return selection_figure(
+        columns.excitation,
+        columns.inhibition,
+        np.array([image in on_map for image in columns.images]),
+        label=atlas.feature.label,
+    )
+
+
+def plot_map(atlas: Atlas, *, columns: Columns | None = None) -> Figure:
+    """Figure 6b: an atlas' images on their map.
+
+    Args:
+        atlas: the atlas.
+        columns: its feature's columns, where they were read before.
+    Returns:
+        A figure of one column.
+    Source: paper, figure 6b.
+    """
+    columns = _columns(atlas) if columns is None else columns
+    return map_figure(
+        np.stack([atlas.map["x"].to_numpy(), atlas.map["y"].to_numpy()], 1),
+        atlas.map["activation"].to_numpy(),
+        deviation=columns.deviation,
+        grid=atlas.settings.grid,
+        label=atlas.feature.label,
+    )
+
+
+def plot_atlas(
+    atlas: Atlas,
+    *,
+    colour_by: ColourBy = "activation",
+    signed: bool = False,
+    columns: Columns | None = None,
+) -> Figure:
+    """Figure 6c: an atlas' icons, each in its cell of the map.
+
+    Args:
+        atlas: the atlas.
+        colour_by: 'activation' colours the borders by the activation that each icon gives,
+            'tension' the squares by the mean excitation and inhibition of the cell's images.
+        signed: show each cell's icons of excitation and of inhibition, where they were made, in
+            place of the one of both.
+        columns: its feature's columns, where they were read before.
+    Returns:
+        A figure of at most two columns.
+    Source: paper, figure 6c; the second colouring is ours.
+    """
+    columns = _columns(atlas) if columns is None else columns
+    cells = {(cell.row, cell.column): cell for cell in atlas.cells}
+    sides = ["excitation", "inhibition"] if signed else ["both"]
+    return atlas_figure(
+        {at: [cell.pixels(side) for side in sides] for at, cell in cells.items()},
+        grid=atlas.settings.grid,
+        label=atlas.feature.label,
+        through=atlas.run.manifest.through,
+        colour_by=colour_by,
+        activation={at: [cell.activations[x] for x in sides] for at, cell in cells.items()},
+        energies={at: (x.mean_excitation, x.mean_inhibition) for at, x in cells.items()},
+        deviation=columns.deviation,
+    )
+
+
+def _columns(atlas: Atlas) -> Columns:
+    return atlas.run.columns(atlas.feature, maps=False)
+
+
+@styled
 def selection_figure(
     excitation: Float[np.ndarray, " n"],
     inhibition: Float[np.ndarray, " n"],
@@ -55,19 +139,19 @@ def selection_figure(
         A figure of one column.
     Source: paper, figure 6a.
     """
-    side, left, top = 2.5, 0.6, _MARGIN + 2.6 * _LINE
+    side, left, top = 2.5, 0.6, MARGIN + 2.6 * LINE
     figure = Figure(figsize=(COLUMN, top + side + 0.5))
-    _text(figure, _MARGIN, _MARGIN, letter, size=_LETTER, weight="bold")
-    room = COLUMN - left - _MARGIN
-    _text(figure, left, _MARGIN, label, width=room, weight="bold")
+    add_text(figure, MARGIN, MARGIN, letter, size=LETTER, weight="bold")
+    room = COLUMN - left - MARGIN
+    add_text(figure, left, MARGIN, label, width=room, weight="bold")
     what = f"{selected.sum():,} of {len(selected):,} images, largest L2 norm of S"
-    _text(figure, left, _MARGIN + _LINE, what, width=room, size=_SMALL, color=_FAINT)
-    axes = _axes(figure, _Box(left, top, side, side))
+    add_text(figure, left, MARGIN + LINE, what, width=room, size=SMALL, color=FAINT)
+    axes = add_axes(figure, Area(left, top, side, side))
     end = 1.04 * float(max(excitation.max(), inhibition.max())) or 1.0
     axes.set(xlim=(-0.02 * end, end), ylim=(-0.02 * end, end))
     axes.set(xlabel="excitation E⁺", ylabel="inhibition E⁻")
     axes.locator_params(nbins=5)
-    for which, colour in ((~selected, _HAIR), (selected, _INK)):
+    for which, colour in ((~selected, HAIR), (selected, INK)):
         axes.scatter(
             excitation[which],
             inhibition[which],
@@ -77,7 +161,7 @@ def selection_figure(
             linewidths=0,
             rasterized=len(selected) > 5000,
         )
-    axes.plot([0, end], [0, end], color=_HAIR, lw=0.6, zorder=0)
+    axes.plot([0, end], [0, end], color=HAIR, lw=0.6, zorder=0)
     _density(axes, excitation[selected], inhibition[selected], end)
     return figure
 
@@ -103,7 +187,7 @@ def _density(
         )
 
 
-@_styled
+@styled
 def map_figure(
     places: Float[np.ndarray, "n 2"],
     activation: Float[np.ndarray, " n"],
@@ -126,14 +210,14 @@ def map_figure(
         A figure of one column.
     Source: paper, figure 6b.
     """
-    side, left, top = 2.5, 0.3, _MARGIN + 2.6 * _LINE
+    side, left, top = 2.5, 0.3, MARGIN + 2.6 * LINE
     figure = Figure(figsize=(COLUMN, top + side + 0.2))
-    _text(figure, _MARGIN, _MARGIN, letter, size=_LETTER, weight="bold")
-    room = COLUMN - left - _MARGIN
-    _text(figure, left, _MARGIN, label, width=room, weight="bold")
+    add_text(figure, MARGIN, MARGIN, letter, size=LETTER, weight="bold")
+    room = COLUMN - left - MARGIN
+    add_text(figure, left, MARGIN, label, width=room, weight="bold")
     what = f"{len(places):,} images by their attribution (UMAP)"
-    _text(figure, left, _MARGIN + _LINE, what, width=room, size=_SMALL, color=_FAINT)
-    axes = _axes(figure, _Box(left, top, side, side))
+    add_text(figure, left, MARGIN + LINE, what, width=room, size=SMALL, color=FAINT)
+    axes = add_axes(figure, Area(left, top, side, side))
     limit = 4 * deviation or 1.0
     # Strong ones last, lest the many near zero hide them.
     order = np.argsort(np.abs(activation), kind="stable")
@@ -149,30 +233,30 @@ def map_figure(
     )
     axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[])
     for line in np.arange(1, grid) / grid:
-        axes.axhline(line, color=_HAIR, lw=0.25, zorder=0)
-        axes.axvline(line, color=_HAIR, lw=0.25, zorder=0)
+        axes.axhline(line, color=HAIR, lw=0.25, zorder=0)
+        axes.axvline(line, color=HAIR, lw=0.25, zorder=0)
     for spine in axes.spines.values():
-        spine.set(visible=True, linewidth=0.6, color=_HAIR)
-    _activation_bar(figure, dots, _Box(left + side + 0.1, top, 0.08, side))
+        spine.set(visible=True, linewidth=0.6, color=HAIR)
+    _activation_bar(figure, dots, Area(left + side + 0.1, top, 0.08, side))
     return figure
 
 
-def _activation_bar(figure: Figure, shown: ScalarMappable, box: _Box) -> None:
-    bar = figure.colorbar(shown, cax=_axes(figure, box), extend="both", extendfrac=0.03)
+def _activation_bar(figure: Figure, shown: ScalarMappable, box: Area) -> None:
+    bar = figure.colorbar(shown, cax=add_axes(figure, box), extend="both", extendfrac=0.03)
     bar.outline.set_linewidth(0)
     limit = float(shown.get_clim()[1] or 1)
     bar.set_ticks([-limit, -limit / 2, 0, limit / 2, limit])
     bar.set_ticklabels(["−4 sd", "−2", "0", "+2", "+4 sd"])
 
 
-@_styled
+@styled
 def atlas_figure(
     icons: Mapping[tuple[int, int], Sequence[UInt8[np.ndarray, "h w 4"] | None]],
     *,
     grid: int,
     label: str,
     through: str,
-    colour_by: Literal["activation", "tension"],
+    colour_by: ColourBy,
     activation: Mapping[tuple[int, int], Sequence[float | None]],
     energies: Mapping[tuple[int, int], tuple[float, float]],
     deviation: float,
@@ -198,55 +282,66 @@ def atlas_figure(
     rows, columns = np.array(list(icons)).T
     top_row, left_column = int(rows.min()), int(columns.min())
     down, across = int(rows.max()) - top_row + 1, int(columns.max()) - left_column + 1
-    each = len(next(iter(icons.values())))
-    right, top = 0.75 if colour_by == "activation" else 1.35, _MARGIN + 2.6 * _LINE
-    side = min((PAGE - 2 * _MARGIN - right) / (across * each), 1.1, TALL / down)
-    wide = side * each
-    width = 2 * _MARGIN + right + across * wide
-    height = top + max(down * side, 1.5) + _MARGIN
+    per_cell = len(next(iter(icons.values())))
+    right, top = 0.75 if colour_by == "activation" else 1.35, MARGIN + 2.6 * LINE
+    side = min((PAGE - 2 * MARGIN - right) / (across * per_cell), 1.1, TALL / down)
+    wide = side * per_cell
+    width = 2 * MARGIN + right + across * wide
+    height = top + max(down * side, 1.5) + MARGIN
     figure = Figure(figsize=(max(width, COLUMN), height))
-    _text(figure, _MARGIN, _MARGIN, letter, size=_LETTER, weight="bold")
-    room = max(width, COLUMN) - 0.3 - _MARGIN
-    _text(figure, 0.3, _MARGIN, label, width=room, weight="bold")
+    add_text(figure, MARGIN, MARGIN, letter, size=LETTER, weight="bold")
+    room = max(width, COLUMN) - 0.3 - MARGIN
+    add_text(figure, 0.3, MARGIN, label, width=room, weight="bold")
     what = f"through {through}, {len(icons)} cells of {grid} x {grid}"
-    if each == 2:
+    if per_cell == 2:
         what += "; left: what excites, right: what inhibits"
-    _text(figure, 0.3, _MARGIN + _LINE, what, width=room, size=_SMALL, color=_FAINT)
+    add_text(figure, 0.3, MARGIN + LINE, what, width=room, size=SMALL, color=FAINT)
     limit = 4 * deviation or 1.0
     largest = float(np.quantile(list(energies.values()), 0.95)) or 1.0
-    axes = _axes(figure, _Box(_MARGIN, top, across * wide, down * side))
-    axes.set(xlim=(0, across * each), ylim=(down, 0))
+    axes = add_axes(figure, Area(MARGIN, top, across * wide, down * side))
     axes.axis("off")
-    edge = 0.05
     for (row, column), pictures in icons.items():
-        y = row - top_row
         for k, icon in enumerate(pictures):
-            x = (column - left_column) * each + k
             value = activation[row, column][k]
             if icon is None or value is None:
                 continue
-            inner = 1 - 2 * edge
-            box = (x + edge, x + 1 - edge, y + 1 - edge, y + edge)
-            colour = activation_colours(np.array(value), limit)
-            below: tuple[float, ...] = (1, 1, 1)
+            border = tuple(activation_colours(np.array(value), limit))
+            below: tuple[float, ...] = (1.0, 1.0, 1.0)
             if colour_by == "tension":
                 plus, minus = (np.array(v / largest) for v in energies[row, column])
-                below = tuple(on_white(tension_colours(plus, minus)) / 255)
-                colour = np.array([*below, 1])
-            frame = Rectangle((box[0], box[3]), inner, inner, fc=below, ec=tuple(colour), lw=1.6)
-            axes.add_patch(frame)
-            # The icon's own shape, in the middle of the square.
-            high, wide_icon = (inner / 2 * n / max(icon.shape[:2]) for n in icon.shape[:2])
-            middle = (x + 0.5, y + 0.5)
-            extent = (
-                middle[0] - wide_icon, middle[0] + wide_icon, middle[1] + high, middle[1] - high
-            )  # fmt: skip
-            axes.imshow(icon, extent=extent, aspect="auto", interpolation="hanning", zorder=2)
-    axes.set(xlim=(0, across * each), ylim=(down, 0))
-    bar_left = _MARGIN + across * wide + 0.12
+                border = below = tuple(on_white(tension_colours(plus, minus)) / 255)
+            x, y = (column - left_column) * per_cell + k, row - top_row
+            _icon(axes, x, y, icon, border=border, below=below)
+    # Last, since each picture moves the limits.
+    axes.set(xlim=(0, across * per_cell), ylim=(down, 0))
+    bar_left = MARGIN + across * wide + 0.12
     if colour_by == "activation":
         shown = ScalarMappable(Normalize(-limit, limit), ACTIVATION)
-        _activation_bar(figure, shown, _Box(bar_left, top, 0.08, min(max(down * side, 1.4), 2.5)))
+        _activation_bar(figure, shown, Area(bar_left, top, 0.08, min(max(down * side, 1.4), 2.5)))
     else:
-        _square(figure, bar_left + 0.3, top, 0.9, largest)
+        add_square(figure, bar_left + 0.3, top, 0.9, largest)
     return figure
+
+
+def _icon(
+    axes: Axes,
+    x: int,
+    y: int,
+    icon: UInt8[np.ndarray, "h w 4"],
+    *,
+    border: tuple[float, ...],
+    below: tuple[float, ...],
+) -> None:
+    """An icon with its own proportions, in a square with a border.
+
+    Args:
+        axes: one unit a cell, y downward.
+        x, y: the cell's upper left corner.
+        icon: with its opacity.
+        border, below: colours of the square's border and of the square.
+    """
+    inner = 1 - 2 * _EDGE
+    axes.add_patch(Rectangle((x + _EDGE, y + _EDGE), inner, inner, fc=below, ec=border, lw=1.6))
+    high, wide = (inner / 2 * n / max(icon.shape[:2]) for n in icon.shape[:2])
+    extent = (x + 0.5 - wide, x + 0.5 + wide, y + 0.5 + high, y + 0.5 - high)
+    axes.imshow(icon, extent=extent, aspect="auto", interpolation="hanning", zorder=2)

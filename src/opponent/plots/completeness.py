@@ -9,19 +9,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from opponent.plots.page import (
-    _HAIR,
-    _INK,
-    _LETTER,
-    _LINE,
-    _MARGIN,
-    _SMALL,
+from opponent.plots.layout import (
     COLUMN,
+    HAIR,
+    INK,
+    LETTER,
+    LINE,
+    MARGIN,
     PAGE,
-    _axes,
-    _Box,
-    _styled,
-    _text,
+    SMALL,
+    Area,
+    add_axes,
+    add_text,
+    styled,
 )
 
 # Okabe and Ito's colours: apart for the colour blind too, and none of them the square's.
@@ -48,7 +48,7 @@ class Curve:
     bottleneck: Bool[np.ndarray, " l"]
 
 
-@_styled
+@styled
 def completeness_figure(panels: Sequence[tuple[str, Sequence[Curve]]]) -> Figure:
     """A measure of completeness against relative depth: one panel a measure, one line a network.
 
@@ -66,21 +66,21 @@ def completeness_figure(panels: Sequence[tuple[str, Sequence[Curve]]]) -> Figure
         label: (_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)])
         for i, label in enumerate(labels)
     }
-    gap, height, top = 0.62, 2.0 if count == 1 else 1.7, _MARGIN + _LINE
-    width = (across - gap * count - _MARGIN) / count
+    gap, height, top = 0.62, 2.0 if count == 1 else 1.7, MARGIN + LINE
+    width = (across - gap * count - MARGIN) / count
     below = top + height + 0.42
     rows = -(-len(labels) // (1 if count == 1 else 3))
-    figure = Figure(figsize=(across, below + rows * _LINE + _MARGIN))
+    figure = Figure(figsize=(across, below + rows * LINE + MARGIN))
     for k, (name, curves) in enumerate(panels):
         left = gap + k * (width + gap)
         if count > 1:
             letter = "ABCDEFG"[k]
-            _text(figure, left - 0.5, _MARGIN, letter, size=_LETTER, weight="bold")
-        axes = _axes(figure, _Box(left, top, width, height))
+            add_text(figure, left - 0.5, MARGIN, letter, size=LETTER, weight="bold")
+        axes = add_axes(figure, Area(left, top, width, height))
         _panel(axes, name, curves, looks)
     for i, label in enumerate(labels):
         row, column = (i, 0) if count == 1 else divmod(i, 3)
-        left, y = gap + column * (across - gap) / 3, below + row * _LINE
+        left, y = gap + column * (across - gap) / 3, below + row * LINE
         _key(figure, left, y, label, *looks[label])
     return figure
 
@@ -102,7 +102,7 @@ def _panel(
         )
         values = np.concatenate([mean - spread, curve.mean[branch]])
         low = min(low, float(values.min(initial=0.0)))
-    axes.axhline(0 if distance else 1, color=_HAIR, lw=0.7, zorder=0)
+    axes.axhline(0 if distance else 1, color=HAIR, lw=0.7, zorder=0)
     axes.set_xlim(-0.04, 1.04)
     if not distance:
         axes.set_ylim(low - 0.04, 1.04)
@@ -110,7 +110,7 @@ def _panel(
         axes.set_ylim(bottom=0)
     axes.set_xlabel("relative depth of the layer")
     axes.set_ylabel(name)
-    axes.tick_params(labelsize=_SMALL)
+    axes.tick_params(labelsize=SMALL)
 
 
 def _key(figure: Figure, left: float, y: float, label: str, colour: str, marker: str) -> None:
@@ -128,4 +128,4 @@ def _key(figure: Figure, left: float, y: float, label: str, colour: str, marker:
     )
     figure.add_artist(line)
     width = across - left - 0.3 if across == COLUMN else (across - 0.62) / 3 - 0.35
-    _text(figure, left + 0.3, y, label, width=width, size=_SMALL, color=_INK)
+    add_text(figure, left + 0.3, y, label, width=width, size=SMALL, color=INK)

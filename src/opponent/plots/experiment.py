@@ -10,35 +10,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from opponent.plots.page import (
-    _BLUE,
-    _FAINT,
-    _HAIR,
-    _INK,
-    _LETTER,
-    _LINE,
-    _MARGIN,
-    _RED,
-    _SMALL,
-    PAGE,
-    Tile,
-    _axes,
-    _Box,
-    _caption,
-    _cell_height,
-    _fit,
-    _heading,
-    _picture,
-    _styled,
-    _text,
-    _width,
-)
+from opponent.core.colour import (BLUE, RED)
+from opponent.plots.layout import (FAINT, HAIR, INK, LETTER, LINE, MARGIN, SMALL, PAGE, add_axes, Area, add_caption, cell_height, fit_text, add_heading, add_picture, styled, add_text, text_width)
+from opponent.explain.crops import (Tile)
 
-_QUESTIONS = {"mei": ("MEI", _RED), "mii": ("MII", _BLUE)}
+_QUESTIONS = {"mei": ("MEI", RED), "mii": ("MII", BLUE)}
 _ROLES = {
-    "mei": ("the MEI", _RED),
-    "mii": ("the MII", _BLUE),
-    "distractor": ("a distractor", _HAIR),
+    "mei": ("the MEI", RED),
+    "mii": ("the MII", BLUE),
+    "distractor": ("a distractor", HAIR),
 }
 
 
@@ -72,7 +52,7 @@ class ExperimentLayer:
     mii: ExperimentBar
 
 
-@_styled
+@styled
 def experiment_figure(
     layers: Sequence[ExperimentLayer],
     *,
@@ -102,9 +82,9 @@ def experiment_figure(
     widths, gap, bottom, top = (2.35, 1.75, 1.5), 0.46, 0.72, 0.3
     left, axes = 0.45, []
     for letter, width in zip("abc", widths, strict=True):
-        box = _Box(left, top, width, height - top - bottom)
-        _text(figure, left - 0.36, 0.06, letter, size=_LETTER, weight="bold")
-        axes.append(_axes(figure, box))
+        box = Area(left, top, width, height - top - bottom)
+        add_text(figure, left - 0.36, 0.06, letter, size=LETTER, weight="bold")
+        axes.append(add_axes(figure, box))
         left += width + gap
     _accuracies(axes[0], layers, chance)
     _choices(axes[1], layers)
@@ -118,9 +98,9 @@ def experiment_figure(
     about += "c: quartiles, made up." if simulated else "c: medians and quartiles."
     if apart:
         names = "; ".join(f"{x.label}: {x.name}" for x in layers)
-        place = height - 0.2 - _LINE
-        _text(figure, 0.09, place, names, width=PAGE - 0.2, size=_SMALL, color=_FAINT)
-    _text(figure, 0.09, height - 0.2, about, width=PAGE - 0.2, size=_SMALL, color=_FAINT)
+        place = height - 0.2 - LINE
+        add_text(figure, 0.09, place, names, width=PAGE - 0.2, size=SMALL, color=FAINT)
+    add_text(figure, 0.09, height - 0.2, about, width=PAGE - 0.2, size=SMALL, color=FAINT)
     return figure
 
 
@@ -133,13 +113,13 @@ def _name_layers(
         Whether the names are left for a line of their own.
     """
     room = [width / len(layers) - 0.05 for width in widths]
-    apart = any(_width(x.name, _SMALL) > min(room) for x in layers)
+    apart = any(text_width(x.name, SMALL) > min(room) for x in layers)
     for panel, space in zip(axes, room, strict=True):
         lines = [[x.label] if apart else [x.label, x.name] for x in layers]
-        fitted = [[_fit(text, space, _SMALL, "normal") for text in texts] for texts in lines]
+        fitted = [[fit_text(text, space, SMALL, "normal") for text in texts] for texts in lines]
         panel.set_xticks(range(len(layers)), ["\n".join(x) for x in fitted])
         panel.set_xlim(-0.6, len(layers) - 0.4)
-        panel.tick_params(axis="x", length=0, labelsize=_SMALL if len(layers) < 5 else 5)
+        panel.tick_params(axis="x", length=0, labelsize=SMALL if len(layers) < 5 else 5)
     return apart
 
 
@@ -157,7 +137,7 @@ def _legends(axes: Sequence[Axes]) -> None:
         "bbox_to_anchor": (0.5, 1.02),
     }
     handles: list[Any] = [Patch(color=colour, label=name) for name, colour in _QUESTIONS.values()]
-    handles.append(Line2D([], [], color=_INK, lw=0.8, ls=(0, (3, 2)), label="chance"))
+    handles.append(Line2D([], [], color=INK, lw=0.8, ls=(0, (3, 2)), label="chance"))
     axes[0].legend(handles=handles, handlelength=1.4, **options)
     handles = [Patch(color=colour, label=name) for name, colour in _ROLES.values()]
     axes[1].legend(handles=handles, handlelength=1.0, **options)
@@ -178,10 +158,10 @@ def _accuracies(axes: Axes, layers: Sequence[ExperimentLayer], chance: Mapping[s
             # Beside each other in their order, not at random: the same figure each time.
             spread = np.linspace(-0.13, 0.13, len(bar.features)) if len(bar.features) > 1 else [0.0]
             axes.plot(i + shift + np.asarray(spread), list(bar.features), "o", ms=1.6,
-                      mfc="white", mec=_INK, mew=0.4, zorder=3)  # fmt: skip
+                      mfc="white", mec=INK, mew=0.4, zorder=3)  # fmt: skip
             if bar.low is not None and bar.high is not None:
-                axes.plot([i + shift] * 2, [bar.low, bar.high], color=_INK, lw=1.2, zorder=4)
-            axes.plot([i + shift - 0.19, i + shift + 0.19], [chance[question]] * 2, color=_INK,
+                axes.plot([i + shift] * 2, [bar.low, bar.high], color=INK, lw=1.2, zorder=4)
+            axes.plot([i + shift - 0.19, i + shift + 0.19], [chance[question]] * 2, color=INK,
                       lw=0.8, ls=(0, (3, 2)), zorder=5)  # fmt: skip
     axes.set(ylabel="share of right answers", ylim=(0, 1.03), yticks=np.linspace(0, 1, 6))
 
@@ -229,7 +209,7 @@ class SheetRow:
     distractors: Sequence[Tile]
 
 
-@_styled
+@styled
 def sheet_figure(title: str, rows: Sequence[SheetRow]) -> Figure:
     """A contact sheet: one row a trial, with the right answers.
 
@@ -245,32 +225,32 @@ def sheet_figure(title: str, rows: Sequence[SheetRow]) -> Figure:
     if not rows:
         raise ValueError("sheet_figure: give at least one trial")
     counts = [len(rows[0].examples), 1, 1, len(rows[0].distractors)]
-    heads = [("examples", _RED), ("MEI", _RED), ("MII", _BLUE), ("distractors", _INK)]
+    heads = [("examples", RED), ("MEI", RED), ("MII", BLUE), ("distractors", INK)]
     gap, between, name = 0.03, 0.12, 0.95
-    space = PAGE - 2 * _MARGIN - name - between * len(counts)
+    space = PAGE - 2 * MARGIN - name - between * len(counts)
     side = (space - gap * (sum(counts) - len(counts))) / sum(counts)
     tiles = [x for row in rows for x in (row.mei, row.mii, *row.examples, *row.distractors)]
-    cell = _cell_height(tiles, side)
+    cell = cell_height(tiles, side)
     line = max(cell + 0.16, 0.12 * (2 + max(row.about.count("\n") for row in rows)))
     head = 0.62
-    figure = Figure(figsize=(PAGE, head + len(rows) * (line + 0.05) + _MARGIN))
-    _text(figure, _MARGIN, 0.08, title, width=PAGE - 2 * _MARGIN, size=_LETTER, weight="bold")
-    lefts, left = [], _MARGIN + name + between
+    figure = Figure(figsize=(PAGE, head + len(rows) * (line + 0.05) + MARGIN))
+    add_text(figure, MARGIN, 0.08, title, width=PAGE - 2 * MARGIN, size=LETTER, weight="bold")
+    lefts, left = [], MARGIN + name + between
     for count, (text, colour) in zip(counts, heads, strict=True):
         width = count * side + (count - 1) * gap
-        _heading(figure, left, head - _LINE - 0.12, width, text, colour)
+        add_heading(figure, left, head - LINE - 0.12, width, text, colour)
         lefts.append(left)
         left += width + between
     for number, row in enumerate(rows):
         top = head + number * (line + 0.05)
-        _text(figure, _MARGIN, top, row.label, width=name, size=_SMALL, weight="bold")
+        add_text(figure, MARGIN, top, row.label, width=name, size=SMALL, weight="bold")
         for i, text in enumerate(row.about.split("\n")):
             place = top + 0.12 * (i + 1)
-            _text(figure, _MARGIN, place, text, width=name, size=5.5, color=_FAINT)
+            add_text(figure, MARGIN, place, text, width=name, size=5.5, color=FAINT)
         groups = (row.examples, (row.mei,), (row.mii,), row.distractors)
         for start, group in zip(lefts, groups, strict=True):
             for i, tile in enumerate(group):
-                box = _Box(start + i * (side + gap), top, side, cell)
-                _picture(figure, box, tile.image)
-                _caption(figure, box, tile.caption)
+                box = Area(start + i * (side + gap), top, side, cell)
+                add_picture(figure, box, tile.image)
+                add_caption(figure, box, tile.caption)
     return figure

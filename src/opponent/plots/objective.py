@@ -9,25 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from opponent.core.colour import ACTIVATION
-from opponent.plots.page import (
-    _FAINT,
-    _INK,
-    _LETTER,
-    _LINE,
-    _MARGIN,
-    _SMALL,
-    PAGE,
-    _axes,
-    _Box,
-    _styled,
-    _text,
-)
+from opponent.plots.layout import (FAINT, INK, LETTER, LINE, MARGIN, SMALL, PAGE, add_axes, Area, styled, add_text)
 
 # Of the largest value: where contours lie, on both sides of zero.
 _LEVELS = np.array([0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8])
 
 
-@_styled
+@styled
 def objective_figure(
     objectives: Mapping[str, Float[np.ndarray, "n n"]],
     extent: float,
@@ -52,24 +40,24 @@ def objective_figure(
             "at least one and a positive extent"
         )
     count, left, gap = len(objectives), 0.42, 0.2
-    side = (PAGE - left - _MARGIN - (count - 1) * gap) / count
-    top = _MARGIN + 2.3 * _LINE
-    figure = Figure(figsize=(PAGE, top + side + 0.42 + _LINE))
+    side = (PAGE - left - MARGIN - (count - 1) * gap) / count
+    top = MARGIN + 2.3 * LINE
+    figure = Figure(figsize=(PAGE, top + side + 0.42 + LINE))
     for number, (name, values) in enumerate(objectives.items()):
         x = left + number * (side + gap)
         letter = string.ascii_uppercase[number]
-        _text(figure, x, _MARGIN, letter, size=_LETTER, weight="bold")
-        _text(figure, x + 0.16, _MARGIN + 0.01, name, width=side - 0.16)
-        _text(
+        add_text(figure, x, MARGIN, letter, size=LETTER, weight="bold")
+        add_text(figure, x + 0.16, MARGIN + 0.01, name, width=side - 0.16)
+        add_text(
             figure,
             x,
-            _MARGIN + 1.15 * _LINE,
+            MARGIN + 1.15 * LINE,
             f"{values.min():+.3g} to {values.max():+.3g}".replace("-", "−"),
             width=side,
-            size=_SMALL,
-            color=_FAINT,
+            size=SMALL,
+            color=FAINT,
         )
-        axes = _axes(figure, _Box(x, top, side, side))
+        axes = add_axes(figure, Area(x, top, side, side))
         _plane(axes, values, extent)
         if clamp is not None and "×" in name:
             _clamp_lines(axes, extent, clamp)
@@ -86,14 +74,14 @@ def objective_figure(
     words = "Purple below 0, brown above; contours at equal shares of each panel's largest value."
     if clamp is not None:
         words += f" Dotted: cosine {clamp:g}; on its left the cosine is clamped."
-    _text(
+    add_text(
         figure,
-        _MARGIN,
+        MARGIN,
         top + side + 0.38,
         words,
-        width=PAGE - 2 * _MARGIN,
-        size=_SMALL,
-        color=_FAINT,
+        width=PAGE - 2 * MARGIN,
+        size=SMALL,
+        color=FAINT,
     )
     return figure
 
@@ -112,7 +100,7 @@ def _plane(axes: Axes, values: Float[np.ndarray, "n n"], extent: float) -> None:
     )
     grid = np.linspace(-extent, extent, values.shape[0])
     levels = np.concatenate([-_LEVELS[::-1], [0.0], _LEVELS]) * (largest or 1.0)
-    axes.contour(grid, grid, values, levels=levels, colors=_INK, linewidths=0.5)
+    axes.contour(grid, grid, values, levels=levels, colors=INK, linewidths=0.5)
 
 
 def _clamp_lines(axes: Axes, extent: float, clamp: float) -> None:
@@ -120,10 +108,10 @@ def _clamp_lines(axes: Axes, extent: float, clamp: float) -> None:
     slope = np.sqrt(1 - clamp**2) / clamp
     end = extent / max(slope, 1)
     for turn in (1, -1):
-        axes.plot([0, end], [0, turn * slope * end], color=_INK, lw=0.8, ls=(0, (1, 1.5)))
+        axes.plot([0, end], [0, turn * slope * end], color=INK, lw=0.8, ls=(0, (1, 1.5)))
 
 
 def _vector(axes: Axes) -> None:
     """The arrow of v."""
-    axes.annotate("", (1, 0), (0, 0), arrowprops={"arrowstyle": "-|>", "color": _INK, "lw": 1.1})
+    axes.annotate("", (1, 0), (0, 0), arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 1.1})
     axes.text(0.55, 0.08, "v", ha="center", va="bottom", style="italic")

@@ -11,22 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import StrMethodFormatter
 
 from opponent.core.colour import on_white, tension_colours
-from opponent.plots.page import (
-    _FAINT,
-    _HAIR,
-    _INK,
-    _LETTER,
-    _LINE,
-    _MARGIN,
-    _SMALL,
-    PAGE,
-    _axes,
-    _Box,
-    _square,
-    _styled,
-    _text,
-    _width,
-)
+from opponent.plots.layout import (FAINT, HAIR, INK, LETTER, LINE, MARGIN, SMALL, PAGE, add_axes, Area, styled, add_text, text_width)
+from opponent.plots.square import (add_square)
 
 # From the widest model to the narrowest; no hue of the colour square.
 _WIDTHS = LinearSegmentedColormap.from_list("widths", ["#cfc6e4", "#2b1a55"])
@@ -54,7 +40,7 @@ class ToyWidth:
     seeds: Float[np.ndarray, " s"]
 
 
-@_styled
+@styled
 def toy_figure(
     widths: Sequence[ToyWidth],
     *,
@@ -78,36 +64,36 @@ def toy_figure(
     """
     if not 1 <= len(widths) <= 5:
         raise ValueError(f"toy_figure: {len(widths)} widths, expected 1 to 5; draw fewer at once")
-    top, tall, lower = _MARGIN + 4.2 * _LINE, 2.35, 1.75
+    top, tall, lower = MARGIN + 4.2 * LINE, 2.35, 1.75
     below = top + tall + 0.75
     figure = Figure(figsize=(PAGE, below + lower + 0.62))
-    _text(figure, _MARGIN, _MARGIN, "A", size=_LETTER, weight="bold")
-    _text(figure, 0.3, _MARGIN, label, width=PAGE - 0.4, weight="bold")
-    _text(figure, 0.3, _MARGIN + _LINE, about, width=PAGE - 0.4, size=_SMALL, color=_FAINT)
-    names = max(_width(name, _SMALL) for name in rows)
-    first = _MARGIN + names + 0.1
+    add_text(figure, MARGIN, MARGIN, "A", size=LETTER, weight="bold")
+    add_text(figure, 0.3, MARGIN, label, width=PAGE - 0.4, weight="bold")
+    add_text(figure, 0.3, MARGIN + LINE, about, width=PAGE - 0.4, size=SMALL, color=FAINT)
+    names = max(text_width(name, SMALL) for name in rows)
+    first = MARGIN + names + 0.1
     side = min((PAGE - first - 1.55) / len(widths) - 0.15, tall * len(columns) / len(rows))
     for number, models in enumerate(widths):
-        box = _Box(first + number * (side + 0.15), top, side, tall)
-        middle, above = box.left + side / 2, top - 1.15 * _LINE
-        _text(figure, middle, above, f"{models.hidden} hidden", width=side, ha="center")
-        axes = _axes(figure, box)
+        box = Area(first + number * (side + 0.15), top, side, tall)
+        middle, above = box.left + side / 2, top - 1.15 * LINE
+        add_text(figure, middle, above, f"{models.hidden} hidden", width=side, ha="center")
+        axes = add_axes(figure, box)
         axes.imshow(_matrix(models), aspect="auto", interpolation="none")
         axes.set_xticks(range(len(columns)), columns)
         axes.set_yticks(range(len(rows)), rows if number == 0 else [""] * len(rows))
         axes.tick_params(length=0, pad=2)
         for spine in axes.spines.values():
-            spine.set(visible=True, linewidth=0.6, color=_INK)
-        axes.axhline(len(rows) / 2 - 0.5, color=_HAIR, lw=0.6)
+            spine.set(visible=True, linewidth=0.6, color=INK)
+        axes.axhline(len(rows) / 2 - 0.5, color=HAIR, lw=0.6)
     square = first + len(widths) * (side + 0.15) + 0.3
-    _square(figure, square, top, 0.9, None)
+    add_square(figure, square, top, 0.9, None)
     note = "each column over its", "largest excitation", "or inhibition"
     for line, words in enumerate(note):
-        place = top + 1.32 + line * _LINE
-        _text(figure, square - 0.15, place, words, size=_SMALL, color=_FAINT)
+        place = top + 1.32 + line * LINE
+        add_text(figure, square - 0.15, place, words, size=SMALL, color=FAINT)
     colours = [to_hex(_WIDTHS(x)) for x in np.linspace(0, 1, len(widths))]
-    _losses(figure, widths, colours, _Box(_MARGIN + 0.5, below, 3.3, lower))
-    _seeds(figure, widths, colours, _Box(_MARGIN + 4.55, below, PAGE - 4.55 - 0.2, lower))
+    _losses(figure, widths, colours, Area(MARGIN + 0.5, below, 3.3, lower))
+    _seeds(figure, widths, colours, Area(MARGIN + 4.55, below, PAGE - 4.55 - 0.2, lower))
     return figure
 
 
@@ -118,9 +104,9 @@ def _matrix(models: ToyWidth) -> np.ndarray:
     return on_white(tension_colours(models.excitation / scale, models.inhibition / scale))
 
 
-def _losses(figure: Figure, widths: Sequence[ToyWidth], colours: list[str], box: _Box) -> None:
-    _text(figure, _MARGIN, box.top - 0.3, "B", size=_LETTER, weight="bold")
-    axes = _axes(figure, box)
+def _losses(figure: Figure, widths: Sequence[ToyWidth], colours: list[str], box: Area) -> None:
+    add_text(figure, MARGIN, box.top - 0.3, "B", size=LETTER, weight="bold")
+    axes = add_axes(figure, box)
     counts = np.bincount(widths[0].active)
     step = 0.8 / len(widths)
     for number, (models, colour) in enumerate(zip(widths, colours, strict=True)):
@@ -131,10 +117,10 @@ def _losses(figure: Figure, widths: Sequence[ToyWidth], colours: list[str], box:
             widths=0.8 * step,
             manage_ticks=False,
             patch_artist=True,
-            boxprops={"facecolor": colour, "edgecolor": _INK, "linewidth": 0.4},
+            boxprops={"facecolor": colour, "edgecolor": INK, "linewidth": 0.4},
             medianprops={"color": "#d08a1d", "linewidth": 0.9},
-            whiskerprops={"color": _INK, "linewidth": 0.4},
-            capprops={"color": _INK, "linewidth": 0.4},
+            whiskerprops={"color": INK, "linewidth": 0.4},
+            capprops={"color": INK, "linewidth": 0.4},
             flierprops={
                 "marker": ".",
                 "markersize": 1.5,
@@ -149,12 +135,12 @@ def _losses(figure: Figure, widths: Sequence[ToyWidth], colours: list[str], box:
     axes.set_ylim(bottom=0)
     handles = [Line2D([], [], color=c, lw=4) for c in colours]
     labels = [f"{models.hidden} hidden" for models in widths]
-    axes.legend(handles, labels, frameon=False, fontsize=_SMALL, loc="upper left", handlelength=1)
+    axes.legend(handles, labels, frameon=False, fontsize=SMALL, loc="upper left", handlelength=1)
 
 
-def _seeds(figure: Figure, widths: Sequence[ToyWidth], colours: list[str], box: _Box) -> None:
-    _text(figure, box.left - 0.6, box.top - 0.3, "C", size=_LETTER, weight="bold")
-    axes = _axes(figure, box)
+def _seeds(figure: Figure, widths: Sequence[ToyWidth], colours: list[str], box: Area) -> None:
+    add_text(figure, box.left - 0.6, box.top - 0.3, "C", size=LETTER, weight="bold")
+    axes = add_axes(figure, box)
     for models, colour in zip(widths, colours, strict=True):
         losses = np.maximum(np.sort(models.seeds), _LEAST)
         axes.plot(np.arange(1, len(losses) + 1), losses, color=colour, lw=1.1)

@@ -10,22 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from opponent.plots.page import (
-    _BLUE,
-    _FAINT,
-    _HAIR,
-    _INK,
-    _LINE,
-    _MARGIN,
-    _RED,
-    _SMALL,
-    COLUMN,
-    PAGE,
-    _axes,
-    _Box,
-    _styled,
-    _text,
-)
+from opponent.core.colour import (BLUE, RED)
+from opponent.plots.layout import (FAINT, HAIR, INK, LINE, MARGIN, SMALL, COLUMN, PAGE, add_axes, Area, styled, add_text)
 
 ACROSS = 3  # layers in a row
 
@@ -49,7 +35,7 @@ class TracePanel:
     notes: Sequence[str] = ()
 
 
-@_styled
+@styled
 def activation_trace_figure(
     steps: Num[np.ndarray, " steps"], panels: Sequence[TracePanel]
 ) -> Figure:
@@ -76,39 +62,39 @@ def activation_trace_figure(
     across = min(ACROSS, len(panels))
     width = COLUMN if across == 1 else PAGE
     left = 0.45
-    room = (width - left - _MARGIN) / across
-    head = (1 + max(len(panel.notes) for panel in panels)) * _LINE + 0.06
+    room = (width - left - MARGIN) / across
+    head = (1 + max(len(panel.notes) for panel in panels)) * LINE + 0.06
     tall = 1.6
     height = head + tall + 0.42
     rows = -(-len(panels) // across)
-    figure = Figure(figsize=(width, _MARGIN + _LINE + rows * height))
+    figure = Figure(figsize=(width, MARGIN + LINE + rows * height))
     # One scale, so that layers can be compared.
     everything = [x.ravel() for p in panels for x in (p.excitatory, p.inhibitory, p.own)]
     low, high = _limits(np.concatenate(everything))
     for number, panel in enumerate(panels):
         row, column = divmod(number, across)
-        x, y = left + column * room, _MARGIN + _LINE + row * height
+        x, y = left + column * room, MARGIN + LINE + row * height
         wide = room - 0.12
-        _text(figure, x, y, panel.label, width=wide, weight="bold")
+        add_text(figure, x, y, panel.label, width=wide, weight="bold")
         for line, words in enumerate(panel.notes, 1):
-            _text(figure, x, y + line * _LINE, words, width=wide, size=_SMALL, color=_FAINT)
-        axes = _axes(figure, _Box(x, y + head, wide, tall))
+            add_text(figure, x, y + line * LINE, words, width=wide, size=SMALL, color=FAINT)
+        axes = add_axes(figure, Area(x, y + head, wide, tall))
         _traces(axes, steps, panel)
         axes.set(xlabel="step", ylim=(low, high))
         axes.set_ylabel("activation (sd)" if column == 0 else "")
         axes.tick_params(labelleft=column == 0)
     figure.legend(
         handles=[
-            Line2D([], [], color=_RED, lw=1.2, label="inversions of S⁺"),
-            Line2D([], [], color=_BLUE, lw=1.2, label="inversions of S⁻"),
-            Line2D([], [], color=_INK, lw=0.9, ls=(0, (3, 2)), label="photographs"),
-            Patch(color=_FAINT, alpha=0.25, lw=0, label="full range"),
+            Line2D([], [], color=RED, lw=1.2, label="inversions of S⁺"),
+            Line2D([], [], color=BLUE, lw=1.2, label="inversions of S⁻"),
+            Line2D([], [], color=INK, lw=0.9, ls=(0, (3, 2)), label="photographs"),
+            Patch(color=FAINT, alpha=0.25, lw=0, label="full range"),
         ][: 3 if across == 1 else 4],
         loc="upper left",
-        bbox_to_anchor=((left - 0.03) / width, 1 - 0.3 * _MARGIN / figure.get_figheight()),
+        bbox_to_anchor=((left - 0.03) / width, 1 - 0.3 * MARGIN / figure.get_figheight()),
         ncols=4,
         frameon=False,
-        fontsize=_SMALL,
+        fontsize=SMALL,
         handlelength=1.2,
         columnspacing=1.0,
         borderaxespad=0,
@@ -118,9 +104,9 @@ def activation_trace_figure(
 
 
 def _traces(axes: Axes, steps: Num[np.ndarray, " steps"], panel: TracePanel) -> None:
-    axes.axhline(0, color=_HAIR, lw=0.6, zorder=0)
+    axes.axhline(0, color=HAIR, lw=0.6, zorder=0)
     axes.margins(x=0.02)
-    for rows, colour in ((panel.excitatory, _RED), (panel.inhibitory, _BLUE)):
+    for rows, colour in ((panel.excitatory, RED), (panel.inhibitory, BLUE)):
         if len(rows) == 0:
             continue
         axes.fill_between(steps, rows.min(axis=0), rows.max(axis=0), color=colour, alpha=0.2, lw=0)
@@ -128,7 +114,7 @@ def _traces(axes: Axes, steps: Num[np.ndarray, " steps"], panel: TracePanel) -> 
         marker = "o" if len(steps) == 1 else None
         axes.plot(steps, np.median(rows, axis=0), color=colour, lw=1.2, marker=marker, ms=3)
     if len(panel.own):
-        axes.axhline(float(np.median(panel.own)), color=_INK, lw=0.9, ls=(0, (3, 2)))
+        axes.axhline(float(np.median(panel.own)), color=INK, lw=0.9, ls=(0, (3, 2)))
     axes.locator_params(steps=[1, 2, 5, 10])
 
 

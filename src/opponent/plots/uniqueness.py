@@ -9,33 +9,13 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from opponent.plots.page import (
-    _FAINT,
-    _HAIR,
-    _INK,
-    _LETTER,
-    _LINE,
-    _MARGIN,
-    _RED,
-    _SMALL,
-    COLUMN,
-    PAGE,
-    Tile,
-    _axes,
-    _Box,
-    _captioned,
-    _cell_height,
-    _fit,
-    _heading,
-    _nothing,
-    _styled,
-    _text,
-    _width,
-)
+from opponent.plots.layout import (FAINT, HAIR, INK, LETTER, LINE, MARGIN, SMALL, COLUMN, PAGE, add_axes, Area, add_captioned, cell_height, fit_text, add_heading, add_note, styled, add_text, text_width)
+from opponent.core.colour import (RED)
+from opponent.explain.crops import (Tile)
 
 # Activation red, L1 dark green, L2 light; units solid, k-means dotted. Source: paper, fig. 8a.
 _BY = {
-    "activation": ("activation", _RED),
+    "activation": ("activation", RED),
     "l1": ("L¹ norm of S", "#0b6b34"),
     "l2": ("L² norm of S", "#6cbf5f"),
 }
@@ -80,7 +60,7 @@ class SharedRow:
     tiles: Sequence[Tile]
 
 
-@_styled
+@styled
 def uniqueness_figure(
     layers: Sequence[str],
     lines: Sequence[UniquenessLine],
@@ -106,23 +86,23 @@ def uniqueness_figure(
             f"uniqueness_figure: {len(layers)} layers and lines of "
             f"{[len(line.value) for line in lines]} values, expected as many of each"
         )
-    shown = [_fit(name, 1.6, _SMALL, "normal") for name in layers]
-    longest = max(_width(name, _SMALL) for name in shown)
+    shown = [fit_text(name, 1.6, SMALL, "normal") for name in layers]
+    longest = max(text_width(name, SMALL) for name in shown)
     # Long names would reach over the figure's edge.
     slant = 45 if longest < 0.6 else 90
     below = longest * np.sin(np.deg2rad(slant)) + 0.15
     left, side, rows = 0.46, 1.9, 3
-    top = _MARGIN + _LINE * (3.2 + rows)
-    figure = Figure(figsize=(COLUMN, top + side + below + _MARGIN))
-    _text(figure, _MARGIN, _MARGIN, letter, size=_LETTER, weight="bold")
+    top = MARGIN + LINE * (3.2 + rows)
+    figure = Figure(figsize=(COLUMN, top + side + below + MARGIN))
+    add_text(figure, MARGIN, MARGIN, letter, size=LETTER, weight="bold")
     for i, text in enumerate((about, "bars: 95 % intervals over the choice of features")):
-        level = _MARGIN + i * _LINE
-        _text(figure, left, level, text, width=COLUMN - left, size=_SMALL, color=_FAINT)
-    axes = _axes(figure, _Box(left, top, COLUMN - left - _MARGIN, side))
+        level = MARGIN + i * LINE
+        add_text(figure, left, level, text, width=COLUMN - left, size=SMALL, color=FAINT)
+    axes = add_axes(figure, Area(left, top, COLUMN - left - MARGIN, side))
     places = np.arange(len(layers))
     drawn = {line.kind: line.chance for line in lines}
     for kind, values in drawn.items():
-        axes.plot(places, values, color=_FAINT, lw=0.9, ls=_KINDS[kind][1], zorder=1)
+        axes.plot(places, values, color=FAINT, lw=0.9, ls=_KINDS[kind][1], zorder=1)
     for i, line in enumerate(lines):
         # Side by side, since intervals of equal values would hide each other.
         x = places + 0.07 * (i - (len(lines) - 1) / 2)
@@ -134,22 +114,22 @@ def uniqueness_figure(
     axes.set(xlim=(-0.5, len(layers) - 0.5), ylim=(0, 1.02), ylabel="uniqueness U")
     va = "center" if slant == 90 else "top"
     axes.set_xticks(places, shown, rotation=slant, ha="right", va=va, rotation_mode="anchor")
-    axes.grid(axis="y", color=_HAIR, lw=0.4)
+    axes.grid(axis="y", color=HAIR, lw=0.4)
     axes.set_axisbelow(True)
     kinds = list(drawn)
     entries: list[tuple[str, str, Any]] = [(name, colour, "-") for name, colour in _BY.values()]
-    entries += [(_KINDS[kind][0], _INK, _KINDS[kind][1]) for kind in kinds]
-    entries.append(("chance", _FAINT, "-"))
+    entries += [(_KINDS[kind][0], INK, _KINDS[kind][1]) for kind in kinds]
+    entries.append(("chance", FAINT, "-"))
     across, down = figure.get_size_inches()
     for i, (text, colour, dashes) in enumerate(entries):
-        start, y = left + (i // rows) * (COLUMN - left) / 2, _MARGIN + _LINE * (2.7 + i % rows)
+        start, y = left + (i // rows) * (COLUMN - left) / 2, MARGIN + LINE * (2.7 + i % rows)
         ends, level = [start / across, (start + 0.22) / across], 1 - y / down
         figure.add_artist(Line2D(ends, [level, level], color=colour, ls=dashes, lw=1.1))
-        _text(figure, start + 0.28, y, text, size=_SMALL, va="center")
+        add_text(figure, start + 0.28, y, text, size=SMALL, va="center")
     return figure
 
 
-@_styled
+@styled
 def tense_rows_figure(
     rows: Sequence[TenseRow], *, label: str, about: str = "", letter: str = "B"
 ) -> Figure:
@@ -168,38 +148,38 @@ def tense_rows_figure(
         raise ValueError("tense_rows_figure: rows is empty, expected at least one feature")
     count = max(1, *(max(len(row.exciting), len(row.tense)) for row in rows))
     gap, gutter = 0.04, 0.2
-    indent = max(_width(row.label, _SMALL) for row in rows) + 0.1
-    cell = min(0.85, (PAGE - 2 * _MARGIN - indent - gutter) / (2 * count))
+    indent = max(text_width(row.label, SMALL) for row in rows) + 0.1
+    cell = min(0.85, (PAGE - 2 * MARGIN - indent - gutter) / (2 * count))
     everything = [tile for row in rows for tile in (*row.exciting, *row.tense)]
-    down = _cell_height(everything, cell - gap)
-    pitch = down + 0.05 + _LINE * any(tile.caption for tile in everything)
-    blocks = [_MARGIN + indent, _MARGIN + indent + count * cell + gutter]
-    width = blocks[1] + count * cell + _MARGIN
-    wrapped = _wrap(about, width - 2 * _MARGIN)
-    head = _MARGIN + (1.4 + 1.1 * len(wrapped)) * _LINE
-    top = head + 1.4 * _LINE
-    figure = Figure(figsize=(width, top + len(rows) * pitch + _MARGIN))
-    _text(figure, _MARGIN, _MARGIN, letter, size=_LETTER, weight="bold")
-    _text(figure, _MARGIN + 0.18, _MARGIN, label, width=width - 0.4, weight="bold")
+    down = cell_height(everything, cell - gap)
+    pitch = down + 0.05 + LINE * any(tile.caption for tile in everything)
+    blocks = [MARGIN + indent, MARGIN + indent + count * cell + gutter]
+    width = blocks[1] + count * cell + MARGIN
+    wrapped = _wrap(about, width - 2 * MARGIN)
+    head = MARGIN + (1.4 + 1.1 * len(wrapped)) * LINE
+    top = head + 1.4 * LINE
+    figure = Figure(figsize=(width, top + len(rows) * pitch + MARGIN))
+    add_text(figure, MARGIN, MARGIN, letter, size=LETTER, weight="bold")
+    add_text(figure, MARGIN + 0.18, MARGIN, label, width=width - 0.4, weight="bold")
     for i, line in enumerate(wrapped):
-        level = _MARGIN + (1.2 + 1.1 * i) * _LINE
-        _text(figure, _MARGIN, level, line, width=width, size=_SMALL, color=_FAINT)
-    headings = (("most exciting (MEIs)", _RED), ("tensest (MTIs)", _TENSE))
+        level = MARGIN + (1.2 + 1.1 * i) * LINE
+        add_text(figure, MARGIN, level, line, width=width, size=SMALL, color=FAINT)
+    headings = (("most exciting (MEIs)", RED), ("tensest (MTIs)", _TENSE))
     for left, (text, colour) in zip(blocks, headings, strict=True):
-        _heading(figure, left, head, count * cell - gap, text, colour)
+        add_heading(figure, left, head, count * cell - gap, text, colour)
     for row in rows:
         middle = top + down / 2
-        _text(figure, _MARGIN, middle, row.label, width=indent, size=_SMALL, va="center")
+        add_text(figure, MARGIN, middle, row.label, width=indent, size=SMALL, va="center")
         for left, tiles in zip(blocks, (row.exciting, row.tense), strict=True):
             if not tiles:
-                _nothing(figure, _Box(left, top, count * cell - gap, down), "none")
+                add_note(figure, Area(left, top, count * cell - gap, down), "none")
             for k, tile in enumerate(tiles):
-                _captioned(figure, _Box(left + k * cell, top, cell - gap, down), tile)
+                add_captioned(figure, Area(left + k * cell, top, cell - gap, down), tile)
         top += pitch
     return figure
 
 
-@_styled
+@styled
 def shared_figure(
     panels: Mapping[str, Sequence[SharedRow]], *, about: str, nothing: str, per_line: int = 6
 ) -> Figure:
@@ -217,32 +197,32 @@ def shared_figure(
     if not panels or len({tuple(row.layer for row in rows) for rows in panels.values()}) > 1:
         raise ValueError("shared_figure: expected panels, all with the same layers")
     gutter, gap = 0.25, 0.04
-    block = (PAGE - 2 * _MARGIN - (len(panels) - 1) * gutter) / len(panels)
+    block = (PAGE - 2 * MARGIN - (len(panels) - 1) * gutter) / len(panels)
     cell = block / per_line
     # Layers without any image in any panel are left out.
     lines = [rows for rows in zip(*panels.values(), strict=True) if any(r.tiles for r in rows)]
-    downs = [_cell_height([t for r in rows for t in r.tiles], cell - gap) for rows in lines]
-    top = _MARGIN + 2.8 * _LINE
-    total = sum(down + 2.5 * _LINE for down in downs) or 2.2 * _LINE
-    figure = Figure(figsize=(PAGE, top + total + _MARGIN))
-    _text(figure, _MARGIN, _MARGIN + 1.2 * _LINE, about, size=_SMALL, color=_FAINT)
+    downs = [cell_height([t for r in rows for t in r.tiles], cell - gap) for rows in lines]
+    top = MARGIN + 2.8 * LINE
+    total = sum(down + 2.5 * LINE for down in downs) or 2.2 * LINE
+    figure = Figure(figsize=(PAGE, top + total + MARGIN))
+    add_text(figure, MARGIN, MARGIN + 1.2 * LINE, about, size=SMALL, color=FAINT)
     for number, name in enumerate(panels):
-        left, level = _MARGIN + number * (block + gutter), top
-        _text(figure, left, _MARGIN, "ABCDEFGH"[number], size=_LETTER, weight="bold")
-        _text(figure, left + 0.18, _MARGIN + 0.01, name, width=block - 0.2, weight="bold")
+        left, level = MARGIN + number * (block + gutter), top
+        add_text(figure, left, MARGIN, "ABCDEFGH"[number], size=LETTER, weight="bold")
+        add_text(figure, left + 0.18, MARGIN + 0.01, name, width=block - 0.2, weight="bold")
         if not any(row.tiles for row in panels[name]):
             for i, line in enumerate(_wrap(nothing, block)):
-                _text(figure, left, top + i * _LINE, line, size=_SMALL, color=_FAINT)
+                add_text(figure, left, top + i * LINE, line, size=SMALL, color=FAINT)
             continue
         for rows, down in zip(lines, downs, strict=True):
             row = rows[number]
-            _text(
-                figure, left, level, f"{row.layer}: {row.count or 'none'}", width=block, size=_SMALL
+            add_text(
+                figure, left, level, f"{row.layer}: {row.count or 'none'}", width=block, size=SMALL
             )
             for k, tile in enumerate(row.tiles[:per_line]):
-                box = _Box(left + k * cell, level + 1.1 * _LINE, cell - gap, down)
-                _captioned(figure, box, tile)
-            level += down + 2.5 * _LINE
+                box = Area(left + k * cell, level + 1.1 * LINE, cell - gap, down)
+                add_captioned(figure, box, tile)
+            level += down + 2.5 * LINE
     return figure
 
 
@@ -250,7 +230,7 @@ def _wrap(text: str, width: float) -> list[str]:
     """Lines of small print that are no wider."""
     lines: list[str] = []
     for word in text.split():
-        if lines and _width(f"{lines[-1]} {word}", _SMALL) <= width:
+        if lines and text_width(f"{lines[-1]} {word}", SMALL) <= width:
             lines[-1] += f" {word}"
         else:
             lines.append(word)

@@ -9,22 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from opponent.plots.page import (
-    _BLUE,
-    _FAINT,
-    _HAIR,
-    _INK,
-    _LINE,
-    _MARGIN,
-    _RED,
-    _SMALL,
-    COLUMN,
-    PAGE,
-    _axes,
-    _Box,
-    _styled,
-    _text,
-)
+from opponent.core.colour import (BLUE, RED)
+from opponent.plots.layout import (FAINT, HAIR, INK, LINE, MARGIN, SMALL, COLUMN, PAGE, add_axes, Area, styled, add_text)
 
 ACROSS = 3  # networks in a row
 _KEY = (
@@ -55,7 +41,7 @@ class WeightPanel:
     untrained: bool = False
 
 
-@_styled
+@styled
 def weights_figure(panels: Sequence[WeightPanel], edges: Float[np.ndarray, " e"]) -> Figure:
     """For each network a histogram of its weights, and under it each layer's share of negatives.
 
@@ -78,30 +64,30 @@ def weights_figure(panels: Sequence[WeightPanel], edges: Float[np.ndarray, " e"]
             )
     across = min(ACROSS, len(panels))
     width = COLUMN if across == 1 else PAGE
-    room = (width - _MARGIN) / across
-    head, upper, lower, between = 3.5 * _LINE, 1.1, 0.95, 0.48
+    room = (width - MARGIN) / across
+    head, upper, lower, between = 3.5 * LINE, 1.1, 0.95, 0.48
     height = head + upper + lower + 2 * between
     rows = -(-len(panels) // across)
-    figure = Figure(figsize=(width, 2 * _MARGIN + rows * height + len(_KEY) * _LINE))
+    figure = Figure(figsize=(width, 2 * MARGIN + rows * height + len(_KEY) * LINE))
     reach = max((np.abs(p.layer_shares - 0.5).max(initial=0.0) for p in panels), default=0.0)
     reach = max(1.1 * float(reach), 0.02)
     tallest = max(float(_density(p, edges).max()) for p in panels)
     for number, panel in enumerate(panels):
         row, column = divmod(number, across)
-        left, top = _MARGIN + 0.45 + column * room, _MARGIN + row * height
-        wide = room - 0.45 - _MARGIN - 0.06
-        _text(figure, left, top, panel.label, width=wide, weight="bold")
+        left, top = MARGIN + 0.45 + column * room, MARGIN + row * height
+        wide = room - 0.45 - MARGIN - 0.06
+        add_text(figure, left, top, panel.label, width=wide, weight="bold")
         for line, words in enumerate(_words(panel), 1):
-            _text(figure, left, top + line * _LINE, words, width=wide, size=_SMALL, color=_FAINT)
-        axes = _axes(figure, _Box(left, top + head, wide, upper))
+            add_text(figure, left, top + line * LINE, words, width=wide, size=SMALL, color=FAINT)
+        axes = add_axes(figure, Area(left, top + head, wide, upper))
         _histogram(axes, panel, edges, tallest)
         axes.set_ylabel("density" if column == 0 else "")
-        axes = _axes(figure, _Box(left, top + head + upper + between, wide, lower))
+        axes = add_axes(figure, Area(left, top + head + upper + between, wide, lower))
         _layers(axes, panel, reach)
         axes.set_ylabel("negative weights" if column == 0 else "")
     for line, words in enumerate(_KEY):
-        top = _MARGIN + rows * height + line * _LINE
-        _text(figure, _MARGIN, top, words, width=width - 2 * _MARGIN, size=_SMALL, color=_FAINT)
+        top = MARGIN + rows * height + line * LINE
+        add_text(figure, MARGIN, top, words, width=width - 2 * MARGIN, size=SMALL, color=FAINT)
     return figure
 
 
@@ -127,11 +113,11 @@ def _histogram(
     axes: Axes, panel: WeightPanel, edges: Float[np.ndarray, " e"], tallest: float
 ) -> None:
     density = _density(panel, edges)
-    for colour, side in ((_BLUE, edges[1:] <= 0), (_RED, edges[:-1] >= 0)):
+    for colour, side in ((BLUE, edges[1:] <= 0), (RED, edges[:-1] >= 0)):
         ends = np.append(edges[:-1][side], edges[1:][side][-1:])
         if len(ends) > 1:
             axes.stairs(density[side], ends, fill=True, color=colour, alpha=0.75, lw=0)
-    axes.axvline(0, color=_INK, lw=0.6)
+    axes.axvline(0, color=INK, lw=0.6)
     axes.set(
         xlim=(edges[0], edges[-1]),
         ylim=(0, 1.05 * tallest or 1),
@@ -144,10 +130,10 @@ def _layers(axes: Axes, panel: WeightPanel, reach: float) -> None:
     count = len(panel.layer_shares)
     if not np.isnan(panel.share):
         if panel.interval is not None:
-            axes.axhspan(*panel.interval, color=_HAIR, alpha=0.6, lw=0)
-        axes.axhline(panel.share, color=_INK, lw=0.8)
-    axes.axhline(0.5, color=_FAINT, lw=0.6, ls=(0, (3, 2)), zorder=0)
-    colours = np.where(panel.layer_shares > 0.5, _BLUE, _RED)
+            axes.axhspan(*panel.interval, color=HAIR, alpha=0.6, lw=0)
+        axes.axhline(panel.share, color=INK, lw=0.8)
+    axes.axhline(0.5, color=FAINT, lw=0.6, ls=(0, (3, 2)), zorder=0)
+    colours = np.where(panel.layer_shares > 0.5, BLUE, RED)
     # Areas go with numbers of weights, on the scale of the network's largest layer.
     areas = 2 + 28 * panel.layer_sizes / max(panel.layer_sizes.max(initial=1), 1)
     axes.scatter(np.arange(1, count + 1), panel.layer_shares, s=areas, c=colours, lw=0, alpha=0.85)

@@ -2,15 +2,16 @@
 
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-from opponent.explain.channels import Driver, Silenced, Who
+from opponent.core.text import in_deviations
+from opponent.explain.channels import Silenced, Who
 from opponent.explain.image import Why
-from opponent.plots import DriverRow, drivers_figure, save, why_figure
+from opponent.plots.drivers import plot_who
+from opponent.plots.layout import SUFFIXES, save
+from opponent.plots.why import plot_why
 from opponent.reports.html import drawing, render
 from opponent.storage.files import write_text
 
-_KINDS = (".html", ".png", ".pdf", ".svg")
+_KINDS = (".html", *(f".{suffix}" for suffix in SUFFIXES))
 
 
 def write_answer(why: Why, out: str | Path) -> Path:
@@ -20,18 +21,7 @@ def write_answer(why: Why, out: str | Path) -> Path:
         ValueError: another suffix; a through layer that has no places to draw.
     """
     path = check_page(out)
-    if why.tile.excitation is None:
-        raise ValueError(
-            f"{why.through} has no rows and columns, so there are no maps to draw; choose a "
-            "convolutional layer"
-        )
-    figure = why_figure(
-        why.tile,
-        excitatory=why.excitatory,
-        inhibitory=why.inhibitory,
-        title=why.title,
-        facts=why.facts()[4:8],
-    )
+    figure = plot_why(why)
     if path.suffix == ".html":
         page = render(
             "why.html.j2",
@@ -54,7 +44,7 @@ def write_who(who: Who, out: str | Path, silenced: Silenced | None = None) -> Pa
         ValueError: another suffix.
     """
     path = check_page(out)
-    figure = who_figure(who)
+    figure = plot_who(who)
     if path.suffix == ".html":
         facts = [
             ("images", who.about),
@@ -66,7 +56,7 @@ def write_who(who: Who, out: str | Path, silenced: Silenced | None = None) -> Pa
         page = render(
             "who.html.j2",
             title=f"Who drives {who.feature.label}?",
-            about=_about(who),
+            about=who.caption,
             picture=drawing(figure),
             facts=facts,
         )
@@ -76,20 +66,6 @@ def write_who(who: Who, out: str | Path, silenced: Silenced | None = None) -> Pa
     return path
 
 
-def who_figure(who: Who) -> Figure:
-    """The channels that drive a feature, as a figure of two columns."""
-    return drivers_figure(
-        [_row(driver) for driver in who.exciting],
-        [_row(driver) for driver in who.inhibiting],
-        title=who.feature.label,
-        about=_about(who),
-    )
-
-
-def _about(who: Who) -> str:
-    return f"channels of {who.through} with the largest mean sum of S over {who.about}"
-
-
 def silence_facts(who: Who, silenced: Silenced | None) -> list[tuple[str, str]]:
     """What silencing channels does to the activation, in words and standard deviations."""
     if silenced is None:
@@ -97,11 +73,11 @@ def silence_facts(who: Who, silenced: Silenced | None) -> list[tuple[str, str]]:
     deviation, facts = who.deviation or 1.0, []
     for value, side in ((silenced.inhibiting, who.inhibiting), (silenced.exciting, who.exciting)):
         if value is not None:
-            facts.append((f"without {side[0].name}", f"{value / deviation:+.3f} sd"))
+            facts.append((f"without {side[0].name}", in_deviations(value / deviation, 3)))
     if silenced.random:
-        low, high = min(silenced.random), max(silenced.random)
+        low, high = min(silenced.random) / deviation, max(silenced.random) / deviation
         mean = sum(silenced.random) / len(silenced.random)
-        text = f"{mean / deviation:+.3f} sd ({low / deviation:+.3f} to {high / deviation:+.3f})"
+        text = f"{in_deviations(mean / deviation, 3)} ({low:+.3f} to {high:+.3f})"
         facts.append((f"without one of {len(silenced.random)} others at random", text))
     return facts
 
@@ -116,13 +92,3 @@ def check_page(out: str | Path) -> Path:
     if path.suffix not in _KINDS:
         raise ValueError(f"{path} ends in none of {', '.join(_KINDS)}")
     return path
-
-
-def _row(driver: Driver) -> DriverRow:
-    return DriverRow(
-        name=driver.name,
-        mean=driver.mean,
-        spread=driver.spread,
-        exemplars=driver.exemplars,
-        visualisation=driver.visualisation,
-    )

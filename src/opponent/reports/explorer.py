@@ -5,13 +5,14 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from bokeh.embed import components
-from bokeh.models import ColumnDataSource, CustomJS, HoverTool, Range1d
+from bokeh.models import ColumnDataSource, CustomJS, Range1d
 from bokeh.models.annotations import Slope
 from bokeh.plotting import figure
 from bokeh.resources import Resources
@@ -19,23 +20,24 @@ from jaxtyping import Float, Int, UInt8
 from markupsafe import Markup
 from PIL import Image
 
-from opponent.atlas.atlas import Atlas, atlases
+from opponent.atlas.atlas import (Atlas, atlases)
 from opponent.core.colour import (
     activation_colours,
     category_colours,
     colour_square,
     hex_colours,
     on_white,
-    overlay,
     tension_colours,
 )
 from opponent.core.errors import RunError
 from opponent.core.feature import Feature
-from opponent.explain.crops import run_tiles
-from opponent.plots import Tile
+from opponent.core.progress import Progress, silent
+from opponent.core.text import in_deviations
+from opponent.explain.crops import Tile, map_scale, run_tiles
 from opponent.reports.html import picture, render
-from opponent.selection import select
-from opponent.storage.columns import Columns, Indices
+from opponent.reports.plot import scatter_plot
+from opponent.selection import (select)
+from opponent.storage.columns import (Columns, Indices)
 from opponent.storage.files import AnyPath, local, to_path, whole, write_text
 from opponent.storage.run import Run
 
@@ -51,8 +53,6 @@ _GREY = "#808085"  # readable on white and on black
 _MARK = "#e8a317"  # as the page frames what has the focus
 # Images of a group that the page can mark by name.
 _MARKED = 50
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ def write_explorer(
     path = to_path(out) if out is not None else run.folder / "explorer.html"
     columns = run.columns(atlas.feature)
     points = _choose(run, atlas, columns)
-    sheets = _sheets(run, atlas, columns, points, progress or (lambda *_: None))
+    sheets = _sheets(run, atlas, columns, points, progress or silent)
     colourings = _colourings(columns, points, run)
     scripts, plots = _plots(columns, points, colourings["activation"]["colours"])
     data = {
@@ -107,7 +107,7 @@ def write_explorer(
             name: [float(f"{x:.5g}") for x in getattr(columns, name)[points.rows]]
             for name in ("activation", "excitation", "inhibition", "l2")
         },
-        "deviation": float(columns.activation.std()),
+        "deviation": float(columns.activation.std()),  # 0 where no image has a unit to be in
         "classes": _classes(columns, points) or None,
         "colourings": colourings,
         "groups": _groups(columns, points),
@@ -164,13 +164,12 @@ def _sheets(
     run: Run, atlas: Atlas, columns: Columns, points: _Points, progress: Progress
 ) -> list[AnyPath]:
     """Sheets of thumbnails in the run folder, made where they are missing."""
-    asked = [columns.images[row] for row in points.rows]
-    key = json.dumps([atlas.feature.describe(), asked, THUMB, ACROSS, DOWN])
+    ids = [columns.images[row] for row in points.rows]
+    scale = map_scale(columns.excitation_map[points.rows], columns.inhibition_map[points.rows])
+    key = json.dumps([atlas.feature.describe(), ids, scale, THUMB, ACROSS, DOWN])
     folder = run.folder / "explorer" / hashlib.sha256(key.encode()).hexdigest()[:12]
-    peaks = np.maximum(columns.excitation_map, columns.inhibition_map).max((1, 2))
-    scale = float(np.quantile(peaks, 0.9))
     paths = []
-    for number, first in enumerate(range(0, len(asked), _CHUNK)):
+    for number, first in enumerate(range(0, len(ids), _CHUNK)):
         path = folder / f"{number:03d}.jpg"
         if not path.is_file():
             rows = points.rows[first : first + _CHUNK].tolist()
@@ -178,7 +177,7 @@ def _sheets(
             with whole(path) as part:
                 _sheet(tiles, scale).save(part, "jpeg", quality=78)
         paths.append(path)
-        progress("thumbnails", min(first + _CHUNK, len(asked)), len(asked))
+        progress("thumbnails", min(first + _CHUNK, len(ids)), len(ids))
     return paths
 
 
@@ -187,8 +186,8 @@ def _sheet(tiles: Sequence[Tile], scale: float) -> Image.Image:
     for place, tile in enumerate(tiles):
         left, top = place % ACROSS * 2 * THUMB, place // ACROSS * THUMB
         shown = [tile.image]
-        if tile.excitation is not None and tile.inhibition is not None:
-            shown.append(overlay(tile.image, tile.excitation, tile.inhibition, scale))
+        if tile.excitation is not None:
+            shown.append(tile.overlaid(scale))
         for k, pixels in enumerate(shown):
             image = Image.fromarray(pixels)
             image.thumbnail((THUMB, THUMB), Image.Resampling.LANCZOS)
@@ -206,13 +205,7 @@ def _addresses(sheets: Sequence[AnyPath], page: AnyPath) -> list[str]:
     for path in sheets:
         with local(path) as sheet, whole(folder / path.name) as part:
             shutil.copyfile(sheet, part)
-    return [f"{_address(folder.name)}/{path.name}" for path in sheets]
-
-
-def _address(name: str) -> str:
-    from urllib.parse import quote
-
-    return quote(name)
+    return [f"{quote(folder.name)}/{path.name}" for path in sheets]
 
 
 # Colours and groups
@@ -220,12 +213,10 @@ def _address(name: str) -> str:
 
 def _colourings(columns: Columns, points: _Points, run: Run) -> dict[str, dict[str, Any]]:
     """For each thing to colour by: a colour for each image, and what its scale shows."""
-    deviation = float(columns.activation.std())
-    limit = 4 * deviation
+    limit = 4 * float(columns.activation.std())
     plus, minus = columns.excitation[points.rows], columns.inhibition[points.rows]
     end = float(np.quantile(np.concatenate([plus, minus]), 0.98)) or 1.0
-    ends = np.linspace(-1, 1, 9)
-    steps, nothing = np.linspace(0.08, 1, 9), np.zeros(9)
+    ends, steps, nothing = np.linspace(-1, 1, 9), np.linspace(0.08, 1, 9), np.zeros(9)
 
     def both(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> list[str]:
         return _hex(on_white(tension_colours(a / end, b / end)))
@@ -330,22 +321,34 @@ def _plots(
 def _plot(
     source: ColumnDataSource, x: str, y: str, end: float, across: str | None, up: str | None
 ) -> figure:
-    plot = figure(
-        x_range=Range1d(start=-0.02 * end, end=end),
-        y_range=Range1d(start=-0.02 * end, end=end),
-        x_axis_label=across,
-        y_axis_label=up,
-        tools="pan,wheel_zoom,box_select,lasso_select,reset",
-        active_drag="lasso_select",
-        active_scroll="wheel_zoom",
-        output_backend="webgl",
-        sizing_mode="scale_width",
-        width=520,
-        height=520,
-        background_fill_color=None,
-        border_fill_color=None,
-        outline_line_color=_GREY,
-        outline_line_alpha=0.4,
+    plot = scatter_plot(
+        source,
+        x,
+        y,
+        axes={
+            "x_range": Range1d(start=-0.02 * end, end=end),
+            "y_range": Range1d(start=-0.02 * end, end=end),
+            "x_axis_label": across,
+            "y_axis_label": up,
+            "active_drag": "lasso_select",
+            "output_backend": "webgl",
+            "sizing_mode": "scale_width",
+            "width": 520,
+            "height": 520,
+            "background_fill_color": None,
+            "border_fill_color": None,
+            "outline_line_color": _GREY,
+            "outline_line_alpha": 0.4,
+        },
+        dots={
+            "size": float(np.clip(300 / np.sqrt(len(source.data["x"])), 3, 7)),
+            "line_color": None,
+            "fill_alpha": 0.9,
+            # A ring, since a dot near zero is as pale as those that are not marked.
+            "selection_line_color": _MARK,
+            "nonselection_line_color": None,
+        },
+        hover={"tooltips": None, "callback": CustomJS(code="window.explorer?.pointed(cb_data)")},
     )
     for axis in plot.axis:
         axis.axis_label_text_color = axis.major_label_text_color = _GREY
@@ -353,22 +356,6 @@ def _plot(
         axis.axis_label_text_font_style = "normal"
     plot.grid.grid_line_color = _GREY
     plot.grid.grid_line_alpha = 0.15
-    dots = plot.scatter(
-        x,
-        y,
-        source=source,
-        size=float(np.clip(300 / np.sqrt(len(source.data["x"])), 3, 7)),
-        fill_color="colour",
-        line_color=None,
-        fill_alpha=0.9,
-        # A ring, since a dot near zero is as pale as those that are not marked.
-        selection_line_color=_MARK,
-        nonselection_fill_alpha=0.08,
-        nonselection_line_color=None,
-    )
-    point = CustomJS(code="window.explorer?.pointed(cb_data)")
-    plot.add_tools(HoverTool(renderers=[dots], tooltips=None, callback=point))
-    plot.toolbar.logo = None
     return plot
 
 
@@ -394,7 +381,8 @@ def _cells(atlas: Atlas) -> list[dict[str, Any]]:
                 "edge": hex_colours(edge)[0],
                 "tint": _hex(tint)[0],
                 "words": f"{len(cell.images)} images, mean activation "
-                f"{cell.mean_activation / deviation:+.1f} sd; icon {value / deviation:+.1f} sd",
+                f"{in_deviations(cell.mean_activation / deviation)}; "
+                f"icon {in_deviations(value / deviation)}",
             }
         )
     return cells

@@ -1,6 +1,7 @@
-"""Figure 4a as a linked plot: one dot an image, the image on hover."""
+"""Scatter plots of pages; figure 4a as a linked plot: one dot an image, the image on hover."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from bokeh.embed import components
@@ -10,11 +11,9 @@ from bokeh.models.annotations import Label, Legend, LegendItem, Slope
 from bokeh.plotting import figure
 from markupsafe import Markup
 
-from opponent.core.colour import activation_colours, hex_colours
-from opponent.plots import group_colours
-from opponent.storage.columns import Columns
+from opponent.core.colour import activation_colours, group_colours, hex_colours
+from opponent.storage.columns import (Columns)
 
-_TOOLS = "pan,wheel_zoom,box_select,lasso_select,reset"
 _SIDE = 430
 _CARD = """
 <div class="card">
@@ -27,6 +26,35 @@ _CARD = """
   </table>
 </div>
 """
+
+
+def scatter_plot(
+    source: ColumnDataSource,
+    x: str,
+    y: str,
+    *,
+    axes: Mapping[str, Any],
+    dots: Mapping[str, Any],
+    hover: Mapping[str, Any],
+) -> figure:
+    """A plot with one dot for each row of a source; what is selected in one shows in all of it.
+
+    Args:
+        source: the dots; its column 'colour' fills them.
+        x, y: names of its columns.
+        axes: further options of Bokeh's `figure`.
+        dots: further options of its `scatter`.
+        hover: options of its `HoverTool`.
+    """
+    plot = figure(
+        tools="pan,wheel_zoom,box_select,lasso_select,reset", active_scroll="wheel_zoom", **axes
+    )
+    shown = plot.scatter(
+        x, y, source=source, fill_color="colour", nonselection_fill_alpha=0.08, **dots
+    )
+    plot.add_tools(HoverTool(renderers=[shown], **hover))
+    plot.toolbar.logo = None
+    return plot
 
 
 def energy_plot(
@@ -49,7 +77,7 @@ def energy_plot(
     Source: paper, figure 4a.
     """
     rows = np.asarray(shown, dtype=int)
-    deviation = float(columns.activation.std()) or 1.0
+    deviation = columns.deviation
     limit = 4 * deviation
     member = {row: name for name, members in reversed(list(groups.items())) for row in members}
     source = ColumnDataSource(
@@ -65,8 +93,8 @@ def energy_plot(
             "group": [member.get(i, "").replace("_", " ") for i in rows],
         }
     )
-    left = _axes(source, "excitation", "inhibition")
-    right = _axes(source, "activation", "tension")
+    left = _plot(source, "excitation", "inhibition")
+    right = _plot(source, "activation", "tension")
     end = 1.05 * float(max(columns.excitation[rows].max(), columns.inhibition[rows].max())) or 1.0
     left.x_range = Range1d(start=0, end=end)
     left.y_range = Range1d(start=0, end=end)
@@ -104,6 +132,31 @@ def energy_plot(
     return Markup(script), Markup(element)
 
 
+def _plot(source: ColumnDataSource, x: str, y: str) -> figure:
+    plot = scatter_plot(
+        source,
+        x,
+        y,
+        axes={
+            "width": _SIDE,
+            "height": _SIDE,
+            "x_axis_label": x,
+            "y_axis_label": y,
+            "output_backend": "canvas",
+        },
+        dots={
+            "size": 6,
+            "line_color": "#444444",
+            "line_width": 0.3,
+            "nonselection_line_alpha": 0.08,
+        },
+        hover={"tooltips": _CARD},
+    )
+    plot.add_tools(CrosshairTool(line_alpha=0.2))
+    plot.grid.grid_line_alpha = 0.3
+    return plot
+
+
 def _contour(axes: figure, step: int, deviation: float, end: float) -> None:
     """The line of one excitation - inhibition, labelled where it leaves the plot."""
     total = step * deviation
@@ -125,30 +178,3 @@ def _contour(axes: figure, step: int, deviation: float, end: float) -> None:
                 text_color="#55555a",
             )
         )
-
-
-def _axes(source: ColumnDataSource, across: str, up: str) -> figure:
-    axes = figure(
-        width=_SIDE,
-        height=_SIDE,
-        tools=_TOOLS,
-        active_scroll="wheel_zoom",
-        x_axis_label=across,
-        y_axis_label=up,
-        output_backend="canvas",
-    )
-    dots = axes.scatter(
-        across,
-        up,
-        source=source,
-        size=6,
-        fill_color="colour",
-        line_color="#444444",
-        line_width=0.3,
-        nonselection_fill_alpha=0.08,
-        nonselection_line_alpha=0.08,
-    )
-    axes.add_tools(HoverTool(renderers=[dots], tooltips=_CARD), CrosshairTool(line_alpha=0.2))
-    axes.toolbar.logo = None
-    axes.grid.grid_line_alpha = 0.3
-    return axes

@@ -1,20 +1,22 @@
 """The report of a run: one HTML file with plot, images, what was made from them, and how."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from bokeh.resources import Resources
+from jaxtyping import UInt8
 from markupsafe import Markup
 
-from opponent.core.colour import on_white, overlay
+from opponent.core.colour import group_colours
 from opponent.core.feature import Feature
+from opponent.core.progress import Progress, silent
 from opponent.explain.channels import who
-from opponent.explain.crops import run_tiles
+from opponent.explain.crops import Synthetic, Tile, opaque, overlay_scale, run_tiles
 from opponent.models.network import LOGITS, Network
-from opponent.plots import Synthetic, Tile, group_colours, overlay_scale, square_figure
-from opponent.plots.gallery import tense_rows, visualisations
-from opponent.reports.explanations import who_figure
+from opponent.plots.drivers import plot_who
+from opponent.plots.inversions import tense_rows, visualisations
+from opponent.plots.square import square_figure
 from opponent.reports.html import drawing, picture, render
 from opponent.reports.plot import energy_plot
 from opponent.selection import select
@@ -36,8 +38,6 @@ MEANINGS = {
     "tense_apart": "excited and inhibited in different places",
     "tense_together": "excited and inhibited in one place",
 }
-
-Progress = Callable[[str, int, int], None]
 
 
 def write_report(
@@ -72,7 +72,7 @@ def write_report(
     else:
         run.check_network(network)
     settings = settings or SynthesisSettings(seed=run.manifest.seed)
-    report = progress or (lambda *_: None)
+    report = progress or silent
     sections = [_Section(run, network, each, k, settings, report).values() for each in chosen]
     page = render(
         "report.html.j2",
@@ -106,7 +106,6 @@ class _Section:
         self.run, self.network, self.feature = run, network, feature
         self.settings, self.progress = settings, progress
         self.columns = run.columns(feature)
-        self.deviation = float(self.columns.activation.std()) or 1.0
         self.groups = {name: rows.tolist() for name, rows in select(self.columns, k).items()}
 
     def values(self) -> dict[str, Any]:
@@ -138,7 +137,7 @@ class _Section:
             "made": made,
             "nothing_made": nothing,
             "visualisations": self._visualisations(),
-            "drivers": drawing(who_figure(drivers)),
+            "drivers": drawing(plot_who(drivers)),
             "driven": drivers.about,
         }
 
@@ -206,7 +205,9 @@ class _Section:
 
     def _made(self) -> tuple[list[list[dict[str, Any]]], str]:
         """Rows of figure 5: the photograph, then accentuation and inversion for either sign."""
-        rows = tense_rows(self.run, self.network, self.feature, self.settings, self.progress)
+        rows = tense_rows(
+            self.run, self.network, self.feature, self.columns, self.settings, self.progress
+        )
         if not rows:
             return [], "No image is tense: none has an activation between -0.5 sd and 0."
         return [
@@ -221,29 +222,24 @@ class _Section:
         ], ""
 
     def _visualisations(self) -> list[dict[str, Any]]:
-        both = visualisations(self.run, self.network, self.feature, self.settings, self.progress)
+        both = visualisations(
+            self.run, self.network, self.feature, self.columns, self.settings, self.progress
+        )
         return [_cell(one, name) for one, name in zip(both, ("upward", "downward"), strict=True)]
 
 
 def _cell(shown: Tile | Synthetic | None, alt: str) -> dict[str, Any]:
     if shown is None:
         return {"image": None, "alt": alt, "caption": "nothing does"}
-    pixels = shown.image
-    if isinstance(shown, Synthetic):
-        pixels = on_white(np.asarray(shown.image) / 255)
-    return {"image": picture(pixels, side=320), "alt": alt, "caption": shown.caption}
+    return {"image": picture(opaque(shown), side=320), "alt": alt, "caption": shown.caption}
 
 
-def _side_by_side(tile: Tile, scale: float) -> np.ndarray:
-    if tile.excitation is None or tile.inhibition is None:
-        return tile.image
-    return np.hstack([tile.image, overlay(tile.image, tile.excitation, tile.inhibition, scale)])
+def _side_by_side(tile: Tile, scale: float) -> UInt8[np.ndarray, "h w 3"]:
+    return tile.image if tile.excitation is None else np.hstack([tile.image, tile.overlaid(scale)])
 
 
 def _overlaid(tile: Tile, scale: float) -> str | None:
-    if tile.excitation is None or tile.inhibition is None:
-        return None
-    return picture(overlay(tile.image, tile.excitation, tile.inhibition, scale), side=200)
+    return None if tile.excitation is None else picture(tile.overlaid(scale), side=200)
 
 
 def _provenance(run: Run, settings: SynthesisSettings) -> list[tuple[str, str]]:

@@ -31,6 +31,11 @@ class Columns:
     inhibition_map: Float[np.ndarray, "n h w"]
 
     @property
+    def deviation(self) -> float:
+        """Standard deviation of the activation, the unit of captions; 1 where it is constant."""
+        return float(self.activation.std()) or 1.0
+
+    @property
     def completeness(self) -> float:
         """Pearson's correlation of excitation - inhibition with the activation; NaN if undefined.
 

@@ -5,7 +5,7 @@ from opponent.atlas.build import make_atlas
 from opponent.paper.reproduce.case_study import scan_tense_units
 from opponent.paper.reproduce.entries import Claim, Entry
 from opponent.paper.reproduce.reproduction import Reproduction
-from opponent.plots.gallery import write_atlas
+from opponent.plots.files import write_atlas
 
 FIGURES = ("6", "18", "19")
 

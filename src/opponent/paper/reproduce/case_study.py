@@ -7,7 +7,7 @@ from opponent.core.text import file_name
 from opponent.paper.reproduce.completeness import CEILING
 from opponent.paper.reproduce.entries import Claim, Entry
 from opponent.paper.reproduce.reproduction import Reproduction
-from opponent.plots.gallery import write_figures
+from opponent.plots.files import write_figures
 from opponent.selection import tense
 from opponent.storage.run import Run
 

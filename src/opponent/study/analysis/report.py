@@ -15,7 +15,7 @@ from scipy import stats
 from opponent.core.errors import RunError
 from opponent.core.progress import Progress, silent
 from opponent.plots.experiment import ExperimentBar, ExperimentLayer, experiment_figure
-from opponent.plots.page import save
+from opponent.plots.layout import (save)
 from opponent.storage.files import write_text
 from opponent.storage.manifest import (versions)
 from opponent.study.analysis.exclusions import ROLES, Kept, keep

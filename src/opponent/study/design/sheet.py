@@ -11,7 +11,8 @@ from PIL import Image
 
 from opponent.core.text import file_name
 from opponent.plots.experiment import SheetRow, sheet_figure
-from opponent.plots.page import Tile, save
+from opponent.explain.crops import (Tile)
+from opponent.plots.layout import (save)
 from opponent.reports.html import render
 from opponent.storage.files import write_text
 from opponent.study.design.study import Study

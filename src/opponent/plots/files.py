@@ -1,0 +1,99 @@
+"""All figures of a run or of an atlas, written to a folder."""
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from opponent.atlas.atlas import (Atlas)
+from opponent.core.feature import Feature
+from opponent.core.progress import Progress, silent
+from opponent.core.text import file_name
+from opponent.models.network import Network
+from opponent.plots.atlas import plot_atlas, plot_map, plot_selection
+from opponent.plots.energies import plot_energies
+from opponent.plots.exemplars import exemplar_row, exemplars_figure
+from opponent.plots.groups import plot_groups
+from opponent.plots.inversions import plot_inversions
+from opponent.plots.layout import check_suffix, save
+from opponent.storage.files import AnyPath, to_path
+from opponent.storage.run import Run
+from opponent.synthesis.settings import (SynthesisSettings)
+
+
+def write_figures(
+    run: Run,
+    folder: str | AnyPath,
+    *,
+    features: Sequence[Feature],
+    k: int = 4,
+    suffix: str = "png",
+    network: Network | None = None,
+    settings: SynthesisSettings | None = None,
+    progress: Progress | None = None,
+) -> list[AnyPath]:
+    """Draw figure 2 for all features together, and figures 4a, 4b to g and 5 for each.
+
+    Args:
+        run: a finished run.
+        folder: where to.
+        features: which of the run's features.
+        k: images a group.
+        suffix: png, pdf or svg.
+        network: the network that was scanned; without it there is no figure 5.
+        settings: how images are synthesised.
+        progress: called with what is being done, the steps done and the steps in all.
+    Returns:
+        The files' paths.
+    Raises:
+        ValueError: another suffix, or a feature that the run does not hold.
+        RunError: the run is unfinished, or the network another than the one that was scanned.
+        Unreadable: an image that was scanned cannot be read any more.
+    Source: paper, figures 2, 4 and 5.
+    """
+    check_suffix(suffix)
+    report, folder, paths, rows = progress or silent, to_path(folder), list[AnyPath](), []
+    for number, feature in enumerate(features):
+        columns = run.columns(feature)
+        rows.append(exemplar_row(run, feature, k=k, columns=columns))
+        figures = {
+            "figure4a": plot_energies(run, feature, k=k, columns=columns),
+            "figure4b-g": plot_groups(run, feature, k=k, columns=columns),
+        }
+        if network is not None:
+            figures["figure5"] = plot_inversions(
+                run, feature, network=network, settings=settings, columns=columns, progress=report
+            )
+        for name, figure in figures.items():
+            paths.append(folder / f"{name}-{file_name(feature.label)}.{suffix}")
+            save(figure, paths[-1])
+        report("figures", number + 1, len(features))
+    save(exemplars_figure(rows), folder / f"figure2.{suffix}")
+    return [folder / f"figure2.{suffix}", *paths]
+
+
+def write_atlas(atlas: Atlas, *, suffix: str = "png") -> list[AnyPath]:
+    """Draw an atlas: figure 6a to c, the colouring by tension, and both sides where they were made.
+
+    Args:
+        atlas: the atlas.
+        suffix: png, pdf or svg.
+    Returns:
+        The files' paths, all in the atlas' folder.
+    Raises:
+        ValueError: another suffix.
+    Source: paper, figure 6.
+    """
+    check_suffix(suffix)
+    columns = atlas.run.columns(atlas.feature, maps=False)
+    figures: dict[str, Figure] = {
+        "figure6a": plot_selection(atlas, columns=columns),
+        "figure6b": plot_map(atlas, columns=columns),
+        "atlas": plot_atlas(atlas, columns=columns),
+        "atlas-tension": plot_atlas(atlas, colour_by="tension", columns=columns),
+    }
+    if atlas.signed:
+        figures["atlas-signed"] = plot_atlas(atlas, signed=True, columns=columns)
+    paths = [atlas.folder / f"{name}.{suffix}" for name in figures]
+    for path, figure in zip(paths, figures.values(), strict=True):
+        save(figure, path)
+    return paths

@@ -1,0 +1,142 @@
+"""Figure 4b to g: chosen images under their maps, with the colour square."""
+
+import string
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from opponent.core.colour import group_colours
+from opponent.core.feature import Feature
+from opponent.explain.crops import Tile, overlay_scale, run_tiles
+from opponent.plots.layout import (
+    COLUMN,
+    FAINT,
+    LETTER,
+    LINE,
+    MARGIN,
+    PAGE,
+    Area,
+    add_caption,
+    add_note,
+    add_picture,
+    add_ring,
+    add_text,
+    cell_height,
+    styled,
+)
+from opponent.plots.square import add_square
+from opponent.selection import (select)
+from opponent.storage.columns import (Columns)
+from opponent.storage.run import Run
+
+
+def plot_groups(
+    run: Run,
+    feature: Feature | str | None = None,
+    *,
+    k: int = 4,
+    columns: Columns | None = None,
+) -> Figure:
+    """Figure 4b to g: a run's exciting, inhibiting, silent and tense images under their maps.
+
+    Args:
+        run: a finished run.
+        feature: one of its features; default: the first.
+        k: images a group.
+        columns: the feature's columns, where they were read before.
+    Returns:
+        A figure at most two columns wide.
+    Raises:
+        ValueError: the run does not hold that feature.
+        RunError: the run is unfinished.
+        Unreadable: an image that was scanned cannot be read any more.
+    Source: paper, figure 4b-g.
+    """
+    feature = run.feature(feature)
+    columns = run.columns(feature) if columns is None else columns
+    groups = {
+        name: run_tiles(run, feature, columns, rows.tolist())
+        for name, rows in select(columns, k).items()
+    }
+    return groups_figure(groups, label=feature.label)
+
+
+@styled
+def groups_figure(
+    groups: Mapping[str, Sequence[Tile]], *, label: str, first_letter: str = "B"
+) -> Figure:
+    """Chosen images in pairs, the crop and the crop under its maps, with the colour square.
+
+    All maps are drawn on one scale, `overlay_scale` of all images of the figure.
+
+    Args:
+        groups: images by name of the group; an empty group is said to be empty.
+        label: the feature.
+        first_letter: letter of the first panel; the square takes the one after the last group.
+    Returns:
+        A figure at most two columns wide.
+    Raises:
+        ValueError: there is no group.
+    Source: paper, fig. 4b-g.
+    """
+    if not groups:
+        raise ValueError("groups_figure: groups is empty, expected at least one (it may be empty)")
+    everything = [tile for tiles in groups.values() for tile in tiles]
+    scale = overlay_scale(everything)
+    gap, apart, aside = 0.12, 0.02, 1.5
+    pair = (PAGE - 2 * MARGIN - aside) / 4
+    side = (pair - gap - apart) / 2
+    down = cell_height(everything, side)
+    pitch = down + 0.06 + LINE * any(tile.caption for tile in everything)
+    per_line = min(4, max(1, *(len(tiles) for tiles in groups.values())))
+    heights = [
+        1.3 * LINE + (-(-len(tiles) // per_line) * pitch if tiles else 0.3)
+        for tiles in groups.values()
+    ]
+    width = max(COLUMN, 2 * MARGIN + per_line * pair + aside)
+    top = MARGIN + 1.3 * LINE
+    figure = Figure(figsize=(width, top + max(sum(heights), 1.8) + MARGIN))
+    add_text(figure, MARGIN, MARGIN, label, width=width - 2 * MARGIN, weight="bold")
+    letters = string.ascii_uppercase[string.ascii_uppercase.index(first_letter) :].ljust(
+        len(groups) + 1
+    )
+    _panel(figure, width - aside, top, letters[len(groups)], "colour scale")
+    add_square(figure, width - aside + 0.42, top + 1.4 * LINE, 1.0, scale)
+    if scale == 0:
+        add_text(figure, width - aside + 0.42, top + 1.62, "every map is blank", color=FAINT)
+    for k, (name, colour) in enumerate(group_colours(list(groups)).items()):
+        words, room = name.replace("_", " "), width - aside - 2 * MARGIN
+        _panel(figure, MARGIN, top, letters[k], words, colour, room)
+        if not groups[name]:
+            x = MARGIN + 0.32
+            add_text(figure, x, top + 1.2 * LINE, "none among these images", color=FAINT)
+        for i, tile in enumerate(groups[name]):
+            x = MARGIN + i % per_line * pair
+            y = top + 1.3 * LINE + i // per_line * pitch
+            # Narrow crops stand beside their maps, not a cell apart.
+            add_picture(figure, Area(x, y, side, down), tile.image, align=1.0)
+            beside = Area(x + side + apart, y, side, down)
+            if tile.excitation is None:
+                add_note(figure, beside, "no map")
+            else:
+                add_picture(figure, beside, tile.overlaid(scale), align=0.0)
+            add_caption(figure, Area(x, y, 2 * side + apart, down), tile.caption)
+        top += heights[k]
+    return figure
+
+
+def _panel(
+    figure: Figure,
+    left: float,
+    top: float,
+    letter: str,
+    text: str,
+    colour: str | None = None,
+    width: float = PAGE,
+) -> None:
+    """A panel's letter, the ring of its group, its name."""
+    add_text(figure, left, top - 0.015, letter, size=LETTER, weight="bold")
+    if colour is not None:
+        add_ring(figure, left + 0.23, top + 0.055, colour)
+    indent = 0.18 if colour is None else 0.32
+    add_text(figure, left + indent, top + 0.01, text, width=width - indent)

@@ -1,0 +1,46 @@
+"""The excitation-inhibition colour square (figure 4g): alone, and beside other panels."""
+
+from matplotlib.figure import Figure
+
+from opponent.core.colour import colour_square
+from opponent.plots.layout import COLUMN, DPI, INK, MARGIN, Area, add_axes, format_number, styled
+
+
+@styled
+def square_figure(limit: float | None = None) -> Figure:
+    """The excitation-inhibition colour square alone.
+
+    Args:
+        limit: value at the end of its scale, if it is to be said.
+    Returns:
+        A figure of half a column.
+    Source: paper, fig. 4g.
+    """
+    figure = Figure(figsize=(COLUMN / 2, COLUMN / 2))
+    add_square(figure, 0.4, MARGIN, COLUMN / 2 - 0.4 - MARGIN, limit)
+    return figure
+
+
+def add_square(figure: Figure, left: float, top: float, side: float, limit: float | None) -> None:
+    """The colour square with its axes' names, as the key to maps beside it.
+
+    Args:
+        figure: what to draw on.
+        left, top: of the square, in inches.
+        side: of the square, in inches.
+        limit: value at the end of its scale; None says 'strong', 0 nothing.
+    """
+    axes = add_axes(figure, Area(left, top, side, side))
+    # One pixel of the print is the finest that can be seen.
+    axes.imshow(colour_square(round(side * DPI)), extent=(0, 1, 0, 1), interpolation="none")
+    # Values beyond the end of the scale are drawn like the end.
+    end = "strong" if limit is None else f"≥ {format_number(limit)}" if limit else ""
+    axes.set(xlabel="excitation φ⁺", ylabel="inhibition φ⁻", xticks=[0, 1], yticks=[0, 1])
+    axes.yaxis.labelpad = 4
+    axes.set_xticklabels(["0", end])
+    axes.set_yticklabels(["0", end], rotation=90, va="center")
+    # Inside its own side: in the middle, the end's label would stand out of the panel.
+    axes.get_xticklabels()[1].set_horizontalalignment("right")
+    axes.get_yticklabels()[1].set_verticalalignment("top")
+    for spine in axes.spines.values():
+        spine.set(visible=True, linewidth=0.6, color=INK)
