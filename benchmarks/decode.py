@@ -4,7 +4,7 @@
 
 The plain procedure is what a script without this library does: `Image.open`, convert, resize, crop,
 image by image. Against it: `stream` of `opponent.images` in threads, the same with drafts, and,
-since the library has none, a pool of as many processes that load_image by the same function, in chunks.
+since the library has none, a pool of as many processes that decode by the same function, in chunks.
 The images are the photographs of scikit-image and scikit-learn, saved as JPEGs of three sizes.
 """
 

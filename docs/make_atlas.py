@@ -12,8 +12,8 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from opponent.atlas.build import (make_atlas)
-from opponent.atlas.atlas import (AtlasSettings)
+from opponent.atlas.atlas import AtlasSettings
+from opponent.atlas.build import make_atlas
 from opponent.plots.files import write_atlas
 from opponent.reports.explorer import write_explorer
 from opponent.scan.local import scan_images

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from opponent.scan.local import scan_images
     from opponent.scan.ray import Ray
     from opponent.scan.reopen import network_of
-    from opponent.selection import select
+    from opponent.selection import Selected, Selection, select
     from opponent.storage.columns import Columns
     from opponent.storage.run import Run
     from opponent.synthesis.inversion import (
@@ -71,7 +71,7 @@ _ROOMS = {
     "scan.local": ["scan_images"],
     "scan.ray": ["Ray"],
     "scan.reopen": ["network_of"],
-    "selection": ["select"],
+    "selection": ["Selected", "Selection", "select"],
     "storage.columns": ["Columns"],
     "storage.run": ["Run"],
     "synthesis.inversion": ["accentuate", "invert", "invert_attribution", "visualise"],

@@ -1,15 +1,20 @@
-"""Which images: exciting, inhibiting, silent, tense, tense apart, tense together.
+"""Which images: exciting, inhibiting, silent, tense, tense apart, tense together, or your own.
 
-Pure functions on a scan's columns. Each returns indices, the most telling first; equal images stay
-in their order. Fewer than k come back where fewer qualify.
+A selection is a named function of a scan's columns. It returns indices, the most telling first;
+equal images stay in their order. Fewer than k come back where fewer qualify.
 """
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Num
 
+from opponent.core.colour import group_colours
+from opponent.core.feature import Feature
+from opponent.core.plugins import load_object, names_object
 from opponent.storage.columns import Columns, Indices
-
-GROUPS = ("exciting", "inhibiting", "silent", "tense", "tense_apart", "tense_together")
+from opponent.storage.run import Run
 
 # Tense images keep to -0.5 sd < f < 0. Source: paper, section 4 (whose print lost the minus sign).
 BAND = 0.5
@@ -81,10 +86,131 @@ def tense_together(columns: Columns, k: int) -> Indices:
     return top(columns.tension, k, both.any((1, 2)))
 
 
-def select(columns: Columns, k: int) -> dict[str, Indices]:
-    """All groups of images, k each."""
-    choose = (exciting, inhibiting, silent, tense, tense_apart, tense_together)
-    return {name: pick(columns, k) for name, pick in zip(GROUPS, choose, strict=True)}
+@dataclass(frozen=True)
+class Selection:
+    """A way to choose images of a feature.
+
+    Args:
+        name: its name in tables, figures and pages.
+        meaning: what these images have in common, in a few words.
+        rule: from the feature's columns and a number k, the indices of at most k images, the most
+            telling first.
+        colour: its colour as '#rrggbb' in figures and pages; default: one is chosen.
+    """
+
+    name: str
+    meaning: str
+    rule: Callable[[Columns, int], Indices]
+    colour: str = ""
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The images that a selection chose.
+
+    Args:
+        selection: the selection; its colour is never empty here.
+        rows: their indices in the columns, the most telling first.
+        images: their ids, in the same order.
+    """
+
+    selection: Selection
+    rows: Indices
+    images: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+SELECTIONS = {
+    selection.name: selection
+    for selection in (
+        Selection("exciting", "largest activation", exciting),
+        Selection("inhibiting", "smallest activation", inhibiting),
+        Selection("silent", "next to nothing drives it", silent),
+        Selection("tense", "both sides large, activation just below zero", tense),
+        Selection("tense_apart", "excited and inhibited in different places", tense_apart),
+        Selection("tense_together", "excited and inhibited in one place", tense_together),
+    )
+}
+"""The built-in selections by name. Source: paper, section 3, figure 4."""
+
+
+def parse_selection(text: Selection | str) -> Selection:
+    """A selection by its name, or 'module:PACKAGE.MODULE:NAME' for one of the user's own.
+
+    Raises:
+        ValueError: there is no such selection.
+    """
+    if isinstance(text, Selection):
+        return text
+    if names_object(text):
+        loaded = load_object(text)
+        if not isinstance(loaded, Selection):
+            raise ValueError(f"{text!r} is no opponent.Selection but {type(loaded).__name__}")
+        return loaded
+    if text not in SELECTIONS:
+        raise ValueError(f"there is no group {text!r}; there are {', '.join(SELECTIONS)}")
+    return SELECTIONS[text]
+
+
+def select(
+    source: Run | Columns,
+    k: int = 10,
+    *,
+    feature: Feature | str | None = None,
+    selections: Sequence[Selection | str] | None = None,
+) -> dict[str, Selected]:
+    """Choose images of a feature, k for each selection.
+
+    Args:
+        source: a finished run, or columns that were read from one.
+        k: images a selection, at least 1.
+        feature: one of the run's features; default: the first. Columns are of one feature already.
+        selections: which ones; default: the built-in six.
+    Returns:
+        What each selection chose, by its name.
+    Raises:
+        ValueError: no such selection or feature, two selections of one name, k under 1, or a
+            selection of the user's own that chose what is not there.
+        RunError: the run is unfinished.
+    Source: paper, sections 1, 3 and 4.
+
+    >>> import opponent
+    >>> chosen = opponent.select(run, k=2, selections=["tense"])["tense"]  # doctest: +SKIP
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}, expected at least 1 image a selection")
+    columns = source.columns(feature) if isinstance(source, Run) else source
+    chosen = [parse_selection(each) for each in (SELECTIONS if selections is None else selections)]
+    names = [selection.name for selection in chosen]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two selections have one name among {', '.join(names)}")
+    colours = group_colours(names)
+    return {
+        selection.name: _apply(
+            replace(selection, colour=selection.colour or colours[selection.name]), columns, k
+        )
+        for selection in chosen
+    }
+
+
+def _apply(selection: Selection, columns: Columns, k: int) -> Selected:
+    """What a selection chooses, checked: it may be the user's own."""
+    rows, count = np.asarray(selection.rule(columns, k)), len(columns.images)
+    if rows.ndim != 1 or (rows.size and not np.issubdtype(rows.dtype, np.integer)):
+        raise ValueError(f"selection {selection.name!r} must return a vector of indices")
+    rows = rows.astype(np.intp)
+    if len(rows) > k or len(set(rows.tolist())) < len(rows):
+        raise ValueError(
+            f"selection {selection.name!r} must return at most {k} images, each of them once"
+        )
+    if rows.size and (rows.min() < 0 or rows.max() >= count):
+        raise ValueError(
+            f"selection {selection.name!r} names image {rows[(rows < 0) | (rows >= count)][0]}, "
+            f"but there are images 0 to {count - 1}"
+        )
+    return Selected(selection, rows, tuple(columns.images[row] for row in rows.tolist()))
 
 
 def percentile_of(values: Num[np.ndarray, " n"], value: float) -> float:

@@ -22,7 +22,7 @@ from opponent.explain.crops import (
     upsample_map,
     zoom_for,
 )
-from opponent.images.imageset import (ImageEntry)
+from opponent.images.imageset import ImageEntry
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from opponent.explain.crops import Tile
 from opponent.plots.experiment import (
     ExperimentBar,
     ExperimentLayer,
@@ -13,7 +14,6 @@ from opponent.plots.experiment import (
     experiment_figure,
     sheet_figure,
 )
-from opponent.explain.crops import (Tile)
 
 
 def bar(accuracy: float | None, **more: Any) -> ExperimentBar:

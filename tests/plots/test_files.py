@@ -20,8 +20,8 @@ from opponent.plots import (
     save,
     write_figures,
 )
-from opponent.selection import (exciting, inhibiting, select, tense)
-from opponent.storage.columns import (Columns)
+from opponent.selection import exciting, inhibiting, select, tense
+from opponent.storage.columns import Columns
 
 STEPS = SynthesisSettings(steps=1)
 

@@ -5,18 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from opponent.cli.common import (
-    Device,
-    Seed,
-    Weights,
-    app,
-    err,
-    new_table,
-    open_network,
-    out,
-    plain,
-    progress_bars,
-)
+from opponent.cli.application import STUDY, app
+from opponent.cli.opening import open_network
+from opponent.cli.options import Device, Seed
+from opponent.cli.output import err, new_table, out, plain, print_paths
 
 if TYPE_CHECKING:
     from opponent.study.analysis.results import AnswersOfLayer, Results
@@ -28,7 +20,7 @@ experiment = typer.Typer(
     epilog="The way: [bold]build[/], [bold]simulate[/], [bold]serve[/], [bold]export[/], "
     "[bold]analyse[/]; each has an example in its --help.",
 )
-app.add_typer(experiment, name="experiment")
+app.add_typer(experiment, name="experiment", rich_help_panel=STUDY)
 
 StudyFolder = Annotated[
     Path, typer.Argument(metavar="STUDY", help="A study made by `experiment build`.")
@@ -63,20 +55,16 @@ def build(
     from opponent.study.design.sheet import write_sheets
 
     check_suffix(format)
-    with progress_bars() as report:
-        study, passed = make(
-            list(runs),
-            folder,
-            features=features,
-            catch=catch,
-            practice=practice,
-            labels=label,
-            seed=seed,
-            progress=report,
-        )
-        report("sheets", 0, 1)
-        sheets = write_sheets(study, suffix=format)
-        report("sheets", 1, 1)
+    study, passed = make(
+        list(runs),
+        folder,
+        features=features,
+        catch=catch,
+        practice=practice,
+        labels=label,
+        seed=seed,
+    )
+    sheets = write_sheets(study, suffix=format)
     table = new_table("layer", "", "trials", "catch", "practice", "passed over")
     for layer in study.layers:
         kinds = [trial.kind for trial in study.trials if trial.layer == layer]
@@ -86,8 +74,7 @@ def build(
     for reasons in passed.values():
         for feature, why in reasons.items():
             out.print(f"passed over {feature}: {why}", style="dim", markup=False)
-    for path in sheets:
-        out.print(str(path), markup=False)
+    print_paths(sheets)
     settings = study.settings
     texts = {"consent": settings.consent.text, "debriefing": settings.debriefing}
     todo = [name for name, text in texts.items() if "[" in text]
@@ -118,9 +105,10 @@ def simulate(
     temperature: Annotated[
         float, typer.Option(min=0.0, help="Chance in a similarity observer's choices.")
     ] = 0.15,
-    model: Annotated[str, typer.Option(help="What it sees with.")] = "inceptionv1-mini",
+    model: Annotated[
+        str, typer.Option(metavar="MODEL[=FILE]", help="What it sees with.")
+    ] = "inceptionv1-mini",
     layer: Annotated[str, typer.Option(help="A late layer of that model.")] = "mixed5b",
-    weights: Weights = None,
     url: Annotated[
         str | None,
         typer.Option(help="A running server of this study, for a test: its own answers grow."),
@@ -132,20 +120,18 @@ def simulate(
     from opponent.study.design.study import Study
     from opponent.study.simulate.simulation import simulate as run
 
-    network = open_network(model, weights, device) if skill == "similarity" else model
-    with progress_bars() as report:
-        answered = run(
-            Study(study),
-            folder,
-            url=url,
-            participants=participants,
-            skill=skill,
-            temperature=temperature,
-            network=network,
-            layer=layer,
-            seed=seed,
-            progress=report,
-        )
+    network = open_network(model, device) if skill == "similarity" else model
+    answered = run(
+        Study(study),
+        folder,
+        url=url,
+        participants=participants,
+        skill=skill,
+        temperature=temperature,
+        network=network,
+        layer=layer,
+        seed=seed,
+    )
     where = url or answered.folder
     out.print(f"{participants} simulated participants took part in {where}", markup=False)
     if url is None:
@@ -172,8 +158,7 @@ def analyse(
 
     check_suffix(format)
     opened = Study(study)
-    with progress_bars() as report:
-        results = analyse_folder(opened, report)
+    results = analyse_folder(opened)
     table = new_table("layer", "", "MEI", "interval", "MII", "interval", "where open")
     for layer in results.layers:
         cells = [
@@ -187,8 +172,7 @@ def analyse(
     out.print(table)
     for line in _summary(results):
         out.print(line, markup=False)
-    for path in write_analysis(results, folder or opened.folder / "analysis", suffix=format):
-        out.print(str(path), markup=False)
+    print_paths(write_analysis(results, folder or opened.folder / "analysis", suffix=format))
 
 
 def _share(value: float | None) -> str:
@@ -299,5 +283,4 @@ def export(
     from opponent.study.server.store import Store
 
     with Store(Study(study).folder / "answers.sqlite3") as store:
-        for path in export_tables(store, folder):
-            out.print(str(path), markup=False)
+        print_paths(export_tables(store, folder))

@@ -1,6 +1,7 @@
 """Who drives a feature: the upstream channels that excite it, and those that inhibit it."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,11 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from opponent.atlas.atlas import (atlases)
+from opponent.atlas.atlas import atlases
+from opponent.attribution.attribute import refuse_unreadable
 from opponent.core.box import Box
 from opponent.core.errors import RunError, UnknownGeometry, Unreadable
 from opponent.core.feature import Feature
-from opponent.core.progress import Progress, silent
+from opponent.core.progress import Progress, displayed, silent
+from opponent.core.side import Side
 from opponent.explain.crops import (
     SHOWN,
     Synthetic,
@@ -23,12 +26,15 @@ from opponent.explain.crops import (
     zoom_for,
 )
 from opponent.geometry.receptive_field import box_of, receptive_field, receptive_fields
+from opponent.images.imageset import ImageSet
+from opponent.images.loader import load_batches
 from opponent.models.network import PIXELS, Network
-from opponent.selection import (GROUPS, select)
-from opponent.storage.columns import (Indices)
+from opponent.scan.reopen import check_network, network_of
+from opponent.selection import Selection, select
+from opponent.storage.columns import Indices
 from opponent.storage.run import Run
-from opponent.synthesis.cache import make
-from opponent.synthesis.settings import (SynthesisSettings)
+from opponent.synthesis.cache import synthesise
+from opponent.synthesis.settings import SynthesisSettings
 
 # Images that a question without images is about: the tensest of all.
 IMAGES = 20
@@ -84,11 +90,12 @@ class Who:
         return f"channels of {self.through} with the largest mean sum of S over {self.about}"
 
 
+@displayed
 def who(
     run: Run,
     feature: Feature | str | None = None,
     *,
-    group: str | None = None,
+    group: Selection | str | None = None,
     images: Sequence[str] | None = None,
     cell: tuple[int, int] | None = None,
     channels: int = 8,
@@ -104,7 +111,7 @@ def who(
     Args:
         run: a finished run.
         feature: one of its features; default: the first.
-        group: such as 'tense' or 'inhibiting'.
+        group: such as 'tense' or 'inhibiting', or a selection of the user's own.
         images: ids.
         cell: (row, column) of the feature's newest atlas.
         channels: how many on either side.
@@ -137,10 +144,7 @@ def who(
         for sign in (1, -1)
     ]
     if crops or visualise:
-        if network is None:
-            network = run.load_network()
-        else:
-            run.check_network(network)
+        network = network_of(run, network)
         drivers = [driver for side in sides for driver in side]
         tiles = exemplar_tiles(run, network, [driver.channel for driver in drivers], crops)
         pictures: list[Synthetic | None] = [None] * len(drivers)
@@ -170,7 +174,7 @@ def who(
 def _choose(
     run: Run,
     feature: Feature,
-    group: str | None,
+    group: Selection | str | None,
     images: Sequence[str] | None,
     cell: tuple[int, int] | None,
 ) -> tuple[str, Indices]:
@@ -178,16 +182,14 @@ def _choose(
     if sum(x is not None for x in (group, images, cell)) > 1:
         raise ValueError("choose images by a group, by their ids or by a cell, not by several")
     columns = run.columns(feature)
-    if group is not None and group not in GROUPS:
-        raise ValueError(f"there is no group {group!r}; there are {', '.join(GROUPS)}")
     if images is None and cell is None:
-        rows = select(columns, IMAGES)[group or "tense"]
+        [selected] = select(columns, IMAGES, selections=[group or "tense"]).values()
+        what, rows = selected.selection.name.replace("_", " "), selected.rows
         if len(rows):
-            what = (group or "tense").replace("_", " ")
             several = f"the {len(rows)} most {what} images"
             return several if len(rows) > 1 else f"the most {what} image", rows
         if group is not None:
-            raise ValueError(f"no image of {run.folder} is {group.replace('_', ' ')}")
+            raise ValueError(f"no image of {run.folder} is {what}")
         return f"all {len(columns.images):,} images", np.arange(len(columns.images))
     if cell is not None:
         about, images = f"the images of cell {cell[0]},{cell[1]}", _images_of(run, feature, cell)
@@ -277,10 +279,12 @@ def visualise_channel(
     """
     feature, report = network.resolve(name), progress or silent
 
-    def step(i: int, steps: int) -> None:
+    def step(_: str, i: int, steps: int) -> None:
         report("visualisations of channels", done * steps + i, total * steps)
 
-    image = make(run, network, feature, None, "visualisation", 1, settings, step)
+    image = synthesise(
+        run, network, feature, None, "visualisation", Side.EXCITATION, settings, progress=step
+    )
     return crop_synthetic(image, receptive_field(network, feature), run.preprocessing.size)
 
 
@@ -339,29 +343,38 @@ class Silenced:
 
 
 def silence_check(
-    run: Run, network: Network, found: Who, *, random: int = 8, seed: int = 0
+    run: Run, network: Network, drivers: Who, *, random: int = 8, seed: int = 0
 ) -> Silenced:
     """Silence the top channels of either side, and as many drawn at random beside them.
 
+    Args:
+        run: the run.
+        network: the network that was scanned.
+        drivers: the channels, and the images to silence them in.
+        random: how many others are silenced, each on its own.
+        seed: of the others.
     Raises:
         RunError: another network than the one that was scanned.
         Unreadable: an image that was scanned cannot be read any more.
     """
-    run.check_network(network)
-    prepared, size = run.preprocessing, run.manifest.batch_size
-    tops = [side[0].channel for side in (found.exciting, found.inhibiting) if side]
+    check_network(run, network)
+    tops = [side[0].channel for side in (drivers.exciting, drivers.inhibiting) if side]
     others = [k for k in range(run.manifest.through_shape[0]) if k not in tops]
     generator = np.random.default_rng(seed)
     drawn = generator.permutation(others)[:random].tolist()
-    entries = [run.images.find(image) for image in found.images]
-    changes = []
-    for first in range(0, len(entries), size):
-        pixels = np.stack([*photographs(entries[first : first + size], prepared, 1)])
-        inputs = network.inputs(pixels)
-        changes.append(silence(network, inputs, found.feature, found.through, [*tops, *drawn]))
+    entries = tuple(run.images.find(image) for image in drivers.images)
+    chosen, changes = ImageSet(source="", entries=entries), []
+    batches = load_batches(entries, run.preprocessing.fit, batch_size=run.manifest.batch_size)
+    with closing(batches):
+        for batch in batches:
+            refuse_unreadable(batch.unreadable, chosen, "was scanned but cannot be read now")
+            inputs = network.inputs(batch.pixels)
+            changes.append(
+                silence(network, inputs, drivers.feature, drivers.through, [*tops, *drawn])
+            )
     means = iter(torch.cat(changes, 1).mean(1).tolist())
     return Silenced(
-        exciting=next(means) if found.exciting else None,
-        inhibiting=next(means) if found.inhibiting else None,
+        exciting=next(means) if drivers.exciting else None,
+        inhibiting=next(means) if drivers.inhibiting else None,
         random=tuple(means),
     )

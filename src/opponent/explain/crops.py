@@ -10,14 +10,13 @@ from torch.nn import functional as F
 
 from opponent.core.box import Box, scale_box
 from opponent.core.colour import on_white, overlay, subdued
-from opponent.core.errors import Unreadable
 from opponent.core.feature import Feature
 from opponent.core.side import Side
 from opponent.core.text import in_deviations
-from opponent.images.loader import (stream)
-from opponent.images.imageset import (ImageEntry)
-from opponent.models.preprocessing import (Preprocessing)
-from opponent.storage.columns import (Columns)
+from opponent.images.imageset import ImageEntry
+from opponent.images.loader import load_images
+from opponent.models.preprocessing import Preprocessing
+from opponent.storage.columns import Columns
 from opponent.storage.run import Run
 from opponent.synthesis.cache import CachedImage
 
@@ -191,13 +190,7 @@ def photographs(
     Raises:
         Unreadable: a file cannot be read any more.
     """
-    height, width = prepared.size
-    short = None if prepared.resize is None else prepared.resize * zoom
-    images = stream(entries, size=(height * zoom, width * zoom), resize=short)
-    for entry, image in zip(entries, images, strict=True):
-        if isinstance(image, Unreadable):
-            raise Unreadable(f"{entry.path} cannot be shown: {image.reason}")
-        yield image
+    return load_images(entries, prepared.fit.enlarged(zoom), problem="cannot be shown")
 
 
 def crop_picture(

@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from opponent.attribution.attribute import Rule, attribute
-from opponent.attribution.result import Attribution
-from opponent.core.box import Box
+from opponent.attribution.attribute import attribute
+from opponent.attribution.result import Attribution, energy_maps
+from opponent.attribution.rules import AttributionRule, parse_rule
 from opponent.core.errors import RunError
 from opponent.core.feature import Feature
 from opponent.explain.crops import Tile, crop_tile, photograph, zoom_for
@@ -18,6 +18,7 @@ from opponent.images.imageset import ImageEntry
 from opponent.images.sources import open_images
 from opponent.models.network import LOGITS, Network
 from opponent.models.registry import load
+from opponent.scan.reopen import baseline_of, check_network, rule_of
 from opponent.selection import percentile_of
 from opponent.storage.run import Run
 
@@ -125,7 +126,7 @@ def why(
     *,
     run: Run | None = None,
     channels: int = 8,
-    rule: Rule | str | None = None,
+    rule: AttributionRule | str | None = None,
 ) -> Why:
     """What drove a feature in one photograph, and what held it back.
 
@@ -147,30 +148,28 @@ def why(
     feature = network.resolve(feature)
     if run is not None:
         _check(run, network, feature, through)
-    entry = image if isinstance(image, ImageEntry) else _one(image, network)
+    entry = image if isinstance(image, ImageEntry) else _only_image(image, network)
     prepared = network.preprocessing
     inputs = network.inputs(photograph(entry, prepared)[None])
-    rule = Rule.parse(rule) if isinstance(rule, str) else rule
-    if run is not None and rule not in (None, run.rule):
-        raise ValueError(f"{run.folder} was scanned by the rule {run.rule.label}: leave out --rule")
+    chosen_rule = parse_rule(rule or "gradient") if run is None else rule_of(run, rule)
     result = attribute(
         network,
         inputs,
         feature,
         through,
-        rule=rule or (run.rule if run else Rule()),
-        baseline=run.baseline(network) if run else None,
+        rule=chosen_rule,
+        baseline=None if run is None else baseline_of(run, network, chosen_rule),
     )
     sums = result.channels[0].double().cpu().numpy()
     field = receptive_field(network, feature)
     zoom = zoom_for(prepared, field)
-    maps = tuple(m[0].float().cpu().numpy() for m in (result.excitation_map, result.inhibition_map))
-    plus, minus = maps
-    window = Box(top=0, left=0, height=plus.shape[0], width=plus.shape[1])
+    excitation, inhibition = (
+        m[0].float().cpu().numpy() for m in energy_maps(result.window_attribution)
+    )
     shown = crop_tile(
         photograph(entry, prepared, zoom),
-        (plus, minus),
-        window=window,
+        (excitation, inhibition),
+        window=result.window,
         placement=placement(network, through),
         field=field,
         size=prepared.size,
@@ -194,15 +193,15 @@ def why(
     )
 
 
-def _one(image: str | Path, network: Network) -> ImageEntry:
-    found = open_images(image, size=network.preprocessing.size)
-    if len(found) != 1:
-        raise ValueError(f"{str(image)!r} holds {len(found)} images; name one file")
-    return found[0]
+def _only_image(image: str | Path, network: Network) -> ImageEntry:
+    images = open_images(image, size=network.preprocessing.size)
+    if len(images) != 1:
+        raise ValueError(f"{str(image)!r} holds {len(images)} images; name one file")
+    return images[0]
 
 
 def _check(run: Run, network: Network, feature: Feature, through: str) -> None:
-    run.check_network(network)
+    check_network(run, network)
     run.feature(feature)
     if run.manifest.through != through:
         raise RunError(

@@ -11,8 +11,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from opponent.atlas.atlas import (Atlas)
+from opponent.atlas.atlas import Atlas
 from opponent.core.colour import ACTIVATION, activation_colours, on_white, tension_colours
+from opponent.core.side import SIDES, Side
 from opponent.plots.layout import (
     COLUMN,
     FAINT,
@@ -29,7 +30,7 @@ from opponent.plots.layout import (
     styled,
 )
 from opponent.plots.square import add_square
-from opponent.storage.columns import (Columns)
+from opponent.storage.columns import Columns
 
 # Contours of the density hold these shares of the selected images.
 _SHARES = (0.9, 0.7, 0.5, 0.3, 0.1)
@@ -102,7 +103,7 @@ def plot_atlas(
     """
     columns = _columns(atlas) if columns is None else columns
     cells = {(cell.row, cell.column): cell for cell in atlas.cells}
-    sides = ["excitation", "inhibition"] if signed else ["both"]
+    sides = list(SIDES) if signed else [Side.BOTH]
     return atlas_figure(
         {at: [cell.pixels(side) for side in sides] for at, cell in cells.items()},
         grid=atlas.settings.grid,

@@ -26,8 +26,8 @@ from opponent.plots.layout import (
     format_number,
     styled,
 )
-from opponent.selection import (select)
-from opponent.storage.columns import (Columns)
+from opponent.selection import Selection, select
+from opponent.storage.columns import Columns
 from opponent.storage.run import Run
 
 _PER_LINE = 2  # groups in a line of the key
@@ -39,6 +39,7 @@ def plot_energies(
     feature: Feature | str | None = None,
     *,
     k: int = 4,
+    selections: Sequence[Selection | str] | None = None,
     columns: Columns | None = None,
 ) -> Figure:
     """Figure 4a: a run's images by what excites and what inhibits a feature in them.
@@ -47,6 +48,7 @@ def plot_energies(
         run: a finished run.
         feature: one of its features; default: the first.
         k: images of each group that are ringed.
+        selections: which groups; default: the built-in ones.
         columns: the feature's columns, where they were read before.
     Returns:
         A figure of one column.
@@ -58,11 +60,13 @@ def plot_energies(
     feature = run.feature(feature)
     columns = run.columns(feature) if columns is None else columns
     varies = bool(np.ptp(columns.activation))
+    selected = select(columns, k, selections=selections)
     return energies_figure(
         columns.excitation,
         columns.inhibition,
         columns.activation,
-        groups={name: rows.tolist() for name, rows in select(columns, k).items()},
+        groups={name: group.rows.tolist() for name, group in selected.items()},
+        colours={name: group.selection.colour for name, group in selected.items()},
         label=feature.label,
         through=run.manifest.through,
         # Equal activations have no standard deviation; their colours end at the activation.
@@ -77,6 +81,7 @@ def energies_figure(
     activation: Float[np.ndarray, " n"],
     *,
     groups: Mapping[str, Sequence[int]] | None = None,
+    colours: Mapping[str, str] | None = None,
     label: str,
     through: str,
     deviation: float | None = None,
@@ -92,6 +97,7 @@ def energies_figure(
         inhibition: E- of each image, >= 0.
         activation: f before the ReLU, same unit.
         groups: positions of chosen images by name of the group; each is ringed.
+        colours: of the groups, by name; default: those of the built-in selections.
         label: the feature.
         through: the layer that it is explained through.
         deviation: standard deviation of f over all images; the colours then end at 4 of them,
@@ -106,6 +112,7 @@ def energies_figure(
     """
     n = len(excitation)
     chosen = {name: list(members) for name, members in (groups or {}).items()}
+    colours = colours or group_colours(list(chosen))
     _check(excitation, inhibition, activation, chosen, deviation)
     power = _power(max(float(values.max()) for values in (excitation, inhibition)))
     excitation, inhibition, activation = (
@@ -144,7 +151,7 @@ def energies_figure(
     )
     # Few dots lie over the lines, a cloud of them under.
     _contours(axes, limit, zorder=2.5 if n > 5000 else 0.5)
-    _rings(axes, excitation, inhibition, chosen)
+    _rings(axes, excitation, inhibition, chosen, colours)
     beyond = "both" if np.abs(activation).max() > limit > 0 else "neither"
     cax = add_axes(figure, Area(left + side + 0.3, top, 0.08, side))
     bar = figure.colorbar(dots, cax=cax, extend=beyond, extendfrac=0.03)
@@ -154,7 +161,7 @@ def energies_figure(
     # Above the labels of the lines.
     add_text(figure, COLUMN - MARGIN, top - 0.2, scale, size=SMALL, ha="right", va="bottom")
     sizes = {name: len(members) for name, members in chosen.items()}
-    _add_key(figure, Area(left, top + side + 0.45, room, lines * LINE), sizes)
+    _add_key(figure, Area(left, top + side + 0.45, room, lines * LINE), sizes, colours)
     return figure
 
 
@@ -183,13 +190,15 @@ def _check(
             )
 
 
-def _add_key(figure: Figure, area: Area, sizes: Mapping[str, int]) -> None:
+def _add_key(
+    figure: Figure, area: Area, sizes: Mapping[str, int], colours: Mapping[str, str]
+) -> None:
     """Each group's ring, name and number of images."""
     width = area.width / _PER_LINE
-    for k, (name, colour) in enumerate(group_colours(list(sizes)).items()):
+    for k, name in enumerate(sizes):
         x = area.left + (k % _PER_LINE) * width
         y = area.top + (k // _PER_LINE + 0.5) * LINE
-        add_ring(figure, x + 0.04, y, colour)
+        add_ring(figure, x + 0.04, y, colours[name])
         text = f"{name.replace('_', ' ')} ({sizes[name]})"
         add_text(figure, x + 0.12, y, text, width=width - 0.16, size=SMALL, va="center")
 
@@ -258,18 +267,18 @@ def _rings(
     excitation: Float[np.ndarray, " n"],
     inhibition: Float[np.ndarray, " n"],
     groups: Mapping[str, Sequence[int]],
+    colours: Mapping[str, str],
 ) -> None:
     """Rings around the dots of chosen images."""
     seen: Counter[int] = Counter()
-    for name, colour in group_colours(list(groups)).items():
-        members = list(groups[name])
+    for name, members in groups.items():
         axes.scatter(
-            excitation[members],
-            inhibition[members],
+            excitation[list(members)],
+            inhibition[list(members)],
             # An image of two groups gets a wider ring around the first.
             s=[26 * (1 + 1.6 * seen[member]) for member in members],
             facecolors="none",
-            edgecolors=colour,
+            edgecolors=colours[name],
             linewidths=1.1,
             clip_on=False,
             zorder=3,

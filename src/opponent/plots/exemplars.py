@@ -22,8 +22,8 @@ from opponent.plots.layout import (
     cell_height,
     styled,
 )
-from opponent.selection import (exciting, inhibiting)
-from opponent.storage.columns import (Columns)
+from opponent.selection import exciting, inhibiting
+from opponent.storage.columns import Columns
 from opponent.storage.run import Run
 
 

@@ -10,9 +10,28 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from opponent.core.colour import (BLUE, RED)
-from opponent.plots.layout import (FAINT, HAIR, INK, LETTER, LINE, MARGIN, SMALL, PAGE, add_axes, Area, add_caption, cell_height, fit_text, add_heading, add_picture, styled, add_text, text_width)
-from opponent.explain.crops import (Tile)
+from opponent.core.colour import BLUE, RED
+from opponent.explain.crops import Tile
+from opponent.plots.layout import (
+    FAINT,
+    HAIR,
+    INK,
+    LETTER,
+    LINE,
+    MARGIN,
+    PAGE,
+    SMALL,
+    Area,
+    add_axes,
+    add_caption,
+    add_heading,
+    add_picture,
+    add_text,
+    cell_height,
+    fit_text,
+    styled,
+    text_width,
+)
 
 _QUESTIONS = {"mei": ("MEI", RED), "mii": ("MII", BLUE)}
 _ROLES = {

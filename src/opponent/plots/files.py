@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from opponent.atlas.atlas import (Atlas)
+from opponent.atlas.atlas import Atlas
+from opponent.attribution.rules import AttributionRule
 from opponent.core.feature import Feature
-from opponent.core.progress import Progress, silent
+from opponent.core.progress import Progress, displayed, silent
 from opponent.core.text import file_name
 from opponent.models.network import Network
 from opponent.plots.atlas import plot_atlas, plot_map, plot_selection
@@ -15,20 +16,24 @@ from opponent.plots.exemplars import exemplar_row, exemplars_figure
 from opponent.plots.groups import plot_groups
 from opponent.plots.inversions import plot_inversions
 from opponent.plots.layout import check_suffix, save
+from opponent.selection import Selection
 from opponent.storage.files import AnyPath, to_path
 from opponent.storage.run import Run
-from opponent.synthesis.settings import (SynthesisSettings)
+from opponent.synthesis.settings import SynthesisSettings
 
 
+@displayed
 def write_figures(
     run: Run,
     folder: str | AnyPath,
     *,
-    features: Sequence[Feature],
+    features: Sequence[Feature | str] | None = None,
     k: int = 4,
+    selections: Sequence[Selection | str] | None = None,
     suffix: str = "png",
     network: Network | None = None,
     settings: SynthesisSettings | None = None,
+    rule: AttributionRule | str | None = None,
     progress: Progress | None = None,
 ) -> list[AnyPath]:
     """Draw figure 2 for all features together, and figures 4a, 4b to g and 5 for each.
@@ -36,12 +41,15 @@ def write_figures(
     Args:
         run: a finished run.
         folder: where to.
-        features: which of the run's features.
+        features: which of the run's features; default: all of them.
         k: images a group.
+        selections: which groups figures 4a to g show; default: the built-in ones.
         suffix: png, pdf or svg.
         network: the network that was scanned; without it there is no figure 5.
         settings: how images are synthesised.
-        progress: called with what is being done, the steps done and the steps in all.
+        rule: the rule that the run was scanned by, where it is the user's own.
+        progress: called with what is being done, the steps done and the steps in all; default: a
+            display, where it takes longer than two seconds.
     Returns:
         The files' paths.
     Raises:
@@ -52,21 +60,28 @@ def write_figures(
     """
     check_suffix(suffix)
     report, folder, paths, rows = progress or silent, to_path(folder), list[AnyPath](), []
-    for number, feature in enumerate(features):
+    chosen = [run.feature(each) for each in (run.features if features is None else features)]
+    for number, feature in enumerate(chosen):
         columns = run.columns(feature)
         rows.append(exemplar_row(run, feature, k=k, columns=columns))
         figures = {
-            "figure4a": plot_energies(run, feature, k=k, columns=columns),
-            "figure4b-g": plot_groups(run, feature, k=k, columns=columns),
+            "figure4a": plot_energies(run, feature, k=k, selections=selections, columns=columns),
+            "figure4b-g": plot_groups(run, feature, k=k, selections=selections, columns=columns),
         }
         if network is not None:
             figures["figure5"] = plot_inversions(
-                run, feature, network=network, settings=settings, columns=columns, progress=report
+                run,
+                feature,
+                network=network,
+                settings=settings,
+                rule=rule,
+                columns=columns,
+                progress=report,
             )
         for name, figure in figures.items():
             paths.append(folder / f"{name}-{file_name(feature.label)}.{suffix}")
             save(figure, paths[-1])
-        report("figures", number + 1, len(features))
+        report("figures", number + 1, len(chosen))
     save(exemplars_figure(rows), folder / f"figure2.{suffix}")
     return [folder / f"figure2.{suffix}", *paths]
 

@@ -25,8 +25,8 @@ from opponent.plots.layout import (
     styled,
 )
 from opponent.plots.square import add_square
-from opponent.selection import (select)
-from opponent.storage.columns import (Columns)
+from opponent.selection import Selection, select
+from opponent.storage.columns import Columns
 from opponent.storage.run import Run
 
 
@@ -35,6 +35,7 @@ def plot_groups(
     feature: Feature | str | None = None,
     *,
     k: int = 4,
+    selections: Sequence[Selection | str] | None = None,
     columns: Columns | None = None,
 ) -> Figure:
     """Figure 4b to g: a run's exciting, inhibiting, silent and tense images under their maps.
@@ -43,6 +44,7 @@ def plot_groups(
         run: a finished run.
         feature: one of its features; default: the first.
         k: images a group.
+        selections: which groups; default: the built-in ones.
         columns: the feature's columns, where they were read before.
     Returns:
         A figure at most two columns wide.
@@ -54,16 +56,22 @@ def plot_groups(
     """
     feature = run.feature(feature)
     columns = run.columns(feature) if columns is None else columns
+    selected = select(columns, k, selections=selections)
     groups = {
-        name: run_tiles(run, feature, columns, rows.tolist())
-        for name, rows in select(columns, k).items()
+        name: run_tiles(run, feature, columns, group.rows.tolist())
+        for name, group in selected.items()
     }
-    return groups_figure(groups, label=feature.label)
+    colours = {name: group.selection.colour for name, group in selected.items()}
+    return groups_figure(groups, label=feature.label, colours=colours)
 
 
 @styled
 def groups_figure(
-    groups: Mapping[str, Sequence[Tile]], *, label: str, first_letter: str = "B"
+    groups: Mapping[str, Sequence[Tile]],
+    *,
+    label: str,
+    first_letter: str = "B",
+    colours: Mapping[str, str] | None = None,
 ) -> Figure:
     """Chosen images in pairs, the crop and the crop under its maps, with the colour square.
 
@@ -73,6 +81,7 @@ def groups_figure(
         groups: images by name of the group; an empty group is said to be empty.
         label: the feature.
         first_letter: letter of the first panel; the square takes the one after the last group.
+        colours: of the groups; default: those of the built-in selections.
     Returns:
         A figure at most two columns wide.
     Raises:
@@ -104,7 +113,7 @@ def groups_figure(
     add_square(figure, width - aside + 0.42, top + 1.4 * LINE, 1.0, scale)
     if scale == 0:
         add_text(figure, width - aside + 0.42, top + 1.62, "every map is blank", color=FAINT)
-    for k, (name, colour) in enumerate(group_colours(list(groups)).items()):
+    for k, (name, colour) in enumerate((colours or group_colours(list(groups))).items()):
         words, room = name.replace("_", " "), width - aside - 2 * MARGIN
         _panel(figure, MARGIN, top, letters[k], words, colour, room)
         if not groups[name]:

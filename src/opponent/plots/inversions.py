@@ -1,14 +1,16 @@
 """Figure 5: tense photographs, and what is synthesised from either side of their attribution."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
+from opponent.attribution.rules import AttributionRule
 from opponent.core.colour import BLUE, RED
 from opponent.core.errors import EmptyTarget
 from opponent.core.feature import Feature
 from opponent.core.progress import Progress, shown, silent
+from opponent.core.side import SIDES, Side
 from opponent.core.text import in_deviations
 from opponent.explain.crops import Synthetic, Tile, crop_synthetic, run_tiles
 from opponent.models.network import Network
@@ -25,11 +27,12 @@ from opponent.plots.layout import (
     cell_height,
     styled,
 )
-from opponent.selection import (tense)
-from opponent.storage.columns import (Columns)
+from opponent.scan.reopen import network_of, rule_of
+from opponent.selection import tense
+from opponent.storage.columns import Columns
 from opponent.storage.run import Run
-from opponent.synthesis.cache import CachedImage, Kind, make
-from opponent.synthesis.settings import (SynthesisSettings)
+from opponent.synthesis.cache import CachedImage, Kind, synthesise
+from opponent.synthesis.settings import SynthesisSettings
 
 # Tense images that are inverted and accentuated. Source: paper, figure 5.
 TENSE = 3
@@ -58,6 +61,7 @@ def plot_inversions(
     *,
     network: Network | None = None,
     settings: SynthesisSettings | None = None,
+    rule: AttributionRule | str | None = None,
     columns: Columns | None = None,
     progress: Progress | None = None,
 ) -> Figure:
@@ -70,6 +74,7 @@ def plot_inversions(
         feature: one of its features; default: the first.
         network: the network that was scanned; default: loaded by its name.
         settings: how images are synthesised; default: with the run's seed.
+        rule: the rule that the run was scanned by, where it is the user's own.
         columns: the feature's columns, where they were read before.
         progress: called with what is being done, the steps done and the steps in all; default: a
             display, where it takes longer than two seconds.
@@ -83,10 +88,10 @@ def plot_inversions(
     """
     feature = run.feature(feature)
     columns = run.columns(feature) if columns is None else columns
-    network = network or run.load_network()
+    network, rule = network_of(run, network), rule_of(run, rule)
     settings = settings or SynthesisSettings(seed=run.manifest.seed)
     with shown(progress) as report:
-        rows = tense_rows(run, network, feature, columns, settings, report)
+        rows = tense_rows(run, network, feature, columns, settings, rule, report)
         both = visualisations(run, network, feature, columns, settings, report)
     return inversions_figure(rows, label=feature.label, visualisation=both)
 
@@ -97,6 +102,7 @@ def tense_rows(
     feature: Feature,
     columns: Columns,
     settings: SynthesisSettings,
+    rule: AttributionRule | None = None,
     progress: Progress | None = None,
 ) -> list[InversionRow]:
     """The tensest images, each accentuated and inverted for both sides.
@@ -109,24 +115,27 @@ def tense_rows(
         feature: one of the run's features.
         columns: that feature's columns.
         settings: how images are synthesised.
+        rule: the rule that the run was scanned by, where it is the user's own.
         progress: called with what is being done, the steps done and the steps in all.
     Source: paper, figure 5.
     """
     indices = tense(columns, TENSE).tolist()
-    sides = {1: "excitatory", -1: "inhibitory"}
-    kinds: list[tuple[int, Kind]] = [
-        (sign, kind) for sign in sides for kind in ("accentuation", "inversion")
+    words = {Side.EXCITATION: "excitatory", Side.INHIBITION: "inhibitory"}
+    kinds: list[tuple[Side, Kind]] = [
+        (side, kind) for side in SIDES for kind in ("accentuation", "inversion")
     ]
     what = f"{feature.label}: tense images"
     rows, done, total = [], 0, len(indices) * len(kinds)
     for index, tile in zip(indices, run_tiles(run, feature, columns, indices), strict=True):
         pictures: dict[str, Synthetic] = {}
-        for sign, kind in kinds:
+        for side, kind in kinds:
             step = _steps(progress, what, done, total)
             image = columns.images[index]
             try:
-                cached = make(run, network, feature, image, kind, sign, settings, step)
-                pictures[f"{sides[sign]}_{kind}"] = _shown(run, feature, columns, cached)
+                cached = synthesise(
+                    run, network, feature, image, kind, side, settings, rule=rule, progress=step
+                )
+                pictures[f"{words[side]}_{kind}"] = _shown(run, feature, columns, cached)
             except EmptyTarget:
                 pass
             done += 1
@@ -155,21 +164,19 @@ def visualisations(
     """
     what = f"{feature.label}: feature visualisation"
     up, down = (
-        make(
-            run, network, feature, None, "visualisation", sign, settings,
-            _steps(progress, what, done, 2),
+        synthesise(
+            run, network, feature, None, "visualisation", side, settings,
+            progress=_steps(progress, what, done, 2),
         )
-        for done, sign in enumerate((1, -1))
+        for done, side in enumerate(SIDES)
     )  # fmt: skip
     return _shown(run, feature, columns, up), _shown(run, feature, columns, down)
 
 
-def _steps(
-    progress: Progress | None, what: str, done: int, total: int
-) -> Callable[[int, int], None]:
+def _steps(progress: Progress | None, what: str, done: int, total: int) -> Progress:
     """Progress of one of several images, in steps of all of them."""
     report = progress or silent
-    return lambda step, steps: report(what, done * steps + step, total * steps)
+    return lambda _, step, steps: report(what, done * steps + step, total * steps)
 
 
 def _shown(run: Run, feature: Feature, columns: Columns, cached: CachedImage) -> Synthetic:

@@ -9,7 +9,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from opponent.core.colour import ACTIVATION
-from opponent.plots.layout import (FAINT, INK, LETTER, LINE, MARGIN, SMALL, PAGE, add_axes, Area, styled, add_text)
+from opponent.plots.layout import (
+    FAINT,
+    INK,
+    LETTER,
+    LINE,
+    MARGIN,
+    PAGE,
+    SMALL,
+    Area,
+    add_axes,
+    add_text,
+    styled,
+)
 
 # Of the largest value: where contours lie, on both sides of zero.
 _LEVELS = np.array([0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8])

@@ -11,8 +11,22 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import StrMethodFormatter
 
 from opponent.core.colour import on_white, tension_colours
-from opponent.plots.layout import (FAINT, HAIR, INK, LETTER, LINE, MARGIN, SMALL, PAGE, add_axes, Area, styled, add_text, text_width)
-from opponent.plots.square import (add_square)
+from opponent.plots.layout import (
+    FAINT,
+    HAIR,
+    INK,
+    LETTER,
+    LINE,
+    MARGIN,
+    PAGE,
+    SMALL,
+    Area,
+    add_axes,
+    add_text,
+    styled,
+    text_width,
+)
+from opponent.plots.square import add_square
 
 # From the widest model to the narrowest; no hue of the colour square.
 _WIDTHS = LinearSegmentedColormap.from_list("widths", ["#cfc6e4", "#2b1a55"])

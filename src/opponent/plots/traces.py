@@ -10,8 +10,21 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from opponent.core.colour import (BLUE, RED)
-from opponent.plots.layout import (FAINT, HAIR, INK, LINE, MARGIN, SMALL, COLUMN, PAGE, add_axes, Area, styled, add_text)
+from opponent.core.colour import BLUE, RED
+from opponent.plots.layout import (
+    COLUMN,
+    FAINT,
+    HAIR,
+    INK,
+    LINE,
+    MARGIN,
+    PAGE,
+    SMALL,
+    Area,
+    add_axes,
+    add_text,
+    styled,
+)
 
 ACROSS = 3  # layers in a row
 

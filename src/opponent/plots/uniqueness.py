@@ -9,9 +9,29 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from opponent.plots.layout import (FAINT, HAIR, INK, LETTER, LINE, MARGIN, SMALL, COLUMN, PAGE, add_axes, Area, add_captioned, cell_height, fit_text, add_heading, add_note, styled, add_text, text_width)
-from opponent.core.colour import (RED)
-from opponent.explain.crops import (Tile)
+from opponent.core.colour import RED
+from opponent.explain.crops import Tile
+from opponent.plots.layout import (
+    COLUMN,
+    FAINT,
+    HAIR,
+    INK,
+    LETTER,
+    LINE,
+    MARGIN,
+    PAGE,
+    SMALL,
+    Area,
+    add_axes,
+    add_captioned,
+    add_heading,
+    add_note,
+    add_text,
+    cell_height,
+    fit_text,
+    styled,
+    text_width,
+)
 
 # Activation red, L1 dark green, L2 light; units solid, k-means dotted. Source: paper, fig. 8a.
 _BY = {

@@ -9,8 +9,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from opponent.core.colour import (BLUE, RED)
-from opponent.plots.layout import (FAINT, HAIR, INK, LINE, MARGIN, SMALL, COLUMN, PAGE, add_axes, Area, styled, add_text)
+from opponent.core.colour import BLUE, RED
+from opponent.plots.layout import (
+    COLUMN,
+    FAINT,
+    HAIR,
+    INK,
+    LINE,
+    MARGIN,
+    PAGE,
+    SMALL,
+    Area,
+    add_axes,
+    add_text,
+    styled,
+)
 
 ACROSS = 3  # networks in a row
 _KEY = (

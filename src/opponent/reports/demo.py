@@ -1,8 +1,8 @@
 """The whole of it, on the embedded network and photographs that come with other packages."""
 
-from collections.abc import Callable
 from pathlib import Path
 
+from opponent.core.progress import Progress, displayed
 from opponent.models.catalogue import EMBEDDED
 from opponent.models.registry import load
 from opponent.reports.report import write_report
@@ -16,22 +16,17 @@ THROUGH = "mixed3a"
 SOURCE = "photos"
 
 
-def run_demo(folder: str | Path, progress: Callable[[str, int, int], None]) -> AnyPath:
+@displayed
+def run_demo(folder: str | Path, *, progress: Progress | None = None) -> AnyPath:
     """Scan, select, look, invert and report, for one feature.
 
     Args:
         folder: the run folder, new or to go on with.
-        progress: called with what is being done, the steps done and the steps in all.
+        progress: called with what is being done, the steps done and the steps in all; default: a
+            display, where it takes longer than two seconds.
     Returns:
         The report's path.
     """
     network = load(EMBEDDED)
-    run = scan_images(
-        network,
-        SOURCE,
-        FEATURE,
-        THROUGH,
-        out=folder,
-        progress=lambda done, total: progress("scanning", done, total),
-    )
+    run = scan_images(network, SOURCE, FEATURE, THROUGH, out=folder, progress=progress)
     return write_report(run, network=network, settings=SynthesisSettings(), progress=progress)

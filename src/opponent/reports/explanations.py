@@ -14,7 +14,7 @@ from opponent.storage.files import write_text
 _KINDS = (".html", *(f".{suffix}" for suffix in SUFFIXES))
 
 
-def write_answer(why: Why, out: str | Path) -> Path:
+def write_why(why: Why, out: str | Path) -> Path:
     """Write an answer to a file: a page (.html) or a picture (.png, .pdf, .svg).
 
     Raises:

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int, UInt8
 from markupsafe import Markup
 from PIL import Image
 
-from opponent.atlas.atlas import (Atlas, atlases)
+from opponent.atlas.atlas import Atlas, atlases
 from opponent.core.colour import (
     activation_colours,
     category_colours,
@@ -31,13 +31,15 @@ from opponent.core.colour import (
 )
 from opponent.core.errors import RunError
 from opponent.core.feature import Feature
-from opponent.core.progress import Progress, silent
+from opponent.core.pictures import data_uri
+from opponent.core.progress import Progress, displayed, silent
+from opponent.core.side import Side
 from opponent.core.text import in_deviations
 from opponent.explain.crops import Tile, map_scale, run_tiles
-from opponent.reports.html import picture, render
+from opponent.reports.html import render
 from opponent.reports.plot import scatter_plot
-from opponent.selection import (select)
-from opponent.storage.columns import (Columns, Indices)
+from opponent.selection import select
+from opponent.storage.columns import Columns, Indices
 from opponent.storage.files import AnyPath, local, to_path, whole, write_text
 from opponent.storage.run import Run
 
@@ -64,6 +66,7 @@ class _Points:
     cells: Int[np.ndarray, " n"]  # index among the atlas' cells, -1 for none
 
 
+@displayed
 def write_explorer(
     run: Run,
     out: str | AnyPath | None = None,
@@ -80,7 +83,8 @@ def write_explorer(
             folder beside it where they are many.
         feature: one of the run's features; default: that of the newest atlas.
         atlas: which of its atlases; default: the newest.
-        progress: called with what is being done, the steps done and the steps in all.
+        progress: called with what is being done, the steps done and the steps in all; default: a
+            display, where it takes longer than two seconds.
     Returns:
         The file's path.
     Raises:
@@ -89,11 +93,11 @@ def write_explorer(
     Source: paper, figure 6; the page is ours.
     """
     if atlas is None:
-        found = atlases(run, feature)
-        if not found:
+        finished = atlases(run, feature)
+        if not finished:
             what = "any feature" if feature is None else run.feature(feature).label
             raise RunError(f"{run.folder} has no atlas of {what}: `opponent atlas` makes one")
-        atlas = found[0]
+        atlas = finished[0]
     path = to_path(out) if out is not None else run.folder / "explorer.html"
     columns = run.columns(atlas.feature)
     points = _choose(run, atlas, columns)
@@ -121,7 +125,7 @@ def write_explorer(
         title=f"{atlas.feature.label}: what drives it",
         resources=Markup(Resources(mode="inline", components=["bokeh", "bokeh-gl"]).render()),
         label=atlas.feature.label,
-        network=run.manifest.network["name"],
+        network=run.manifest.network.name,
         through=run.manifest.through,
         count=f"{len(points.rows):,}",
         total=f"{len(columns.images):,}",
@@ -227,7 +231,7 @@ def _colourings(columns: Columns, points: _Points, run: Run) -> dict[str, dict[s
     norm, tension = columns.l2[points.rows], np.minimum(plus, minus)
     top = float(np.quantile(norm, 0.98)) or 1.0
     zero = np.zeros_like(plus)
-    found = {
+    colourings = {
         "activation": {
             "colours": hex_colours(
                 activation_colours(columns.activation[points.rows].astype(np.float64), limit)
@@ -236,7 +240,7 @@ def _colourings(columns: Columns, points: _Points, run: Run) -> dict[str, dict[s
         },
         "excitation and inhibition": {
             "colours": both(plus, minus),
-            "square": picture(np.asarray(Image.fromarray(colour_square(96)))),
+            "square": data_uri(np.asarray(Image.fromarray(colour_square(96)))),
             "high": f"{end:.3g}",
         },
         "excitation": {
@@ -261,8 +265,8 @@ def _colourings(columns: Columns, points: _Points, run: Run) -> dict[str, dict[s
         names = sorted(set(classes))
         places = {name: i for i, name in enumerate(names)}
         palette = hex_colours(category_colours(len(names)))
-        found["class"] = {"colours": [palette[places[name]] for name in classes]}
-    return found
+        colourings["class"] = {"colours": [palette[places[name]] for name in classes]}
+    return colourings
 
 
 def _hex(colours: UInt8[np.ndarray, "n 3"]) -> list[str]:
@@ -284,8 +288,8 @@ def _classes(columns: Columns, points: _Points) -> list[str]:
 def _groups(columns: Columns, points: _Points) -> dict[str, list[int]]:
     places = {row: place for place, row in enumerate(points.rows.tolist())}
     groups = {
-        name.replace("_", " "): [places[row] for row in rows.tolist() if row in places]
-        for name, rows in select(columns, _MARKED).items()
+        name.replace("_", " "): [places[row] for row in group.rows.tolist() if row in places]
+        for name, group in select(columns, _MARKED).items()
     }
     return {name: rows for name, rows in groups.items() if rows}
 
@@ -361,12 +365,12 @@ def _plot(
 
 def _cells(atlas: Atlas) -> list[dict[str, Any]]:
     """What the mosaic's buttons show: where, which icon, in which colours, and in words."""
-    deviation = float(atlas.about["deviation"]) or 1.0
+    deviation = atlas.about.deviation or 1.0
     energies = [(cell.mean_excitation, cell.mean_inhibition) for cell in atlas.cells]
     end = float(np.quantile(energies, 0.95)) or 1.0
     cells = []
     for cell, (plus, minus) in zip(atlas.cells, energies, strict=True):
-        pixels, value = cell.pixels(), cell.activations["both"]
+        pixels, value = cell.pixels(), cell.activations[Side.BOTH]
         if pixels is None or value is None:
             raise RunError(
                 f"{cell.icon} is missing; give the same `opponent atlas` again, and it is made"

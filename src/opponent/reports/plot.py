@@ -11,8 +11,9 @@ from bokeh.models.annotations import Label, Legend, LegendItem, Slope
 from bokeh.plotting import figure
 from markupsafe import Markup
 
-from opponent.core.colour import activation_colours, group_colours, hex_colours
-from opponent.storage.columns import (Columns)
+from opponent.core.colour import activation_colours, hex_colours
+from opponent.selection import Selected
+from opponent.storage.columns import Columns
 
 _SIDE = 430
 _CARD = """
@@ -61,7 +62,7 @@ def energy_plot(
     columns: Columns,
     shown: Sequence[int],
     pictures: Sequence[str],
-    groups: Mapping[str, Sequence[int]],
+    selected: Mapping[str, Selected],
     label: str,
 ) -> tuple[Markup, Markup]:
     """Two linked plots: inhibition against excitation, and tension against activation.
@@ -70,7 +71,7 @@ def energy_plot(
         columns: the feature's columns.
         shown: rows of the columns that become dots.
         pictures: for each of them a data URI.
-        groups: rows of the chosen images by group; they are ringed.
+        selected: the chosen images by group; they are ringed.
         label: the feature's.
     Returns:
         The page's script and its element.
@@ -79,7 +80,9 @@ def energy_plot(
     rows = np.asarray(shown, dtype=int)
     deviation = columns.deviation
     limit = 4 * deviation
-    member = {row: name for name, members in reversed(list(groups.items())) for row in members}
+    member = {
+        row: name for name, group in reversed(list(selected.items())) for row in group.rows.tolist()
+    }
     source = ColumnDataSource(
         {
             "image": [columns.images[i] for i in rows],
@@ -100,11 +103,10 @@ def energy_plot(
     left.y_range = Range1d(start=0, end=end)
     for step in (-4, -2, 0, 2, 4):
         _contour(left, step, deviation, end)
-    colours = group_colours(list(groups))
     places = {row: place for place, row in enumerate(rows.tolist())}
     key = []
-    for name, members in groups.items():
-        within = [places[i] for i in members if i in places]
+    for name, group in selected.items():
+        within = [places[i] for i in group.rows.tolist() if i in places]
         ring = ColumnDataSource({k: np.asarray(v)[within] for k, v in source.data.items()})
         for axes, across, up in (
             (left, "excitation", "inhibition"),
@@ -116,7 +118,7 @@ def energy_plot(
                 source=ring,
                 size=12,
                 fill_color=None,
-                line_color=colours[name],
+                line_color=group.selection.colour,
                 line_width=2.2,
             )
             if axes is left:

@@ -1,6 +1,7 @@
 """The report of a run: one HTML file with plot, images, what was made from them, and how."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,19 +9,21 @@ from bokeh.resources import Resources
 from jaxtyping import UInt8
 from markupsafe import Markup
 
-from opponent.core.colour import group_colours
+from opponent.attribution.rules import AttributionRule, Gradient
 from opponent.core.feature import Feature
-from opponent.core.progress import Progress, silent
+from opponent.core.pictures import data_uri
+from opponent.core.progress import Progress, displayed, silent
 from opponent.explain.channels import who
 from opponent.explain.crops import Synthetic, Tile, opaque, overlay_scale, run_tiles
 from opponent.models.network import LOGITS, Network
 from opponent.plots.drivers import plot_who
 from opponent.plots.inversions import tense_rows, visualisations
 from opponent.plots.square import square_figure
-from opponent.reports.html import drawing, picture, render
+from opponent.reports.html import drawing, render
 from opponent.reports.plot import energy_plot
-from opponent.selection import select
-from opponent.storage.columns import COMPLETE
+from opponent.scan.reopen import network_of, rule_of
+from opponent.selection import Selected, Selection, select
+from opponent.storage.columns import COMPLETE, Columns
 from opponent.storage.files import AnyPath, to_path, write_text
 from opponent.storage.run import Run
 from opponent.synthesis.settings import SynthesisSettings
@@ -30,16 +33,8 @@ DOTS = 2000
 # The image on hover, in pixels a side; and how many are decoded between two signs of progress.
 _HOVER, _CHUNK = 96, 64
 
-MEANINGS = {
-    "exciting": "largest activation",
-    "inhibiting": "smallest activation",
-    "silent": "next to nothing drives it",
-    "tense": "both sides large, activation just below zero",
-    "tense_apart": "excited and inhibited in different places",
-    "tense_together": "excited and inhibited in one place",
-}
 
-
+@displayed
 def write_report(
     run: Run,
     out: str | AnyPath | None = None,
@@ -47,7 +42,9 @@ def write_report(
     network: Network | None = None,
     features: Sequence[Feature | str] | None = None,
     k: int = 8,
+    selections: Sequence[Selection | str] | None = None,
     settings: SynthesisSettings | None = None,
+    rule: AttributionRule | str | None = None,
     progress: Progress | None = None,
 ) -> AnyPath:
     """Write a run's report.
@@ -58,8 +55,11 @@ def write_report(
         network: the network that was scanned; default: loaded by its name.
         features: which of the run's features; default: the first.
         k: images a group.
-        settings: how images are synthesised.
-        progress: called with what is being done, the steps done and the steps in all.
+        selections: which groups; default: the built-in ones.
+        settings: how images are synthesised; default: with the run's seed.
+        rule: the rule that the run was scanned by, where it is the user's own.
+        progress: called with what is being done, the steps done and the steps in all; default: a
+            display, where it takes longer than two seconds.
     Returns:
         The file's path.
     Raises:
@@ -67,13 +67,22 @@ def write_report(
         ValueError: the run does not hold a feature.
     """
     chosen = [run.feature(each) for each in features] if features else [run.feature()]
-    if network is None:
-        network = run.load_network()
-    else:
-        run.check_network(network)
+    network, rule = network_of(run, network), rule_of(run, rule)
     settings = settings or SynthesisSettings(seed=run.manifest.seed)
-    report = progress or silent
-    sections = [_Section(run, network, each, k, settings, report).values() for each in chosen]
+    sections = []
+    for each in chosen:
+        columns = run.columns(each)
+        section = _Section(
+            run=run,
+            network=network,
+            feature=each,
+            columns=columns,
+            selected=select(columns, k, selections=selections),
+            settings=settings,
+            rule=rule,
+            progress=progress or silent,
+        )
+        sections.append(section.values())
     page = render(
         "report.html.j2",
         title=f"{', '.join(each.label for each in chosen)}: what keeps it silent",
@@ -91,28 +100,24 @@ def write_report(
     return path
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Section:
     """One feature's part of the report."""
 
-    def __init__(
-        self,
-        run: Run,
-        network: Network,
-        feature: Feature,
-        k: int,
-        settings: SynthesisSettings,
-        progress: Progress,
-    ) -> None:
-        self.run, self.network, self.feature = run, network, feature
-        self.settings, self.progress = settings, progress
-        self.columns = run.columns(feature)
-        self.groups = {name: rows.tolist() for name, rows in select(self.columns, k).items()}
+    run: Run
+    network: Network
+    feature: Feature
+    columns: Columns
+    selected: Mapping[str, Selected]
+    settings: SynthesisSettings
+    rule: AttributionRule
+    progress: Progress
 
     def values(self) -> dict[str, Any]:
         """What the template needs."""
         columns, tiles = self.columns, {}
-        for name, rows in self.groups.items():
-            tiles[name] = run_tiles(self.run, self.feature, columns, rows)
+        for name, group in self.selected.items():
+            tiles[name] = run_tiles(self.run, self.feature, columns, group.rows.tolist())
         scale = overlay_scale([tile for each in tiles.values() for tile in each])
         script, plot = self._plot(scale)
         field = self.run.receptive_field(self.feature)
@@ -158,7 +163,7 @@ class _Section:
                 "Excitation minus inhibition does not follow the activation here, so the two sides "
                 "do not account for it; batch norm, biases or very early layers do this."
             )
-            if self.run.rule.kind == "gradient":
+            if isinstance(self.rule, Gradient):
                 notes.append("A scan with --rule integrated-zero attributes all of it.")
         if (self.columns.activation >= 0).all() and (self.columns.activation == 0).any():
             notes.append(
@@ -171,42 +176,47 @@ class _Section:
         count = len(self.columns.images)
         shown = set(range(count))
         if count > DOTS:
-            named = {row for rows in self.groups.values() for row in rows}
+            named = {row for group in self.selected.values() for row in group.rows.tolist()}
             generator = np.random.default_rng(self.run.manifest.seed)
             others = [row for row in generator.permutation(count).tolist() if row not in named]
             shown = named | set(others[: max(0, DOTS - len(named))])
         rows, pictures = sorted(shown), []
         for start in range(0, len(rows), _CHUNK):
-            some = rows[start : start + _CHUNK]
-            for tile in run_tiles(self.run, self.feature, self.columns, some, shown=_HOVER):
-                pictures.append(picture(_side_by_side(tile, scale), side=2 * _HOVER, quality=75))
+            chunk = rows[start : start + _CHUNK]
+            for tile in run_tiles(self.run, self.feature, self.columns, chunk, shown=_HOVER):
+                pictures.append(data_uri(_side_by_side(tile, scale), side=2 * _HOVER, quality=75))
             self.progress(f"{self.feature.label}: images for the plot", len(pictures), len(rows))
-        return energy_plot(self.columns, rows, pictures, self.groups, self.feature.label)
+        return energy_plot(self.columns, rows, pictures, self.selected, self.feature.label)
 
     def _groups(self, tiles: Mapping[str, Sequence[Tile]], scale: float) -> list[dict[str, Any]]:
-        colours = group_colours(list(tiles))
         return [
             {
                 "name": name.replace("_", " "),
-                "meaning": MEANINGS[name],
-                "colour": colours[name],
+                "meaning": group.selection.meaning,
+                "colour": group.selection.colour,
                 "tiles": [
                     {
-                        "id": self.columns.images[row],
-                        "image": picture(tile.image, side=200),
+                        "id": image,
+                        "image": data_uri(tile.image, side=200),
                         "overlay": _overlaid(tile, scale),
                         "caption": tile.caption,
                     }
-                    for row, tile in zip(self.groups[name], each, strict=True)
+                    for image, tile in zip(group.images, tiles[name], strict=True)
                 ],
             }
-            for name, each in tiles.items()
+            for name, group in self.selected.items()
         ]
 
     def _made(self) -> tuple[list[list[dict[str, Any]]], str]:
         """Rows of figure 5: the photograph, then accentuation and inversion for either sign."""
         rows = tense_rows(
-            self.run, self.network, self.feature, self.columns, self.settings, self.progress
+            self.run,
+            self.network,
+            self.feature,
+            self.columns,
+            self.settings,
+            self.rule,
+            self.progress,
         )
         if not rows:
             return [], "No image is tense: none has an activation between -0.5 sd and 0."
@@ -231,7 +241,7 @@ class _Section:
 def _cell(shown: Tile | Synthetic | None, alt: str) -> dict[str, Any]:
     if shown is None:
         return {"image": None, "alt": alt, "caption": "nothing does"}
-    return {"image": picture(opaque(shown), side=320), "alt": alt, "caption": shown.caption}
+    return {"image": data_uri(opaque(shown), side=320), "alt": alt, "caption": shown.caption}
 
 
 def _side_by_side(tile: Tile, scale: float) -> UInt8[np.ndarray, "h w 3"]:
@@ -239,7 +249,7 @@ def _side_by_side(tile: Tile, scale: float) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _overlaid(tile: Tile, scale: float) -> str | None:
-    return None if tile.excitation is None else picture(tile.overlaid(scale), side=200)
+    return None if tile.excitation is None else data_uri(tile.overlaid(scale), side=200)
 
 
 def _provenance(run: Run, settings: SynthesisSettings) -> list[tuple[str, str]]:
@@ -247,8 +257,8 @@ def _provenance(run: Run, settings: SynthesisSettings) -> list[tuple[str, str]]:
     prepared = run.preprocessing
     transforms = settings.transforms
     return [
-        ("network", m.network["name"]),
-        ("weights (SHA-256)", m.network["weights_sha256"]),
+        ("network", m.network.name),
+        ("weights (SHA-256)", m.network.weights_sha256),
         (
             "input",
             f"{prepared.size[0]} x {prepared.size[1]} pixels, mean "
@@ -256,9 +266,9 @@ def _provenance(run: Run, settings: SynthesisSettings) -> list[tuple[str, str]]:
         ),
         ("features", ", ".join(feature.label for feature in run.features)),
         ("through", f"{m.through}, {' x '.join(map(str, m.through_shape))}"),
-        ("images", f"{m.images['count']:,} from {m.images['source']}"),
-        ("rule of attribution", run.rule.label),
-        ("image list (SHA-256)", m.images["sha256"]),
+        ("images", f"{m.images.count:,} from {m.images.source}"),
+        ("rule of attribution", m.rule),
+        ("image list (SHA-256)", m.images.sha256),
         ("seed", str(m.seed)),
         (
             "synthesis",

@@ -8,17 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-<<<<<<< HEAD:tests/study/design/test_choosing.py
 from opponent.study.design.choosing import Candidate, Chosen, choose
-=======
-from opponent import Network, Preprocessing, Run, scan_images
-from opponent.core.errors import RunError
-from opponent.explain.crops import Tile
-from opponent.plots.experiment import SheetRow, sheet_figure
-from opponent.study.sheet import write_sheets
-from opponent.study.study import Study, write_study
-from opponent.study.trials import Candidate, Chosen, build, choose
->>>>>>> h-plots:tests/study/test_trials.py
 
 
 def candidate(

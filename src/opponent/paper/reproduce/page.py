@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from opponent.core.pictures import data_uri
 from opponent.core.progress import Progress, displayed, silent
 from opponent.images.imageset import ImageSet
 from opponent.images.sources import open_images
@@ -29,7 +30,7 @@ from opponent.paper.reproduce.scales import SCALES, Scale
 from opponent.paper.reproduce.toys import toy_entries
 from opponent.paper.reproduce.uniqueness import uniqueness_entries
 from opponent.paper.reproduce.weights import weight_entries
-from opponent.reports.html import picture, render
+from opponent.reports.html import render
 from opponent.storage.checkpoints import CheckpointFolder
 from opponent.storage.files import AnyPath, local, write_text
 from opponent.storage.manifest import versions
@@ -175,4 +176,4 @@ def _shown(path: AnyPath) -> tuple[str, str, int]:
     """A picture for the page: its data, its name and its width in the page."""
     with local(path) as file, Image.open(file) as image:
         pixels = np.asarray(image.convert("RGB"))
-    return picture(pixels, side=1800, quality=90), path.stem, round(_SHOWN * pixels.shape[1])
+    return data_uri(pixels, side=1800, quality=90), path.stem, round(_SHOWN * pixels.shape[1])

@@ -15,7 +15,7 @@ from opponent.core.box import Box, scale_box
 from opponent.core.feature import Feature
 from opponent.core.progress import Progress, displayed, silent
 from opponent.core.text import file_name
-from opponent.explain.crops import photographs, zoom_for
+from opponent.explain.crops import Tile, photographs, zoom_for
 from opponent.geometry.receptive_field import receptive_field
 from opponent.models.network import Network
 from opponent.paper.uniqueness.assessment import SHARED, Assessment
@@ -24,7 +24,6 @@ from opponent.paper.uniqueness.statistics import ranked
 from opponent.plots import (
     SharedRow,
     TenseRow,
-    Tile,
     UniquenessLine,
     save,
     shared_figure,

@@ -13,11 +13,11 @@ from jaxtyping import Float
 from scipy import stats
 
 from opponent.core.errors import RunError
-from opponent.core.progress import Progress, silent
+from opponent.core.progress import Progress, displayed, silent
 from opponent.plots.experiment import ExperimentBar, ExperimentLayer, experiment_figure
-from opponent.plots.layout import (save)
+from opponent.plots.layout import save
 from opponent.storage.files import write_text
-from opponent.storage.manifest import (versions)
+from opponent.storage.manifest import versions
 from opponent.study.analysis.exclusions import ROLES, Kept, keep
 from opponent.study.analysis.results import (
     AnswersOfLayer,
@@ -47,15 +47,17 @@ from opponent.study.server.store import Store
 CHANCE = {"mei": 1 / 9, "mii": 1 / 8}
 
 
+@displayed
 def analyse(
-    study: Study, participants: pa.Table, answers: pa.Table, progress: Progress | None = None
+    study: Study, participants: pa.Table, answers: pa.Table, *, progress: Progress | None = None
 ) -> Results:
     """Analyse a study's answers by the plan in its settings.
 
     Args:
         study: the study.
         participants, answers: tables of its `Store`.
-        progress: called with what is being done, the steps done and the steps in all.
+        progress: called with what is being done, the steps done and the steps in all; default: a
+            display, where it takes longer than two seconds.
     Returns:
         What analysis.json holds.
     Raises:
@@ -110,19 +112,21 @@ def analyse(
     )
 
 
-def analyse_folder(study: Study, progress: Progress | None = None) -> Results:
+@displayed
+def analyse_folder(study: Study, *, progress: Progress | None = None) -> Results:
     """Analyse the answers in a study's own folder.
 
     Args:
         study: the study.
-        progress: called with what is being done, the steps done and the steps in all.
+        progress: called with what is being done, the steps done and the steps in all; default: a
+            display, where it takes longer than two seconds.
     Returns:
         What analysis.json holds.
     Raises:
         RunError: nobody has taken part yet, or no participant can be analysed.
     """
     with Store(study.folder / "answers.sqlite3") as store:
-        return analyse(study, store.participants(), store.answers(), progress)
+        return analyse(study, store.participants(), store.answers(), progress=progress or silent)
 
 
 def write_analysis(results: Results, folder: Path, *, suffix: str = "png") -> list[Path]:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from opponent.core.progress import Progress, silent
+from opponent.core.progress import Progress, displayed, silent
 from opponent.models.network import Network
+from opponent.scan.reopen import network_of
 from opponent.storage.checkpoints import CheckpointFolder
-from opponent.storage.run import (Run)
-from opponent.storage.manifest import (versions)
+from opponent.storage.manifest import versions
+from opponent.storage.run import Run
 from opponent.study.design import texts
 from opponent.study.design.choosing import DISTRACTORS, EXAMPLES, Chosen, choose, salient
 from opponent.study.design.scans import (
@@ -44,6 +45,7 @@ CATCH, PRACTICE = 1, 1
 _Row = tuple[Trial, dict[str, object]]
 
 
+@displayed
 def build(
     runs: Sequence[Run | str | Path],
     out: str | Path,
@@ -71,7 +73,8 @@ def build(
             middle and late for three layers, else their numbers.
         seed: of the distractors, and of the orders that participants see.
         network: the network that was scanned. Default: loaded by its name.
-        progress: called with what is being done, the steps done and the steps in all.
+        progress: called with what is being done, the steps done and the steps in all; default: a
+            display, where it takes longer than two seconds.
     Returns:
         The study, and for each layer the features passed over with the reason.
     Raises:
@@ -133,7 +136,7 @@ def _check(runs: Sequence[Run], numbers: Numbers, network: Network | None) -> Ne
         raise ValueError("a study needs at least one run; `opponent scan` makes them")
     for run in runs:
         check_finished(run)
-    return network or runs[0].load_network()
+    return network or network_of(runs[0])
 
 
 def _fill(

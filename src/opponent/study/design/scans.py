@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -19,8 +19,9 @@ from opponent.core.errors import RunError
 from opponent.core.feature import Feature
 from opponent.core.progress import Progress
 from opponent.explain.crops import photograph
-from opponent.images.imageset import (ImageEntry)
+from opponent.images.imageset import ImageEntry
 from opponent.models.network import Network
+from opponent.scan.reopen import check_network
 from opponent.storage.checkpoints import CheckpointFolder, map_images
 from opponent.storage.files import whole
 from opponent.storage.run import Run
@@ -134,9 +135,9 @@ def record(run: Run) -> ScanRecord:
         layer=first.layer,
         features=len(run.features),
         power=first.power,
-        network=manifest.network["name"],
-        weights_sha256=manifest.network["weights_sha256"],
-        images=ImageList(count=manifest.images["count"], sha256=manifest.images["sha256"]),
+        network=manifest.network.name,
+        weights_sha256=manifest.network.weights_sha256,
+        images=ImageList(count=manifest.images.count, sha256=manifest.images.sha256),
         versions=dict(manifest.versions),
     )
 
@@ -155,7 +156,7 @@ def runs_by_layer(runs: Sequence[Run], network: Network) -> dict[str, list[Run]]
     """
     of_layer: dict[str, list[Run]] = {}
     for run in runs:
-        run.check_network(network)
+        check_network(run, network)
         of_layer.setdefault(run.features[0].layer, []).append(run)
     for layer, same in of_layer.items():
         labels = [feature.label for run in same for feature in run.features]
@@ -244,7 +245,9 @@ def _norms(
     layer, run_digest = run.features[0].layer, digest(run)
     rows, columns = (list(x) for x in zip(*positions, strict=True))
 
-    def norms(inputs: Float[Tensor, "n 3 h w"]) -> Mapping[str, np.ndarray]:
+    def norms(
+        inputs: Float[Tensor, "n 3 h w"], numbers: Int[np.ndarray, " n"]
+    ) -> Mapping[str, np.ndarray]:
         hidden = network.run(inputs, layer, after=True).target
         norm = hidden[:, :, rows, columns].double().abs().sum(1)
         return {"norm": norm.float().cpu().numpy()}
@@ -252,8 +255,8 @@ def _norms(
     question = {"run": run_digest, "layer": layer, "norms at": list(positions)}
     checkpoints = CheckpointFolder(folder / "norms" / run_digest[:12], question)
     arrays, ids, _ = map_images(
-        checkpoints, network, run.images, norms, batch_size=_BATCH,
-        progress=lambda done, total: progress(f"{layer}: norms", done, total),
+        checkpoints, network, run.images, norms, batch_size=_BATCH, what=f"{layer}: norms",
+        progress=progress,
     )  # fmt: skip
     norm_of = dict(zip(ids, arrays["norm"], strict=True))
     if gone := [image for image in images if image not in norm_of]:

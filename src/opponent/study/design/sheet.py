@@ -10,9 +10,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from opponent.core.text import file_name
+from opponent.explain.crops import Tile
 from opponent.plots.experiment import SheetRow, sheet_figure
-from opponent.explain.crops import (Tile)
-from opponent.plots.layout import (save)
+from opponent.plots.layout import save
 from opponent.reports.html import render
 from opponent.storage.files import write_text
 from opponent.study.design.study import Study

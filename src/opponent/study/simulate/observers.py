@@ -10,7 +10,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from opponent.core.progress import Progress, silent
-from opponent.images.decode import (fit_image)
+from opponent.images.decode import fit_image
 from opponent.models.network import Network
 from opponent.study.design.study import Study
 
@@ -139,7 +139,7 @@ def embed(
     for start in range(0, len(ids), _BATCH):
         batch = ids[start : start + _BATCH]
         images = [Image.open(io.BytesIO(pictures[id])).convert("RGB") for id in batch]
-        inputs = network.inputs(np.stack([fit_image(x, size=network.preprocessing.size) for x in images]))
+        inputs = network.inputs(np.stack([fit_image(x, network.preprocessing.fit) for x in images]))
         hidden = network.run(inputs, layer, after=True).target.double().mean((2, 3)).cpu().numpy()
         for id, image, content in zip(batch, images, hidden, strict=True):
             side = (THUMBNAIL, THUMBNAIL)

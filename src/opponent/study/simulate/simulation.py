@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from opponent.core.errors import RunError
-from opponent.core.progress import Progress, silent
+from opponent.core.progress import Progress, displayed, silent
 from opponent.models.network import Network
 from opponent.models.registry import load
 from opponent.storage.files import write_text
-from opponent.storage.manifest import (versions)
+from opponent.storage.manifest import versions
 from opponent.study.design.settings import SimulationRecord, to_json
 from opponent.study.design.study import Study
 from opponent.study.simulate.observers import (
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     import httpx
 
 
+@displayed
 def simulate(
     study: Study | str | Path,
     out: str | Path | None = None,
@@ -72,7 +73,8 @@ def simulate(
         network: embeds pictures for the similarity observer.
         layer: of that network.
         seed: of the participants.
-        progress: called with what is being done, the steps done and the steps in all.
+        progress: called with what is being done, the steps done and the steps in all; default: a
+            display, where it takes longer than two seconds.
     Returns:
         The study that was answered.
     Raises:
