@@ -50,10 +50,10 @@ from opponent.models.network import Network
 from opponent.scan.executor import Executor
 from opponent.scan.reopen import baseline_of, crop_plan_of, network_of, rule_of
 from opponent.storage.checkpoints import CheckpointFolder
-from opponent.storage.columns import Columns
+from opponent.storage.columns import SCALARS, Columns
 from opponent.storage.files import AnyPath, local, whole, write_text
 from opponent.storage.manifest import feature_record, versions
-from opponent.storage.run import SCALARS, Run
+from opponent.storage.run import Run
 from opponent.storage.tables import damage_refused, read_metadata, read_table, write_table
 
 # S with its rows and columns, for all images at once, may take so many bytes.

@@ -151,6 +151,28 @@ class Attribution:
         """The same as a pandas data frame."""
         return self.to_arrow().to_pandas()
 
+    def _repr_html_(self) -> str:
+        from opponent.core import notebook
+
+        rows = self.to_arrow().slice(0, notebook.ROWS).to_pylist()
+        names = ("activation", "excitation", "inhibition")
+        cells = [(str(row["image"]), *(f"{row[name]:.4g}" for name in names)) for row in rows]
+        maps = [
+            x[: notebook.PICTURES].double().cpu().numpy()
+            for x in (self.excitation_map, self.inhibition_map)
+        ]
+        scale = float(max(x.max(initial=0) for x in maps))
+        shown = [
+            (notebook.sides_map(plus, minus, scale), str(row["image"]))
+            for plus, minus, row in zip(*maps, rows, strict=False)
+        ]
+        return notebook.section(
+            repr(self),
+            notebook.table(("image", *names), cells, len(self)),
+            notebook.text("where: excitation red, inhibition blue, both green"),
+            notebook.pictures(shown, total=len(self)),
+        )
+
     def _in_map(self, values: Float[Tensor, "n *k h w"]) -> Float[Tensor, "n *k H W"]:
         height, width = self.map_size
         box = self.window

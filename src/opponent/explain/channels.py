@@ -14,6 +14,7 @@ from opponent.attribution.attribute import refuse_unreadable
 from opponent.core.box import Box
 from opponent.core.errors import RunError, UnknownGeometry, Unreadable
 from opponent.core.feature import Feature
+from opponent.core.pictures import contact_sheet
 from opponent.core.progress import Progress, displayed, silent
 from opponent.core.side import Side
 from opponent.explain.crops import (
@@ -22,6 +23,7 @@ from opponent.explain.crops import (
     Tile,
     crop_picture,
     crop_synthetic,
+    opaque,
     photographs,
     zoom_for,
 )
@@ -60,7 +62,7 @@ class Driver:
     visualisation: Synthetic | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Who:
     """Which channels drive a feature in some images.
 
@@ -88,6 +90,28 @@ class Who:
     def caption(self) -> str:
         """Which channels they are, of which images, in words."""
         return f"channels of {self.through} with the largest mean sum of S over {self.about}"
+
+    def __repr__(self) -> str:
+        return f"Who({self.feature.label!r} through {self.through!r}, {self.about})"
+
+    def _repr_html_(self) -> str:
+        from opponent.core import notebook
+
+        tables, shown = [], []
+        for heading, drivers in (("excites", self.exciting), ("inhibits", self.inhibiting)):
+            rows = [(x.name, f"{x.mean:+.4g}", f"{x.spread:.3g}") for x in drivers]
+            tables.append(notebook.table((heading, "mean", "sd"), rows, len(rows)))
+            for driver in drivers[: notebook.PICTURES // 2]:
+                tiles = [opaque(tile) for tile in driver.exemplars[:4]]
+                if tiles:
+                    sheet = contact_sheet(tiles, across=2, side=160)
+                    shown.append((sheet, f"{driver.name} {heading}"))
+        return notebook.section(
+            f"Who drives {self.feature.label}?",
+            notebook.text(self.caption),
+            notebook.beside(*tables),
+            notebook.pictures(shown),
+        )
 
 
 @displayed

@@ -12,7 +12,7 @@ from opponent.attribution.result import Attribution, energy_maps
 from opponent.attribution.rules import AttributionRule, parse_rule
 from opponent.core.errors import RunError
 from opponent.core.feature import Feature
-from opponent.explain.crops import Tile, crop_tile, photograph, zoom_for
+from opponent.explain.crops import Tile, crop_tile, overlay_scale, photograph, zoom_for
 from opponent.geometry.receptive_field import placement, receptive_field
 from opponent.images.imageset import ImageEntry
 from opponent.images.sources import open_images
@@ -27,7 +27,7 @@ Channels = tuple[tuple[str, float], ...]
 _ROWS, _COLUMNS = ("upper", "middle", "lower"), ("left", "centre", "right")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Why:
     """What drove a feature in one photograph, what held it back, where, and through which channels.
 
@@ -93,6 +93,30 @@ class Why:
         if abs(rest) > 0.05 * (plus + minus):
             balance += f"; the other {rest:+.3g} comes from biases on the way"
         return f"{self.title} {fired} at {self.activation:+.3g}: {balance}."
+
+    def __repr__(self) -> str:
+        return f"Why({self.title!r} in {self.image!r}: {self.activation:+.3g})"
+
+    def _repr_html_(self) -> str:
+        from opponent.core import notebook
+
+        shown = [(self.tile.image, self.image)]
+        if self.tile.excitation is not None:
+            scale = overlay_scale([self.tile])
+            shown.append((self.tile.overlaid(scale), "excited red, inhibited blue, both green"))
+        sides = {"excites": self.excitatory, "inhibits": self.inhibitory}
+        tables = [
+            notebook.table(
+                (heading, "sum of S"), [(n, f"{x:.4g}") for n, x in channels], len(channels)
+            )
+            for heading, channels in sides.items()
+        ]
+        return notebook.section(
+            self.question,
+            notebook.text(self.verdict),
+            notebook.pictures(shown, side=280),
+            notebook.beside(*tables),
+        )
 
     def facts(self) -> list[tuple[str, str]]:
         """Name and value of everything but the channels, as text."""

@@ -18,7 +18,8 @@ from opponent.core.progress import Progress, silent
 from opponent.images.loader import Batch, load_batches
 from opponent.models.network import Network
 from opponent.scan.reopen import baseline_of, crop_plan_of, units_plan_of
-from opponent.storage.run import EXEMPLARS, SCALARS, Run
+from opponent.storage.columns import SCALARS
+from opponent.storage.run import EXEMPLARS, Run
 from opponent.storage.run_writer import write_exemplars, write_shard, write_summary
 from opponent.storage.summary import SCORES, summarise
 

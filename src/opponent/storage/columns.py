@@ -1,9 +1,14 @@
 """One feature over many images: what a scan measured of each."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Float, Int
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Indices = Int[np.ndarray, " k"]
 
@@ -11,7 +16,10 @@ Indices = Int[np.ndarray, " k"]
 COMPLETE = 0.95
 
 
-@dataclass(frozen=True, kw_only=True)
+SCALARS = ("activation", "excitation", "inhibition", "l1", "l2")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Columns:
     """One feature over n images, each with maps of h x w positions.
 
@@ -19,6 +27,19 @@ class Columns:
         images: the images' ids.
         activation, excitation, inhibition, l1, l2: one value an image, in units of the activation.
         excitation_map, inhibition_map: phi+ and phi- within the window where S is not zero.
+
+    >>> import numpy as np
+    >>> values = np.array([1.0, -2.0])
+    >>> maps = np.zeros((2, 3, 3))
+    >>> columns = Columns(
+    ...     images=("a.jpg", "b.jpg"), activation=values, excitation=np.array([3.0, 1.0]),
+    ...     inhibition=np.array([2.0, 3.0]), l1=values**2, l2=values**2,
+    ...     excitation_map=maps, inhibition_map=maps,
+    ... )
+    >>> columns
+    Columns(2 images, maps of 3 x 3)
+    >>> columns.tension
+    array([2., 1.])
     """
 
     images: tuple[str, ...]
@@ -53,3 +74,36 @@ class Columns:
         """The smaller of excitation and inhibition: large only where both are."""
         smaller: Float[np.ndarray, " n"] = np.minimum(self.excitation, self.inhibition)
         return smaller
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __repr__(self) -> str:
+        count, (height, width) = len(self), self.excitation_map.shape[1:]
+        maps = f"maps of {height} x {width}" if height else "without maps"
+        return f"Columns({count:,} image{'' if count == 1 else 's'}, {maps})"
+
+    def to_arrow(self) -> pa.Table:
+        """One row an image: its id, activation, excitation, inhibition and norms."""
+        return pa.table({"image": list(self.images), **{x: getattr(self, x) for x in SCALARS}})
+
+    def to_pandas(self) -> "DataFrame":
+        """The same as a pandas data frame."""
+        return self.to_arrow().to_pandas()
+
+    def _repr_html_(self) -> str:
+        from opponent.core import notebook
+
+        if not len(self):
+            return notebook.section(repr(self))
+        levels = {"smallest": 0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "largest": 1}
+        quantiles = [
+            (name, *(f"{x:.4g}" for x in np.quantile(getattr(self, name), list(levels.values()))))
+            for name in SCALARS
+        ]
+        dots = notebook.scatter(self.excitation, self.inhibition, self.activation)
+        return notebook.section(
+            repr(self),
+            notebook.pictures([(dots, "excitation to the right, inhibition upward")]),
+            notebook.table(("", *levels), quantiles, len(quantiles)),
+        )

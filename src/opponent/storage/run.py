@@ -33,20 +33,21 @@ from opponent.core.feature import Feature
 from opponent.images.imageset import ImageEntry, ImageSet
 from opponent.images.sources import Images, open_images
 from opponent.models.preprocessing import Preprocessing
-from opponent.storage.columns import Columns, Indices
+from opponent.storage.columns import SCALARS, Columns, Indices
 from opponent.storage.files import AnyPath, names, to_path
 from opponent.storage.manifest import UnitsRecord, read_manifest
 from opponent.storage.summary import Summary, merge
 from opponent.storage.tables import damage_refused, matrix, read_metadata, read_table
 
 COMMAND = "opponent scan"
-SCALARS = ("activation", "excitation", "inhibition", "l1", "l2")
 MAPS = ("excitation_map", "inhibition_map")
 CHANNELS = ("channels", "inhibition_channels")
 # Exemplars of each channel that a shard keeps: three rows of three.
 EXEMPLARS = 9
 UNREADABLE = b"unreadable"
 BOX = ("top", "left", "height", "width")
+# A run of more images than this is not drawn in a notebook, for that reads all of its rows.
+_DRAWN = 50_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,29 @@ class Run:
             what = ", ".join(feature.label for feature in self.features)
         count = self.manifest.images.count
         return f"Run({str(self.folder)!r}: {what}, {count:,} images)"
+
+    def _repr_html_(self) -> str:
+        from opponent.core import notebook
+
+        record, done = self.manifest, self.shard_count - len(self.missing())
+        facts = [
+            ("network", f"{record.network.name}, weights {record.network.weights_sha256[:12]}…"),
+            ("through", f"{self.through}, {' x '.join(map(str, record.through_shape))}"),
+            ("images", f"{record.images.count:,} from {record.images.source}"),
+            ("rule of attribution", record.rule),
+            ("shards", f"{done:,} of {self.shard_count:,}"),
+        ]
+        shown = []
+        if done == self.shard_count and record.images.count <= _DRAWN:
+            for feature in self.features[: notebook.PICTURES]:
+                columns = self.columns(feature, maps=False)
+                dots = notebook.scatter(columns.excitation, columns.inhibition, columns.activation)
+                shown.append((dots, f"{feature.label}: inhibition against excitation"))
+        return notebook.section(
+            repr(self),
+            notebook.facts(facts),
+            notebook.pictures(shown, total=len(self.features) if shown else 0),
+        )
 
     # What was scanned
 

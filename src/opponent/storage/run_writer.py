@@ -18,9 +18,10 @@ from torch import Tensor
 
 from opponent.core.errors import RunError
 from opponent.images.imageset import ImageSet
+from opponent.storage.columns import SCALARS
 from opponent.storage.files import AnyPath, to_path, whole, write_text
 from opponent.storage.manifest import Manifest
-from opponent.storage.run import BOX, CHANNELS, MAPS, SCALARS, UNREADABLE, Run
+from opponent.storage.run import BOX, CHANNELS, MAPS, UNREADABLE, Run
 from opponent.storage.summary import Summary, rows
 from opponent.storage.tables import floats, lists, write_table
 
