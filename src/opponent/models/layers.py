@@ -75,7 +75,7 @@ class Layers(Mapping[str, Layer]):
         return len(self._layers)
 
     def __repr__(self) -> str:
-        return f"Layers({', '.join(self._layers)})"
+        return f"Layers({self._owner!r}: {len(self)} layers)"
 
     def find(self, name: str) -> Layer:
         """The layer of that name ('NAME#2' for its second call).
