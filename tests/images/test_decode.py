@@ -68,7 +68,7 @@ def test_a_box_outside_is_an_error(tmp_path: Path, box: tuple[int, int, int, int
         decode(entry(path, box=box))
 
 
-# # Fit
+# Fit
 
 
 def resampled(values: np.ndarray, wanted: int) -> np.ndarray:
@@ -151,7 +151,7 @@ def test_load_is_fit_of_decode(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load_image(item, Fit(size=(7, 9), resize=20)), expected)
 
 
-# # Drafts
+# Drafts
 
 
 # 64 pixels a wave: 10 grey levels a pixel, so that a step aside shows, and smooth at an eighth.

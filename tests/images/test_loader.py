@@ -34,7 +34,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
     pytest.fail("what the test waits for did not happen")
 
 
-# # Streams
+# Streams
 
 
 @pytest.mark.parametrize(("workers", "ahead"), [(None, 64), (1, 1), (4, 3), (9, 100)])

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from opponent import Network, Preprocessing, attribute
 from opponent.attribution.attribute import attribute_each
+from opponent.core.box import Box
 from opponent.models.registry import load
 
-# # Where layers are read
+# Where layers are read
 
 
 def by_hand(model: Odd, x: Tensor) -> dict[str, Tensor]:
@@ -89,7 +90,22 @@ def test_basic_blocks_of_torchvision_call_one_relu_twice() -> None:
         torch.testing.assert_close(through, expected.relu())
 
 
-# # No further than the target, no graph before the through layer
+def test_a_crop_of_a_layer_goes_on_in_its_place() -> None:
+    network = odd()
+    x, box = images(), Box(top=1, left=2, height=3, width=4)
+    stem = network.run(x, "stem.0").target  # read whole, and nothing is left of a crop
+    block = network.module.block
+    with torch.no_grad():
+        piece = network.module.stem[1](stem).relu()[:, :, 1:4, 2:6]
+        wanted = block.bn1(block.conv1(piece))
+    result = network.run(x, "block.relu#1", "stem", crops={"stem": box})
+    torch.testing.assert_close(result.target, wanted)
+    # What is read at the same place has been cropped.
+    torch.testing.assert_close(result.through, piece)
+    assert network.run(x, "block.relu#1", "stem").through.shape == (2, 4, 5, 8)
+
+
+# No further than the target, no graph before the through layer
 
 
 class Counting(nn.Module):
@@ -184,7 +200,7 @@ def test_models_that_catch_exceptions_or_name_their_arguments() -> None:
     torch.testing.assert_close(through, module.conv(images()).relu().detach())
 
 
-# # Many layers in one pass
+# Many layers in one pass
 
 
 def test_a_record_gives_every_gradient_that_a_pass_of_its_own_gives() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from opponent import Network, attribute
 from opponent.geometry.receptive_field import receptive_field
-from opponent.models.layout import as_map, from_map
+from opponent.models.layout import as_map, from_map, has_map, map_shape
 
 
 class Tokens(nn.Module):
@@ -72,3 +72,19 @@ def test_as_map_and_from_map_are_inverse(axes: int, data: Any) -> None:
 def test_a_layer_of_five_axes_is_refused() -> None:
     with pytest.raises(ValueError, match=r"2 to 4 axes, got shape \(1, 2, 3, 4, 5\)"):
         as_map(torch.zeros(1, 2, 3, 4, 5))
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted"),
+    [((1, 7), (7, 1, 1)), ((1, 9, 7), (7, 9, 1)), ((1, 7, 4, 5), (7, 4, 5)), ((2, 1), (1, 1, 1))],
+)
+def test_shapes_of_maps(shape: tuple[int, ...], wanted: tuple[int, int, int]) -> None:
+    assert has_map(shape)
+    assert map_shape(shape) == wanted == tuple(as_map(torch.zeros(shape)).shape[1:])
+
+
+def test_what_has_no_map() -> None:
+    for shape in (None, (), (3,), (1, 2, 3, 4, 5)):
+        assert not has_map(shape)
+    with pytest.raises(ValueError, match=r"2 to 4 axes, got shape \(3,\)"):
+        map_shape((3,))

@@ -1,17 +1,21 @@
 """Networks: the model comes back as it was, and what a network knows of itself."""
 
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.support.odd_network import SMALL, Odd, images, odd, seeded, untouched
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from opponent import Feature, Network, attribute
-from opponent.core.errors import UnknownGeometry
+from opponent import Feature, Network, Preprocessing, attribute, open_images
+from opponent.core.errors import UnknownGeometry, Unreadable
 from opponent.geometry.receptive_field import placement, receptive_field, receptive_fields_by_layer
 
 # What a user can call, on a network and its input.
@@ -20,6 +24,7 @@ CALLS: dict[str, Callable[[Network, Tensor], Any]] = {
     "run": lambda n, x: n.run(x, "logits", "stem").target,
     "to target": lambda n, x: n.run(x, "logits", "block.relu#1", differentiate="target").target,
     "to images": lambda n, x: n.run(x, "logits", "block", differentiate="images").target,
+    "activations": lambda n, x: n.activations(x, ["pixels", "block", "logits"]),
     "visit": lambda n, x: n.visit(x, lambda name, output: None),
     "attribute": lambda n, x: attribute(n, x, "logits:1", "block").attribution,
     "pixels": lambda n, x: attribute(n, x, "logits:1", "pixels").attribution,
@@ -30,7 +35,7 @@ CALLS: dict[str, Callable[[Network, Tensor], Any]] = {
 }
 
 
-# # The model comes back as it was
+# The model comes back as it was
 
 
 def in_use(network: Network) -> nn.Module:
@@ -223,7 +228,7 @@ def test_power_iterations_of_a_model_in_training_do_not_go_on() -> None:
         receptive_fields_by_layer(network)
 
 
-# # What a network knows of itself
+# What a network knows of itself
 
 
 def test_weights_sha256_tells_weights_apart_and_nothing_else() -> None:
@@ -274,3 +279,186 @@ def test_names_types_and_classes() -> None:
     double = Network(seeded(Odd).double(), preprocessing=SMALL)
     pixels = np.zeros((2, 11, 17, 3), np.uint8)
     assert double.inputs(pixels).dtype == double.dtype == torch.float64
+
+
+# Activations by name
+
+
+def test_activations_are_what_the_layers_give() -> None:
+    network = odd()
+    x, model = images(), network.module
+    maps = network.activations(x, ["logits", "pixels", "stem.2", "block.relu#1", "body.0.0"])
+    assert list(maps) == ["logits", "pixels", "stem.2", "block.relu#1", "body.0.0"]
+    stem = model.stem[1](model.stem[0](x)).relu()
+    assert torch.equal(maps["pixels"], x)
+    torch.testing.assert_close(maps["stem.2"], stem.detach())
+    first = model.block.bn1(model.block.conv1(stem)).relu()
+    torch.testing.assert_close(maps["block.relu#1"], first.detach())
+    assert maps["body.0.0"].min() < 0  # a convolution, before what follows it
+    torch.testing.assert_close(maps["logits"][:, :, 0, 0], model(x).detach())
+    for name, tensor in maps.items():
+        assert torch.equal(tensor, network.activations(x, name)[name])
+    assert list(network.activations(x, ["stem", "stem"])) == ["stem"]
+
+
+def test_activations_are_the_users_own_and_have_no_graph() -> None:
+    network = odd()
+    x = images().requires_grad_()
+    given = x.detach().clone()
+    for around in (torch.enable_grad, torch.no_grad, torch.inference_mode):
+        with around():
+            maps = network.activations(x, ["pixels", "stem.2", "block", "logits"])
+        for tensor in maps.values():
+            assert not tensor.requires_grad
+            tensor.add_(1)
+    assert torch.equal(x.detach(), given)
+
+
+def test_activations_of_photographs(tmp_path: Path) -> None:
+    network = odd()
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 11, 17, 3), dtype=np.uint8)
+    for number in range(2):
+        Image.fromarray(pixels[number]).save(tmp_path / f"{number}.png")
+    wanted = network.activations(network.inputs(pixels), ["stem", "logits"])
+    for source in (tmp_path, [tmp_path / "0.png", tmp_path / "1.png"], open_images(tmp_path)):
+        maps = network.activations(source, ["stem", "logits"])
+        assert all(torch.equal(maps[name], wanted[name]) for name in wanted)
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    with pytest.raises(Unreadable, match=r"2\.png cannot be read: not an image"):
+        network.activations(tmp_path, "stem")
+
+
+def test_activations_that_there_are_not() -> None:
+    network = odd()
+    with pytest.raises(ValueError, match="no layer 'stom'; did you mean stem"):
+        network.activations(images(), ["stem", "stom"])
+    with pytest.raises(ValueError, match="at least one"):
+        network.activations(images(), [])
+
+
+# The network's input
+
+
+def test_inputs_have_ids_where_images_have(tmp_path: Path) -> None:
+    network = odd()
+    x, ids = network.load_inputs(images())
+    assert torch.equal(x, images())
+    assert ids is None
+    for name in ("b", "a"):
+        Image.new("RGB", (30, 20), (9, 9, 9)).save(tmp_path / f"{name}.png")
+    x, ids = network.load_inputs(tmp_path)
+    assert (x.shape, ids) == ((2, 3, 11, 17), ("a.png", "b.png"))
+    double = odd().to(dtype=torch.float64)
+    assert double.load_inputs(images())[0].dtype == torch.float64
+
+
+@pytest.mark.parametrize("shape", [(3, 11, 17), (2, 1, 11, 17), (2, 11, 17, 3), (1, 2, 3, 4, 5)])
+def test_a_tensor_that_is_no_input_is_refused(shape: tuple[int, ...]) -> None:
+    # Without the check of types that tests have.
+    load_inputs = Network.load_inputs.__wrapped__
+    with pytest.raises(ValueError, match=r"have shape \(n, 3, height, width\), got \("):
+        load_inputs(odd(), torch.zeros(shape))
+
+
+# Elsewhere, in other numbers, at other sizes
+
+
+def test_attributes_are_read_only() -> None:
+    network = odd()
+    for name in [
+        "module",
+        "preprocessing",
+        "name",
+        "classes",
+        "weights_file",
+        "device",
+        "dtype",
+        "layers",
+    ]:
+        with pytest.raises(AttributeError, match=name):
+            setattr(network, name, getattr(odd(), name))
+
+
+def test_a_network_is_moved_with_its_module() -> None:
+    network = odd()
+    assert network.layers
+    assert network.to() is network
+    assert network.to(torch.device("cpu"), torch.float64) is network
+    assert network.dtype == next(network.module.parameters()).dtype == torch.float64
+    assert network.run(images().double(), "stem").target.dtype == torch.float64
+    assert network.to(dtype=torch.float32).dtype == torch.float32
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99", "cpu:x"])
+def test_a_device_that_there_is_not(device: str) -> None:
+    network = odd()
+    match = f"^device '{device}' cannot be used: ."
+    with untouched(network.module), pytest.raises(ValueError, match=match) as caught:
+        network.to(device)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_preprocessing_is_a_network_of_its_own_around_the_same_module() -> None:
+    file = Path("w.pth")
+    network = Network(
+        seeded(Odd), preprocessing=SMALL, name="x", classes=["a", "b"], weights_file=file
+    )
+    other = network.with_preprocessing(Preprocessing(size=(30, 21), draft=True))
+    assert other.module is network.module
+    assert (other.name, other.classes, other.weights_file) == ("x", ("a", "b"), file)
+    assert other.preprocessing == Preprocessing(size=(30, 21), draft=True)
+    assert network.preprocessing == SMALL
+    assert network.layer("stem").shape == (4, 5, 8)
+    assert other.layer("stem").shape == (4, 14, 10)
+    assert other.weights_sha256() == network.weights_sha256()
+
+
+def test_a_network_at_another_size_is_made_once() -> None:
+    preprocessing = Preprocessing(size=(11, 17), resize=40, mean=(0.1, 0.2, 0.3), draft=True)
+    network = Network(seeded(Odd), preprocessing=preprocessing)
+    assert network.at_size((11, 17)) is network
+    other = network.at_size((30, 21))
+    assert other is network.at_size((30, 21))
+    assert other.preprocessing == replace(preprocessing, size=(30, 21))
+    assert other.map_shape("pixels") == (3, 30, 21)
+    assert other.module is network.module
+
+
+def test_what_is_cached_is_computed_once_for_each_type_of_numbers() -> None:
+    network, calls = odd(), list[str]()
+
+    def compute(name: str) -> Callable[[], object]:
+        return lambda: calls.append(name)
+
+    assert network.cached("a", compute("a")) is None
+    assert network.cached("a", compute("again")) is None
+    network.cached(("a", 1), compute("b"))
+    assert calls == ["a", "b"]
+    network.to(dtype=torch.float64)
+    network.cached("a", compute("a in double"))
+    network.to(dtype=torch.float32)
+    network.cached("a", compute("again"))
+    assert calls == ["a", "b", "a in double"]
+    # Another network keeps its own.
+    network.with_preprocessing(SMALL).cached("a", compute("other"))
+    assert calls[-1] == "other"
+
+
+def test_what_fails_is_not_cached() -> None:
+    network = odd()
+    with pytest.raises(ZeroDivisionError, match="division"):
+        network.cached("a", lambda: 1 / 0)
+    assert network.cached("a", lambda: 7) == network.cached("a", lambda: 8) == 7
+
+
+def test_a_copy_is_a_network_of_its_own() -> None:
+    network = odd()
+    stem = network.layer("stem")
+    other = deepcopy(network)
+    with torch.no_grad():
+        other.module.stem[0].weight.zero_()
+    assert other.layer("stem") == stem
+    assert other.target_point("stem.0").module is other.module.stem[0]
+    assert not torch.equal(
+        network.run(images(), "stem.0").target, other.run(images(), "stem.0").target
+    )

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from opponent import Preprocessing
+from opponent.images.decode import Fit
 from opponent.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -32,3 +33,9 @@ def test_preprocessing_takes_arrays_of_any_layout() -> None:
     assert turned.shape == prepared.shape
     backwards = np.ascontiguousarray(pixels[:, ::-1, :, ::-1])
     assert torch.equal(turned, Preprocessing().from_bytes(backwards))
+
+
+def test_photographs_are_decoded_to_the_inputs_size() -> None:
+    assert Preprocessing().fit == Fit(size=(224, 224))
+    given = Preprocessing(size=(5, 9), resize=12, draft=True, mean=(0.0,) * 3)
+    assert given.fit == Fit(size=(5, 9), resize=12, draft=True)

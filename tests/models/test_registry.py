@@ -53,7 +53,7 @@ def test_unknown_names_suggest_near_ones(name: str, match: str) -> None:
         load(name)
 
 
-# # torchvision and timm
+# torchvision and timm
 
 
 def test_squeezenet_from_a_file(squeezenet_weights: Path) -> None:
@@ -183,7 +183,7 @@ def test_libraries_that_are_missing_or_do_not_import(
     assert "nms does not exist" in str(e.value)
 
 
-# # Factories of the user's own
+# Factories of the user's own
 
 
 FACTORIES = """

@@ -32,7 +32,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-# # Files
+# Files
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt", ".bin"])
@@ -185,7 +185,7 @@ def test_any_bytes_are_weights_or_an_error_about_the_file(
         read_weights(file)
 
 
-# # Downloads
+# Downloads
 
 
 def answer(content: bytes, **headers: str) -> Any:

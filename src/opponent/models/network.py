@@ -165,9 +165,13 @@ class Network:
 
     # Layers by name
 
-    @cached_property
+    @property
     def layers(self) -> Layers:
         """Every layer that gives a tensor, by name, in the order of the forward pass."""
+        return self._layers
+
+    @cached_property
+    def _layers(self) -> Layers:
         size, device, dtype = self.preprocessing.size, self.device, self.dtype
         image = torch.zeros(1, 3, *size, device=device, dtype=dtype)
         return Layers(self.module, image, self.name)
