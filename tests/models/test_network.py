@@ -1,130 +1,22 @@
-"""Networks: layers by name, where they are read, and the model coming back as it was."""
+"""Networks: the model comes back as it was, and what a network knows of itself."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from PIL import Image
+from tests.support.odd_network import SMALL, Odd, images, odd, seeded, untouched
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from opponent import Feature, Network, Preprocessing, attribute
-from opponent.core.errors import UnknownGeometry
+from opponent import Feature, Network, Preprocessing, attribute, open_images
+from opponent.core.errors import UnknownGeometry, Unreadable
 from opponent.geometry.receptive_field import placement, receptive_field, receptive_fields_by_layer
-from opponent.models.layout import as_map, from_map
-from opponent.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from opponent.models.registry import load
-
-SMALL = Preprocessing(size=(11, 17))
-
-
-def seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
-    """A module with random weights and statistics, from a seed of its own, in evaluation mode."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        module = make().eval()
-        for name, value in module.named_buffers():
-            if value.is_floating_point():
-                value.copy_(torch.rand(value.shape) + ("var" in name) * 0.5)
-    return module
-
-
-def images(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(shape or (2, 3, 11, 17), generator=torch.Generator().manual_seed(seed))
-
-
-class Block(nn.Module):
-    """One ReLU, in place and called twice, and a sum in place, as in torchvision's ResNet."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.conv2, self.bn2 = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.relu = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        y += x
-        return self.relu(y)
-
-
-class Pair(nn.Module):
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x, x.mean((1, 2, 3))
-
-
-class Fuse(nn.Module):
-    """Lets everything through, until it is told what to raise."""
-
-    raises: BaseException | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.raises is not None:
-            raise self.raises
-        return x
-
-
-class Odd(nn.Module):
-    """What models are made of: nesting, skips, tuples, parts never called, functions, dropout."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(inplace=True)
-        )
-        self.block = Block()
-        self.body = nn.Sequential(nn.Sequential(nn.Conv2d(4, 6, 1), nn.ReLU()), nn.Dropout(0.5))
-        self.pair, self.fuse = Pair(), Fuse()
-        self.never = nn.Linear(6, 6)
-        self.last = nn.Linear(6, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.body(self.block(self.stem(x)))
-        x, _ = self.pair(F.relu(x - 0.1))
-        logits: Tensor = self.last(self.fuse(x).mean((2, 3)))
-        return logits
-
-
-def odd(**more: Any) -> Network:
-    return Network(seeded(Odd), preprocessing=SMALL, **more)
-
-
-def everything(model: nn.Module) -> dict[str, Any]:
-    """All that a user could find changed."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    lists = [(n, k, v) for n, m in model.named_modules() for k, v in vars(m).items() if "hook" in k]
-    return {
-        "values": {n: (id(t), t._version, t.detach().tolist()) for n, t in tensors.items()},
-        "requires_grad": {n: t.requires_grad for n, t in tensors.items()},
-        "grads": {
-            n: None if t.grad is None else (id(t.grad), t.grad._version, t.grad.tolist())
-            for n, t in tensors.items()
-        },
-        "modes": {name: module.training for name, module in model.named_modules()},
-        "attributes": {name: sorted(vars(module)) for name, module in model.named_modules()},
-        "hooks": [(name, key, list(value) if value else []) for name, key, value in lists],
-        "grad mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
-        "random": torch.get_rng_state().tolist(),
-        "dispatch": _get_current_dispatch_mode(),
-    }
-
-
-@contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    before = everything(model)
-    try:
-        yield
-    finally:
-        after = everything(model)
-        assert [key for key in before if before[key] != after[key]] == []
-
 
 # What a user can call, on a network and its input.
 CALLS: dict[str, Callable[[Network, Tensor], Any]] = {
@@ -132,295 +24,15 @@ CALLS: dict[str, Callable[[Network, Tensor], Any]] = {
     "run": lambda n, x: n.run(x, "logits", "stem").target,
     "to target": lambda n, x: n.run(x, "logits", "block.relu#1", differentiate="target").target,
     "to images": lambda n, x: n.run(x, "logits", "block", differentiate="images").target,
+    "activations": lambda n, x: n.activations(x, ["pixels", "block", "logits"]),
     "visit": lambda n, x: n.visit(x, lambda name, output: None),
     "attribute": lambda n, x: attribute(n, x, "logits:1", "block").attribution,
     "pixels": lambda n, x: attribute(n, x, "logits:1", "pixels").attribution,
     "window": lambda n, x: receptive_field(n, "logits:1"),
-    "reaches": lambda n, x: receptive_fields_by_layer(n),
+    "fields": lambda n, x: receptive_fields_by_layer(n),
     "placement": lambda n, x: placement(n, "body"),
     "sha": lambda n, x: n.weights_sha256(),
 }
-
-
-# Layers by name
-
-
-def test_layers_in_the_order_of_the_pass() -> None:
-    layers = odd().layers
-    assert {n: (x.kind, x.shape, x.calls) for n, x in layers.items()} == {
-        "stem.0": ("Conv2d", (4, 5, 8), 1),
-        "stem.1": ("BatchNorm2d", (4, 5, 8), 1),
-        "stem.2": ("ReLU", (4, 5, 8), 1),
-        "stem": ("Sequential", (4, 5, 8), 1),
-        "block.conv1": ("Conv2d", (4, 5, 8), 1),
-        "block.bn1": ("BatchNorm2d", (4, 5, 8), 1),
-        "block.conv2": ("Conv2d", (4, 5, 8), 1),
-        "block.bn2": ("BatchNorm2d", (4, 5, 8), 1),
-        "block.relu": ("ReLU", (4, 5, 8), 2),
-        "block": ("Block", (4, 5, 8), 1),
-        "body.0.0": ("Conv2d", (6, 5, 8), 1),
-        "body.0.1": ("ReLU", (6, 5, 8), 1),
-        "body.0": ("Sequential", (6, 5, 8), 1),
-        "body.1": ("Dropout", (6, 5, 8), 1),
-        "body": ("Sequential", (6, 5, 8), 1),
-        "fuse": ("Fuse", (6, 5, 8), 1),
-        "last": ("Linear", (5, 1, 1), 1),
-        "logits": ("Odd", (5, 1, 1), 1),
-    }
-    assert list(layers) == [*list(layers)[:-1], "logits"]
-    # The ReLU's last call gives its place: after what lies between its two calls.
-    order = list(layers)
-    assert order.index("block.bn2") < order.index("block.relu") < order.index("block")
-    assert all(layers[name].name == name for name in layers)
-
-
-def test_unknown_names_suggest_near_ones() -> None:
-    network = odd(name="Odd One")
-    with pytest.raises(ValueError, match="Odd One has no layer 'blok'; did you mean block") as e:
-        network.layer("blok")
-    assert "opponent layers" in str(e.value)
-    with pytest.raises(ValueError, match=r"did you mean .*block.conv1"):
-        network.layer("CONV1")
-    with pytest.raises(ValueError, match=r"no layer 'zzzz' \("):
-        network.layer("zzzz#2")
-    # CheckpointFolder that are never called, or give no tensor, are no layers.
-    for name in ("never", "pair", "", "pixels"):
-        with pytest.raises(ValueError, match=f"no layer '{name}'"):
-            network.layer(name)
-    for call in (
-        lambda: network.resolve("stom:1"),
-        lambda: network.run(images(), "stom"),
-        lambda: network.check("logits", "stom"),
-        lambda: network.map_shape("stom"),
-        lambda: attribute(network, images(), "stom:1", "stem"),
-    ):
-        with pytest.raises(ValueError, match="no layer 'stom'; did you mean stem"):
-            call()
-
-
-@pytest.mark.parametrize("number", ["0", "3", "x", "", "-1", "1.5", "1#1"])
-def test_a_call_that_there_is_not_is_refused(number: str) -> None:
-    for use in ("layer", "target_point", "through_point", "map_shape"):
-        with pytest.raises(ValueError, match=r"block.relu is called 2 times in a pass"):
-            getattr(odd(), use)(f"block.relu#{number}")
-    with pytest.raises(ValueError, match=r"block.relu is called 2 times"):
-        odd().resolve(f"block.relu#{number}:1")
-
-
-class Shrinking(nn.Module):
-    """One ReLU whose calls have different shapes, as in ResNet's bottleneck."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.narrow, self.wide = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 9, 3, stride=2)
-        self.relu = nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.relu(self.wide(self.relu(self.narrow(x))))
-        return y
-
-
-def test_each_call_has_its_own_shape_and_centre() -> None:
-    network = Network(seeded(Shrinking), preprocessing=SMALL)
-    assert network.layer("relu").shape == network.layer("relu#2").shape == (9, 5, 8)
-    assert network.layer("relu#1").shape == network.map_shape("relu#1") == (4, 11, 17)
-    assert network.resolve("relu#1:3").position == (5, 8)
-    assert network.resolve("relu:8").position == network.resolve("relu#2:8").position == (2, 4)
-    with pytest.raises(ValueError, match="'relu#1' has 4 channels"):
-        network.resolve("relu#1:8")
-    result = attribute(network, images(), network.resolve("relu#1:3"), "pixels")
-    assert result.feature == Feature.parse("relu#1:3@5,8")
-    assert attribute(network, images(), "relu#1:3", "pixels").feature == result.feature
-    # A map of the target depends on one pixel, and one of the second call on 3 x 3 of the first.
-    assert result.attribution.count_nonzero() == 2 * 3
-    assert (receptive_field(network, "relu:8").height, receptive_field(network, "relu:8").top) == (
-        3,
-        4,
-    )
-    assert receptive_field(network, "relu#1:3").top == 5
-
-
-def test_a_module_may_be_called_logits() -> None:
-    class Named(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.logits = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return -self.logits(self.conv(x))
-
-    module = seeded(Named)
-    network = Network(module, preprocessing=SMALL)
-    assert network.layer("logits").kind == "Conv2d"
-    assert torch.equal(network.run(images(), "logits").target, -module(images()))
-
-
-def test_check_wants_the_through_layer_first() -> None:
-    network = odd()
-    for target, through in (
-        ("logits", "pixels"),
-        ("logits", "last"),
-        ("stem.0", "pixels"),
-        ("block.relu", "block.relu#1"),
-        ("block.relu#1", "stem"),
-        ("block.relu", "block.bn2"),  # read at its input, which is where the sum goes
-        ("body.0.1", "body.0.0"),
-        ("body", "body.0"),
-    ):
-        network.check(target, through)
-        network.run(images(), target, through)
-    for target, through in (
-        ("stem", "stem"),
-        ("stem.2", "stem.2"),
-        ("block.relu#1", "block.relu#1"),
-        ("block.relu#1", "block.relu#2"),
-        ("block.conv1", "block"),
-        ("body.0", "body"),
-        ("stem", "logits"),
-    ):
-        for call in (network.check, lambda *names: network.run(images(), *names)):
-            with pytest.raises(ValueError, match=f"through '{through}' does not lie before the"):
-                call(target, through)
-    with pytest.raises(ValueError, match=r"just before it: stem.2, stem$"):
-        network.check("block.relu", "block")
-    with pytest.raises(ValueError, match="just before it: pixels"):
-        network.check("stem.0", "block")
-
-
-# Where layers are read
-
-
-def by_hand(model: Odd, x: Tensor) -> dict[str, Tensor]:
-    """The pass of `Odd`, spelt out, with nothing in place."""
-    stem, block, found = model.stem, model.block, {}
-    found["stem.0"] = stem[0](x)
-    found["stem.1"] = found["stem.2 before"] = stem[1](found["stem.0"])
-    found["stem"] = found["stem.2 after"] = found["stem.1"].relu()
-    found["block.relu#1 before"] = found["block.bn1"] = block.bn1(block.conv1(found["stem"]))
-    found["block.relu#1 after"] = found["block.bn1"].relu()
-    found["block.bn2"] = block.bn2(block.conv2(found["block.relu#1 after"]))
-    found["block.relu before"] = found["block.bn2"] + found["stem"]
-    found["block.relu after"] = found["block"] = found["block.relu before"].relu()
-    found["body.0.1 before"] = found["body.0.0"] = model.body[0][0](found["block"])
-    found["body"] = found["body.0.1 after"] = found["body.0.0"].relu()
-    found["fuse"] = (found["body"] - 0.1).relu()
-    found["logits"] = model.last(found["fuse"].mean((2, 3)))[..., None, None]
-    found["pixels"] = x
-    return found
-
-
-@pytest.mark.parametrize(
-    ("size", "dtype"),
-    [((11, 17), torch.float32), ((8, 9), torch.float64), ((30, 21), torch.float64)],
-)
-def test_a_target_is_read_before_its_relu_and_a_through_layer_after(
-    size: tuple[int, int], dtype: torch.dtype
-) -> None:
-    model = seeded(Odd).to(dtype)
-    network = Network(model, preprocessing=SMALL)
-    x = images(1, 3, *size).to(dtype)
-    expected = by_hand(model, x)
-
-    def right(name: str, side: str) -> Tensor:
-        return expected.get(f"{name} {side}", expected.get(name))
-
-    names = "stem.0 stem.1 stem.2 stem block.relu#1 block.bn2 block.relu block.relu#2 block"
-    for name in [*names.split(), "body.0.0", "body.0.1", "body", "fuse", "logits"]:
-        plain = name.removesuffix("#2")
-        target = network.run(x, name).target
-        torch.testing.assert_close(target, right(plain, "before").detach(), rtol=1e-5, atol=1e-6)
-        assert (target.dtype, target.requires_grad) == (dtype, False)
-        if name == "logits":
-            continue
-        for differentiate in (None, "target", "images"):
-            reading = network.run(x, "logits", name, differentiate=differentiate)
-            torch.testing.assert_close(reading.through, right(plain, "after").detach())
-            torch.testing.assert_close(reading.target, expected["logits"].detach())
-    for differentiate in (None, "target", "images"):
-        reading = network.run(x, "logits", "pixels", differentiate=differentiate)
-        assert torch.equal(reading.through, x)
-        torch.testing.assert_close(reading.target, expected["logits"].detach())
-
-
-def test_basic_blocks_of_torchvision_call_one_relu_twice() -> None:
-    models = pytest.importorskip("torchvision.models")
-    model = seeded(lambda: models.resnet18(weights=None))
-    network = Network(model, preprocessing=Preprocessing(size=(33, 47)))
-    x = images(1, 3, 33, 47)
-    block = model.layer1[0]
-    with torch.no_grad():
-        stem = model.maxpool(model.bn1(model.conv1(x)).relu())
-        first = block.bn1(block.conv1(stem))
-        second = block.bn2(block.conv2(first.relu())) + stem
-    assert network.layer("layer1.0.relu").calls == 2
-    for name, expected in (
-        ("layer1.0.relu#1", first),
-        ("layer1.0.relu#2", second),
-        ("layer1.0.relu", second),
-        ("layer1.0", second.relu()),
-    ):
-        torch.testing.assert_close(network.run(x, name).target, expected)
-        through = network.run(x, "logits", name).through
-        torch.testing.assert_close(through, expected.relu())
-
-
-class Tokens(nn.Module):
-    """Patches, a class token, attention and a vector, as in a vision transformer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patches = nn.Conv2d(3, 8, 4, stride=4)
-        self.start = nn.Parameter(torch.full((1, 1, 8), 3.0))
-        self.norm = nn.LayerNorm(8)
-        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
-        self.mlp = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
-        self.head = nn.Linear(8, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.patches(x).flatten(2).transpose(1, 2)
-        x = self.norm(torch.cat([self.start.expand(len(x), -1, -1), x], 1))
-        x = x + self.attention(x, x, x, need_weights=False)[0]
-        logits: Tensor = self.head((x + self.mlp(x))[:, 0])
-        return logits
-
-
-def test_tokens_are_columns_of_rows_and_vectors_are_one_by_one() -> None:
-    model = seeded(Tokens)
-    network = Network(model, preprocessing=SMALL)
-    assert "attention" not in network.layers  # it gives a pair
-    assert network.layer("patches").shape == (8, 2, 4)
-    assert network.layer("norm").shape == network.layer("mlp").shape == (8, 9, 1)
-    assert network.layer("mlp.1").shape == (16, 9, 1)
-    assert network.layer("logits").shape == (5, 1, 1)
-    assert network.resolve("norm:3").position == (4, 0)
-    x = images()
-    tokens = model.patches(x).flatten(2).transpose(1, 2)
-    tokens = model.norm(torch.cat([model.start.expand(2, -1, -1), tokens], 1)).detach()
-    reading = network.run(x, "mlp.1", "norm", differentiate="target")
-    torch.testing.assert_close(reading.through, tokens.transpose(1, 2)[..., None])
-    value = attribute(network, x, "mlp.1:7@5,0", "norm")
-    hidden = tokens + model.attention(tokens, tokens, tokens, need_weights=False)[0]
-    torch.testing.assert_close(value.activation, model.mlp[0](hidden)[:, 5, 7].detach())
-    assert value.attribution.shape == (2, 8, 9, 1)
-    assert receptive_field(network, "norm:3@2,0").slices == (slice(0, 4), slice(4, 8))
-    assert receptive_field(network, "logits:3", "norm").slices == (slice(0, 9), slice(0, 1))
-
-
-@given(st.integers(2, 4), st.data())
-def test_as_map_and_from_map_are_inverse(axes: int, data: Any) -> None:
-    shape = data.draw(st.tuples(*[st.integers(1, 4)] * axes))
-    tensor = torch.arange(float(np.prod(shape))).reshape(shape)
-    maps = as_map(tensor)
-    assert maps.ndim == 4
-    assert torch.equal(from_map(maps, tensor), tensor)
-    index = [data.draw(st.integers(0, n - 1)) for n in shape]
-    where = {2: [*index, 0, 0], 3: [index[0], index[-1], index[1], 0], 4: index}[axes]
-    assert maps[tuple(where)] == tensor[tuple(index)]
-
-
-def test_a_layer_of_five_axes_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"2 to 4 axes, got shape \(1, 2, 3, 4, 5\)"):
-        as_map(torch.zeros(1, 2, 3, 4, 5))
 
 
 # The model comes back as it was
@@ -465,7 +77,7 @@ def test_an_exception_in_the_midst_leaves_the_model_as_it_was(
     if name == "placement":  # of a layer that comes after the fuse
         call = lambda n, x: placement(n, "block")  # noqa: E731
         model.stem.insert(1, model.fuse)
-    if error is ZeroDivisionError and name in {"window", "reaches", "placement"}:
+    if error is ZeroDivisionError and name in {"window", "fields", "placement"}:
         # Boxes go by coordinates, on which a sound model may fail: their reach is not known.
         with untouched(model), pytest.raises(UnknownGeometry, match="the fuse blew"):
             receptive_fields_by_layer(network)
@@ -596,6 +208,8 @@ def test_results_are_the_users_own() -> None:
         with untouched(network.module):
             for tensor in (result.activation, result.attribution):
                 tensor.add_(1)
+            for tensor in (result.window_attribution, result.hidden):
+                tensor.add_(1)
             for differentiate in (None, "target"):
                 reading = network.run(x, "again", through, differentiate=differentiate)
                 reading.target.detach().add_(1)
@@ -603,101 +217,6 @@ def test_results_are_the_users_own() -> None:
         assert torch.equal(x, images())
     # Nor do a few numbers hold on to a whole layer's map.
     assert result.activation.untyped_storage().nbytes() == 2 * 4
-
-
-# No further than the target, no graph before the through layer
-
-
-class Counting(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[tuple[bool, bool]] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen.append((x.requires_grad, torch.is_grad_enabled()))
-        return x
-
-
-def test_the_pass_ends_at_the_target_and_keeps_a_graph_only_where_it_must() -> None:
-    parts = a, b, c, d = [Counting() for _ in range(4)]
-    conv = partial(nn.Conv2d, 3, 3, 1)
-    model = seeded(lambda: nn.Sequential(a, conv(), b, conv(), c, nn.ReLU(), conv(), d))
-    network = Network(model, preprocessing=SMALL)
-    assert network.layers
-
-    def seen(target: str, *through: str, **how: Any) -> list[list[tuple[bool, bool]]]:
-        for part in parts:
-            part.seen.clear()
-        network.run(images(), target, *through, **how)
-        return [part.seen for part in parts]
-
-    off, on = (False, False), (True, True)
-    assert seen("5", "1", differentiate="target") == [[off], [on], [on], []]
-    assert seen("5", "1") == [[off], [off], [off], []]
-    assert seen("3", "0", differentiate="target") == [[off], [on], [], []]
-    assert seen("logits", "3", differentiate="target") == [[off], [off], [on], [on]]
-    assert seen("1") == [[off], [], [], []]
-    assert seen("0") == [[off], [], [], []]
-    # Toward the images, parameters ask for gradients before the through layer, nothing after it.
-    half = (False, True)
-    assert seen("7", "3", differentiate="images") == [[half], [on], [off], [off]]
-
-    saved: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        reading = network.run(images(), "5", "3", differentiate="target")
-    assert reading.through.is_leaf
-    assert reading.through.requires_grad
-    assert saved == []  # between them lies nothing that needs anything kept
-
-
-def test_only_the_through_layer_is_differentiated() -> None:
-    network = odd()
-    asked: list[str] = []
-    handles = [
-        parameter.register_hook(lambda gradient, name=name: asked.append(name))
-        for name, parameter in network.module.named_parameters()
-    ]
-    attribute(network, images(), "logits:1", "block.relu#1")
-    for handle in handles:
-        handle.remove()
-    assert asked == []
-    assert all(parameter.grad is None for parameter in network.module.parameters())
-
-
-def test_a_pass_that_does_not_come_by_the_target_says_so() -> None:
-    class Early(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
-
-        def forward(self, x: Tensor) -> Tensor:
-            # Zeros, with which the layers are found, go all the way.
-            y = self.conv(x)
-            return y if x.any() else self.last(y)
-
-    network = Network(seeded(Early), preprocessing=SMALL)
-    with pytest.raises(RuntimeError, match="Early: the pass ended without reaching 'last'"):
-        network.run(images(), "last")
-
-
-def test_models_that_catch_exceptions_or_name_their_arguments() -> None:
-    class Careful(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.relu, self.last = nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)
-
-        def forward(self, x: Tensor) -> Tensor:
-            try:
-                y = self.relu(input=self.conv(input=x))
-            except Exception:
-                y = torch.zeros(len(x), 4, 1, 1)
-            return self.last(input=y)
-
-    module = seeded(Careful)
-    network = Network(module, preprocessing=SMALL)
-    torch.testing.assert_close(network.run(images(), "relu").target, module.conv(images()).detach())
-    through = network.run(images(), "logits", "relu").through
-    torch.testing.assert_close(through, module.conv(images()).relu().detach())
 
 
 def test_power_iterations_of_a_model_in_training_do_not_go_on() -> None:
@@ -762,87 +281,184 @@ def test_names_types_and_classes() -> None:
     assert double.inputs(pixels).dtype == double.dtype == torch.float64
 
 
-def test_preprocessing_pixel_by_pixel() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 3), dtype=np.uint8)
-    prepared = Preprocessing().from_bytes(pixels)
-    assert (prepared.shape, prepared.dtype) == ((2, 3, 3, 4), torch.float32)
-    for n, row, column, channel in np.ndindex(*pixels.shape):
-        expected = (pixels[n, row, column, channel] / 255 - IMAGENET_MEAN[channel]) / (
-            IMAGENET_STD[channel]
-        )
-        assert prepared[n, channel, row, column].item() == pytest.approx(expected, abs=1e-6)
-    grey = Preprocessing(mean=(117 / 255,) * 3, std=(1 / 255,) * 3).from_bytes(pixels)
-    expected = torch.tensor(pixels).permute(0, 3, 1, 2) - 117.0
-    torch.testing.assert_close(grey, expected, atol=1e-4, rtol=0)
+# Activations by name
 
 
-def test_preprocessing_takes_arrays_of_any_layout() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), dtype=np.uint8)
-    prepared = Preprocessing().from_bytes(pixels)
-    fixed = pixels.copy()
-    fixed.flags.writeable = False
-    assert torch.equal(Preprocessing().from_bytes(fixed), prepared)
-    turned = Preprocessing().from_bytes(pixels[:, ::-1, :, ::-1])
-    assert turned.shape == prepared.shape
-    backwards = np.ascontiguousarray(pixels[:, ::-1, :, ::-1])
-    assert torch.equal(turned, Preprocessing().from_bytes(backwards))
+def test_activations_are_what_the_layers_give() -> None:
+    network = odd()
+    x, model = images(), network.module
+    maps = network.activations(x, ["logits", "pixels", "stem.2", "block.relu#1", "body.0.0"])
+    assert list(maps) == ["logits", "pixels", "stem.2", "block.relu#1", "body.0.0"]
+    stem = model.stem[1](model.stem[0](x)).relu()
+    assert torch.equal(maps["pixels"], x)
+    torch.testing.assert_close(maps["stem.2"], stem.detach())
+    first = model.block.bn1(model.block.conv1(stem)).relu()
+    torch.testing.assert_close(maps["block.relu#1"], first.detach())
+    assert maps["body.0.0"].min() < 0  # a convolution, before what follows it
+    torch.testing.assert_close(maps["logits"][:, :, 0, 0], model(x).detach())
+    for name, tensor in maps.items():
+        assert torch.equal(tensor, network.activations(x, name)[name])
+    assert list(network.activations(x, ["stem", "stem"])) == ["stem"]
 
 
-# Many layers in one pass
+def test_activations_are_the_users_own_and_have_no_graph() -> None:
+    network = odd()
+    x = images().requires_grad_()
+    given = x.detach().clone()
+    for around in (torch.enable_grad, torch.no_grad, torch.inference_mode):
+        with around():
+            maps = network.activations(x, ["pixels", "stem.2", "block", "logits"])
+        for tensor in maps.values():
+            assert not tensor.requires_grad
+            tensor.add_(1)
+    assert torch.equal(x.detach(), given)
 
 
-def test_a_record_gives_every_gradient_that_a_pass_of_its_own_gives() -> None:
-    network = load("inceptionv1-mini")
-    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    targets, throughs = ["conv2d1", "mixed3b", "logits"], ["pixels", "conv2d0", "mixed3a"]
-    record = network.record(images, targets=targets, throughs=throughs)
-    for target in targets:
-        for through in throughs:
-            if (target, through) == ("conv2d1", "mixed3a"):
-                continue  # it does not lie before
-            maps = record.targets[target]
-            f = maps[:, 3, maps.shape[2] // 2, maps.shape[3] // 2]
-            hidden = record.throughs[through]
-            [gradient] = torch.autograd.grad(f.sum(), hidden, retain_graph=True)
-            one = attribute(network, images, f"{target}:3", through)
-            assert torch.equal(f, one.activation)
-            assert torch.equal(hidden, one.hidden)
-            assert torch.allclose(gradient * hidden, one.attribution, atol=1e-6)
+def test_activations_of_photographs(tmp_path: Path) -> None:
+    network = odd()
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 11, 17, 3), dtype=np.uint8)
+    for number in range(2):
+        Image.fromarray(pixels[number]).save(tmp_path / f"{number}.png")
+    wanted = network.activations(network.inputs(pixels), ["stem", "logits"])
+    for source in (tmp_path, [tmp_path / "0.png", tmp_path / "1.png"], open_images(tmp_path)):
+        maps = network.activations(source, ["stem", "logits"])
+        assert all(torch.equal(maps[name], wanted[name]) for name in wanted)
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    with pytest.raises(Unreadable, match=r"2\.png cannot be read: not an image"):
+        network.activations(tmp_path, "stem")
 
 
-def test_a_record_goes_no_further_than_it_must() -> None:
-    network = load("inceptionv1-mini")
-    assert network.layers  # which takes a pass of its own
-    calls: list[str] = []
-    handle = network.module.mixed4a.register_forward_hook(lambda *_: calls.append("late"))
-    images = torch.zeros(1, 3, 64, 64)
-    try:
-        record = network.record(images, targets=["mixed3b"], throughs=["conv2d2"])
-    finally:
-        handle.remove()
-    assert not calls
-    # What lies before the first through layer has no graph.
-    assert record.throughs["conv2d2"].is_leaf
+def test_activations_that_there_are_not() -> None:
+    network = odd()
+    with pytest.raises(ValueError, match="no layer 'stom'; did you mean stem"):
+        network.activations(images(), ["stem", "stom"])
+    with pytest.raises(ValueError, match="at least one"):
+        network.activations(images(), [])
 
 
-def test_a_record_may_put_other_maps_in_place() -> None:
-    network = load("inceptionv1-mini")
-    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    record = network.record(
-        images,
-        targets=["mixed3b"],
-        throughs=["conv2d2", "mixed3a"],
-        substitute=lambda name, maps: maps * (name == "conv2d2"),
+# The network's input
+
+
+def test_inputs_have_ids_where_images_have(tmp_path: Path) -> None:
+    network = odd()
+    x, ids = network.load_inputs(images())
+    assert torch.equal(x, images())
+    assert ids is None
+    for name in ("b", "a"):
+        Image.new("RGB", (30, 20), (9, 9, 9)).save(tmp_path / f"{name}.png")
+    x, ids = network.load_inputs(tmp_path)
+    assert (x.shape, ids) == ((2, 3, 11, 17), ("a.png", "b.png"))
+    double = odd().to(dtype=torch.float64)
+    assert double.load_inputs(images())[0].dtype == torch.float64
+
+
+@pytest.mark.parametrize("shape", [(3, 11, 17), (2, 1, 11, 17), (2, 11, 17, 3), (1, 2, 3, 4, 5)])
+def test_a_tensor_that_is_no_input_is_refused(shape: tuple[int, ...]) -> None:
+    # Without the check of types that tests have.
+    load_inputs = Network.load_inputs.__wrapped__
+    with pytest.raises(ValueError, match=r"have shape \(n, 3, height, width\), got \("):
+        load_inputs(odd(), torch.zeros(shape))
+
+
+# Elsewhere, in other numbers, at other sizes
+
+
+def test_attributes_are_read_only() -> None:
+    network = odd()
+    for name in [
+        "module",
+        "preprocessing",
+        "name",
+        "classes",
+        "weights_file",
+        "device",
+        "dtype",
+        "layers",
+    ]:
+        with pytest.raises(AttributeError, match=name):
+            setattr(network, name, getattr(odd(), name))
+
+
+def test_a_network_is_moved_with_its_module() -> None:
+    network = odd()
+    assert network.layers
+    assert network.to() is network
+    assert network.to(torch.device("cpu"), torch.float64) is network
+    assert network.dtype == next(network.module.parameters()).dtype == torch.float64
+    assert network.run(images().double(), "stem").target.dtype == torch.float64
+    assert network.to(dtype=torch.float32).dtype == torch.float32
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99", "cpu:x"])
+def test_a_device_that_there_is_not(device: str) -> None:
+    network = odd()
+    match = f"^device '{device}' cannot be used: ."
+    with untouched(network.module), pytest.raises(ValueError, match=match) as caught:
+        network.to(device)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_preprocessing_is_a_network_of_its_own_around_the_same_module() -> None:
+    file = Path("w.pth")
+    network = Network(
+        seeded(Odd), preprocessing=SMALL, name="x", classes=["a", "b"], weights_file=file
     )
-    silent = network.run(images, "mixed3b", "mixed3a", substitute=torch.zeros_like).target
-    assert torch.equal(record.targets["mixed3b"], silent)
-    assert not record.throughs["mixed3a"].any()
+    other = network.with_preprocessing(Preprocessing(size=(30, 21), draft=True))
+    assert other.module is network.module
+    assert (other.name, other.classes, other.weights_file) == ("x", ("a", "b"), file)
+    assert other.preprocessing == Preprocessing(size=(30, 21), draft=True)
+    assert network.preprocessing == SMALL
+    assert network.layer("stem").shape == (4, 5, 8)
+    assert other.layer("stem").shape == (4, 14, 10)
+    assert other.weights_sha256() == network.weights_sha256()
 
 
-def test_a_record_needs_a_through_layer_and_known_names() -> None:
-    network = load("inceptionv1-mini")
-    images = torch.zeros(1, 3, 64, 64)
-    with pytest.raises(ValueError, match="at least one through layer"):
-        network.record(images, targets=["mixed3b"], throughs=[])
-    with pytest.raises(ValueError, match="has no layer 'mixed9z'"):
-        network.record(images, targets=["mixed9z"], throughs=["mixed3a"])
+def test_a_network_at_another_size_is_made_once() -> None:
+    preprocessing = Preprocessing(size=(11, 17), resize=40, mean=(0.1, 0.2, 0.3), draft=True)
+    network = Network(seeded(Odd), preprocessing=preprocessing)
+    assert network.at_size((11, 17)) is network
+    other = network.at_size((30, 21))
+    assert other is network.at_size((30, 21))
+    assert other.preprocessing == replace(preprocessing, size=(30, 21))
+    assert other.map_shape("pixels") == (3, 30, 21)
+    assert other.module is network.module
+
+
+def test_what_is_cached_is_computed_once_for_each_type_of_numbers() -> None:
+    network, calls = odd(), list[str]()
+
+    def compute(name: str) -> Callable[[], object]:
+        return lambda: calls.append(name)
+
+    assert network.cached("a", compute("a")) is None
+    assert network.cached("a", compute("again")) is None
+    network.cached(("a", 1), compute("b"))
+    assert calls == ["a", "b"]
+    network.to(dtype=torch.float64)
+    network.cached("a", compute("a in double"))
+    network.to(dtype=torch.float32)
+    network.cached("a", compute("again"))
+    assert calls == ["a", "b", "a in double"]
+    # Another network keeps its own.
+    network.with_preprocessing(SMALL).cached("a", compute("other"))
+    assert calls[-1] == "other"
+
+
+def test_what_fails_is_not_cached() -> None:
+    network = odd()
+    with pytest.raises(ZeroDivisionError, match="division"):
+        network.cached("a", lambda: 1 / 0)
+    assert network.cached("a", lambda: 7) == network.cached("a", lambda: 8) == 7
+
+
+def test_a_copy_is_a_network_of_its_own() -> None:
+    network = odd()
+    stem = network.layer("stem")
+    other = deepcopy(network)
+    with torch.no_grad():
+        other.module.stem[0].weight.zero_()
+    assert other.layer("stem") == stem
+    assert other.target_point("stem.0").module is other.module.stem[0]
+    assert not torch.equal(
+        network.run(images(), "stem.0").target, other.run(images(), "stem.0").target
+    )

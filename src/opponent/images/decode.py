@@ -132,15 +132,25 @@ def _from_source(entry: ImageEntry) -> Image.Image:
     """The photograph that an image source of the user's own gives."""
     if entry.read is None:
         raise Unreadable("it is no file, and its image source was not handed over")
-    picture = entry.read(entry.id)
-    if isinstance(picture, Image.Image):
-        return picture
-    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8:
-        return Image.fromarray(picture)
-    raise Unreadable(
-        f"its image source gave {type(picture).__name__}, not a PIL image or an array of 8-bit "
-        "numbers"
-    )
+    try:
+        picture = entry.read(entry.id)
+    except (MemoryError, Unreadable):
+        raise
+    except Exception as error:  # of the user's own code
+        raise Unreadable(one_line(error)) from error
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.shape[2:] not in ((), (3,)) or picture.ndim < 2:
+            raise Unreadable(
+                f"its image source gave an array of {picture.dtype} of shape {picture.shape}, not "
+                "of uint8 of shape (height, width) or (height, width, 3)"
+            )
+        picture = Image.fromarray(picture)
+    if not isinstance(picture, Image.Image):
+        kind = type(picture).__name__
+        raise Unreadable(f"its image source gave {kind}, not a PIL image or an array")
+    if not (picture.width and picture.height):
+        raise Unreadable("its image source gave an image without pixels")
+    return picture
 
 
 def fit_image(image: Image.Image, fit: Fit) -> UInt8[np.ndarray, "h w 3"]:

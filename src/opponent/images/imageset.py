@@ -74,6 +74,9 @@ class ImageSet(Sequence[ImageEntry]):
     def _by_id(self) -> dict[str, ImageEntry]:
         return {entry.id: entry for entry in self.entries}
 
+    def __repr__(self) -> str:
+        return f"ImageSet({self.source!r}: {len(self):,} images)"
+
     def __len__(self) -> int:
         return len(self.entries)
 

@@ -140,7 +140,9 @@ def forward(
         hooks += _watch(stop, read_target)
         module(images)
     if "target" not in maps or (start is not None and "through" not in maps):
-        raise RuntimeError(f"the pass ended without reaching {stop.name!r}")
+        raise RuntimeError(
+            f"{type(module).__name__}: the pass ended without reaching {stop.name!r}"
+        )
     return ForwardResult(target=maps["target"], through=maps.get("through"))
 
 
@@ -150,14 +152,16 @@ def forward_many(
     targets: Sequence[ReadPoint],
     throughs: Sequence[ReadPoint],
     *,
+    differentiate: bool = True,
     substitute: Callable[[str, Tensor], Tensor] | None = None,
 ) -> LayerMaps:
-    """Read many layers in one pass, which keeps the graph from the first through layer on.
+    """Read many layers in one pass.
 
     Args:
         module: the module.
         images: its own input.
         targets, throughs: where the layers are read.
+        differentiate: keep the graph from the first through layer on.
         substitute: from a through layer's name and map makes the one that goes on in its place.
     Raises:
         ValueError: no through layer.
@@ -170,7 +174,7 @@ def forward_many(
 
     def read(maps: dict[str, Tensor], point: ReadPoint, tensor: Tensor) -> Tensor:
         hidden = as_map(tensor)
-        if maps is through_maps and point is first:
+        if differentiate and maps is through_maps and point is first:
             # No path from a through layer to a target begins earlier.
             hidden = hidden.detach().clone().requires_grad_()
             torch.set_grad_enabled(True)
@@ -199,7 +203,7 @@ def forward_many(
                     hooks += _watch(point, partial(read, maps, point))
         module(images)
     if len(target_maps) + len(through_maps) < len(targets) + len(throughs):
-        raise RuntimeError("the pass ended without reaching all layers")
+        raise RuntimeError(f"{type(module).__name__}: the pass ended without reaching all layers")
     return LayerMaps(targets=target_maps, throughs=through_maps)
 
 

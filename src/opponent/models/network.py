@@ -1,10 +1,8 @@
 """A network: a module, its layers by name, and how images become its input."""
 
-import difflib
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -18,42 +16,19 @@ from opponent.core.box import Box
 from opponent.core.feature import Feature
 from opponent.images.loader import load_images
 from opponent.images.sources import Images, open_images
-from opponent.models.activations import ACTIVATIONS
 from opponent.models.forward import (
-    Call,
     Differentiate,
     ForwardResult,
     LayerMaps,
     ReadPoint,
     forward,
     forward_many,
-    trace,
     visit,
 )
-from opponent.models.layout import has_map, map_shape
+from opponent.models.layers import LOGITS, PIXELS, Layer, Layers
 from opponent.models.preprocessing import Preprocessing
 
-LOGITS = "logits"  # the network's output
-PIXELS = "pixels"  # the network's input, after preprocessing
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layer:
-    """A layer as one forward pass shows it.
-
-    Args:
-        name: its `named_modules()` path.
-        kind: the module's class.
-        shape: (channels, height, width) of its output at the network's input size; a vector is
-            (channels, 1, 1), tokens are (channels, tokens, 1).
-        calls: how often one pass calls it. 'NAME#1' is its first call; NAME alone is the last.
-    """
-
-    name: str
-    kind: str
-    shape: tuple[int, int, int]
-    calls: int
-
+__all__ = ["LOGITS", "PIXELS", "Layer", "Layers", "Network"]
 
 _Value = TypeVar("_Value")
 
@@ -190,29 +165,16 @@ class Network:
 
     # Layers by name
 
-    @cached_property
-    def _trace(self) -> tuple[Call, ...]:
-        """The calls of one forward pass, in the order in which they end."""
-        size, device, dtype = self.preprocessing.size, self.device, self.dtype
-        return trace(self.module, torch.zeros(1, 3, *size, device=device, dtype=dtype))
+    @property
+    def layers(self) -> Layers:
+        """Every layer that gives a tensor, by name, in the order of the forward pass."""
+        return self._layers
 
     @cached_property
-    def layers(self) -> Mapping[str, Layer]:
-        """Every layer that gives a tensor, by name, in the order of the forward pass."""
-        modules, layers = self._modules, dict[str, Layer]()
-        counts = Counter(call.name for call in self._trace)
-        for call in self._trace:
-            if call.shape is None or not has_map(call.shape):
-                continue
-            name = call.name or (LOGITS if LOGITS not in modules else "")
-            layers.pop(name, None)  # the last call gives the place in the order
-            layers[name] = Layer(
-                name=name,
-                kind=type(modules[call.name]).__name__,
-                shape=map_shape(call.shape),
-                calls=counts[call.name],
-            )
-        return layers
+    def _layers(self) -> Layers:
+        size, device, dtype = self.preprocessing.size, self.device, self.dtype
+        image = torch.zeros(1, 3, *size, device=device, dtype=dtype)
+        return Layers(self.module, image, self.name)
 
     def layer(self, name: str) -> Layer:
         """The layer of that name ('NAME#2' for its second call).
@@ -220,57 +182,15 @@ class Network:
         Raises:
             ValueError: no such layer; the message lists the nearest names.
         """
-        plain, _, number = name.partition("#")
-        if plain in self.layers:
-            layer = self.layers[plain]
-            return self._called(layer, name, number) if "#" in name else layer
-        near = difflib.get_close_matches(plain, self.layers, n=5, cutoff=0.5)
-        near += [x for x in self.layers if plain.lower() in x.lower() and x not in near]
-        hint = f"; did you mean {', '.join(near[:5])}?" if near else ""
-        raise ValueError(
-            f"{self.name} has no layer {plain!r}{hint} (`opponent layers` lists them all)"
-        )
-
-    def _called(self, layer: Layer, name: str, number: str) -> Layer:
-        """The layer with the shape of one of its calls."""
-        if not number.isdecimal() or not 1 <= int(number) <= layer.calls:
-            raise ValueError(f"{name!r}: {layer.name} is called {layer.calls} times in a pass")
-        shape = self._times(layer.name)[int(number) - 1].shape
-        if shape is None or not has_map(shape):
-            raise ValueError(f"{name!r}: that call does not give a tensor with 2 to 4 axes")
-        return replace(layer, shape=map_shape(shape))
-
-    def _times(self, name: str) -> list[Call]:
-        """A layer's calls, in the order in which they begin."""
-        return sorted((x for x in self._trace if x.name == self._path(name)), key=lambda x: x.began)
-
-    def _path(self, name: str) -> str:
-        """The `named_modules()` path of a layer: empty for the network itself."""
-        return "" if name == LOGITS and LOGITS not in self._modules else name
+        return self.layers.find(name)
 
     def target_point(self, name: str) -> ReadPoint:
         """Where a target is read: an activation function at its input, all else at its output."""
-        return self._point(name, target=True)
+        return self.layers.target_point(name)
 
     def through_point(self, name: str) -> ReadPoint:
         """Where a through layer is read: at its output; 'pixels' is the network's input."""
-        if name == PIXELS:
-            return ReadPoint(name=name, module=None, at="output", call=1, order=-1)
-        return self._point(name, target=False)
-
-    def _point(self, name: str, *, target: bool) -> ReadPoint:
-        layer = self.layer(name)
-        module, times = self._modules[self._path(layer.name)], self._times(layer.name)
-        call = int(name.partition("#")[2] or layer.calls)
-        if target and isinstance(module, ACTIVATIONS):
-            order = times[call - 1].began
-            return ReadPoint(name=name, module=module, at="input", call=call, order=order)
-        order = times[call - 1].ended
-        return ReadPoint(name=name, module=module, at="output", call=call, order=order)
-
-    @cached_property
-    def _modules(self) -> dict[str, nn.Module]:
-        return dict(self.module.named_modules())
+        return self.layers.through_point(name)
 
     def check(self, target: str, through: str) -> None:
         """Check that the through layer lies before the target.
@@ -278,19 +198,7 @@ class Network:
         Raises:
             ValueError: an unknown name, or a through layer at or after the target.
         """
-        order = self.target_point(target).order
-        if self.through_point(through).order >= order:
-            parts = self._modules
-            earlier = [
-                name
-                for name in self.layers
-                if self.through_point(name).order < order
-                and _is_block(parts.get(name, self.module))
-            ]
-            raise ValueError(
-                f"through {through!r} does not lie before the target {target!r}; "
-                f"the layers just before it: {', '.join(earlier[-5:]) or PIXELS}"
-            )
+        self.layers.check(target, through)
 
     def resolve(self, feature: Feature | str) -> Feature:
         """The feature with its position written out, checked against its layer.
@@ -334,10 +242,9 @@ class Network:
         pixels = np.stack([*load_images(chosen.entries, self.preprocessing.fit)])
         return self.inputs(pixels), tuple(entry.id for entry in chosen)
 
-    @torch.no_grad()
     def activations(
         self, images: Float[Tensor, "n 3 h w"] | Images, layers: Sequence[str] | str
-    ) -> dict[str, Float[Tensor, "n c h w"]]:
+    ) -> dict[str, Float[Tensor, "n ..."]]:
         """The outputs of layers, by name.
 
         Args:
@@ -345,9 +252,9 @@ class Network:
             layers: names of layers, such as 'mixed3a', 'logits' or 'pixels'; each is read at its
                 output, an activation function after it acted.
         Returns:
-            Maps by name. A vector is a map of one position.
+            Maps (n, channels, rows, columns) by name. A vector is a map of one position.
         Raises:
-            ValueError: an unknown layer, or a tensor of another shape.
+            ValueError: an unknown layer or none, or a tensor of another shape.
             Unreadable: an image that cannot be read.
 
         >>> network = Network(nn.Conv2d(3, 8, 3), preprocessing=Preprocessing(size=(5, 5)))
@@ -355,9 +262,10 @@ class Network:
         torch.Size([2, 8, 3, 3])
         """
         inputs, _ = self.load_inputs(images)
-        names = [layers] if isinstance(layers, str) else list(layers)
-        maps = self.record(inputs, targets=[], throughs=names).throughs
-        return {name: maps[name].detach() for name in names}
+        names = [layers] if isinstance(layers, str) else list(dict.fromkeys(layers))
+        points = [self.through_point(name) for name in names]
+        result = forward_many(self.module, inputs, [], points, differentiate=False)
+        return {name: result.throughs[name] for name in names}
 
     def run(
         self,
@@ -388,7 +296,7 @@ class Network:
         Raises:
             ValueError: a layer is unknown, or `through` does not lie before `target`.
         """
-        stop = self._point(target, target=not after)
+        stop = self.layers.output_point(target) if after else self.target_point(target)
         start = None if through is None else self.through_point(through)
         if start is not None:
             self.check(target, start.name)
@@ -444,11 +352,6 @@ class Network:
             do: called with the name and the map after each call of each layer.
             until: the last layer; without one, all.
         """
-        last = None if until is None else self._point(until, target=False)
-        layers = {name: self._modules[self._path(name)] for name in self.layers}
+        last = None if until is None else self.layers.output_point(until)
+        layers = {name: self.layers.module(name) for name in self.layers}
         visit(self.module, images, layers, do, last=last)
-
-
-def _is_block(module: nn.Module) -> bool:
-    """Activation functions, and what is made of parts: what a through layer mostly is."""
-    return isinstance(module, ACTIVATIONS) or any(True for _ in module.children())

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from opponent.core.errors import RunError
 from opponent.core.progress import Progress, silent
-from opponent.core.text import file_name
+from opponent.core.text import file_name, one_line
 from opponent.images.imageset import ImageSet
 from opponent.images.loader import Batch, load_batches
 from opponent.models.network import Network
@@ -59,9 +59,10 @@ class CheckpointFolder:
         ours = plain(question)
         if path.is_file():
             try:
-                theirs = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise RunError(f"{path} is damaged ({error}); delete the folder") from error
+                theirs = dict(json.loads(path.read_text(encoding="utf-8")))
+            except (ValueError, TypeError, RecursionError) as error:
+                reason = one_line(error)
+                raise RunError(f"{path} is damaged ({reason}); delete the folder") from error
             different = [key for key in ours if ours[key] != theirs.get(key)]
             if different or ours.keys() != theirs.keys():
                 raise RunError(
@@ -174,9 +175,9 @@ def map_images(
         for batch in batches:
             unreadable |= _reasons(batch, places, images)
             if batch.numbers:
-                numbers = np.array([places[k] for k in batch.numbers])
+                numbers = [places[k] for k in batch.numbers]
                 ids += [images[n].id for n in numbers]
-                results.append(compute(network.inputs(batch.pixels), numbers))
+                results.append(compute(network.inputs(batch.pixels), np.array(numbers)))
             if batch.ends_group:
                 about = {"images": ids, "unreadable": unreadable}
                 checkpoints.write(shard_names[missing[batch.group]], _joined(results), about)

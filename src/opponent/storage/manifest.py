@@ -2,6 +2,8 @@
 
 import json
 import platform
+from collections.abc import Iterator, Mapping
+from math import isfinite
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -12,6 +14,7 @@ import torch
 from opponent.core.box import Box
 from opponent.core.errors import RunError
 from opponent.core.feature import Feature
+from opponent.models.network import PIXELS
 from opponent.models.preprocessing import Preprocessing
 from opponent.storage.files import AnyPath
 
@@ -44,6 +47,9 @@ class NetworkRecord(_Record, frozen=True, kw_only=True):
     preprocessing: Preprocessing
     dtype: str
 
+    def __post_init__(self) -> None:
+        _ = self.preprocessing.fit  # it refuses sizes that are no sizes
+
 
 class FeatureRecord(_Record, frozen=True, kw_only=True, omit_defaults=True):
     """A feature with its position written out, as `Feature.describe` gives it."""
@@ -54,6 +60,9 @@ class FeatureRecord(_Record, frozen=True, kw_only=True, omit_defaults=True):
     power: Count | None = None
     vector: list[float] | None = None
     position: tuple[Count, Count] | None = None
+
+    def __post_init__(self) -> None:
+        _ = self.feature  # it refuses what makes no feature
 
     @property
     def feature(self) -> Feature:
@@ -97,6 +106,14 @@ class CropRecord(_Record, frozen=True, kw_only=True, omit_defaults=True):
     window: BoxNumbers | None = None
     inner: BoxNumbers | None = None
     region: BoxNumbers | None = None
+
+    def __post_init__(self) -> None:
+        boxes = (self.crops, self.positions, self.window, self.inner, self.region)
+        given = [value is not None for value in boxes]
+        if any(given) != all(given) or any(given) == (self.whole is not None):
+            raise ValueError("a crop has all boxes and positions, or is whole and has none")
+        if self.crops is not None and PIXELS not in self.crops:
+            raise ValueError(f"the crops have no box of the {PIXELS}")
 
 
 class UnitsRecord(_Record, frozen=True, kw_only=True):
@@ -157,6 +174,9 @@ class Manifest(_Record, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if len(self.windows) != len(self.features):
             raise ValueError(f"{len(self.features)} features have {len(self.windows)} windows")
+        positions = None if self.crop_plan is None else self.crop_plan.positions
+        if positions is not None and len(positions) != len(self.features):
+            raise ValueError(f"{len(self.features)} features have {len(positions)} positions")
 
     def determining(self) -> dict[str, Any]:
         """What two scans must share to be one and the same.
@@ -187,10 +207,26 @@ def read_manifest(path: AnyPath) -> Manifest:
                 f"{path.parent} has format {values.get('format')}, this version of opponent reads "
                 f"format {FORMAT}; scan again into another folder"
             )
-        return msgspec.convert(values, Manifest)
+        manifest = msgspec.convert(values, Manifest)
+        # JSON has no such numbers, but Python reads and writes them.
+        if place := next(_not_finite(values, "$"), None):
+            raise ValueError(f"a number that is not finite - at `{place}`")
+        return manifest
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise RunError(f"{path} is damaged ({reason}); delete the folder and scan again") from error
+
+
+def _not_finite(value: object, place: str) -> Iterator[str]:
+    """Where numbers that are not finite lie in what JSON gave."""
+    if isinstance(value, float) and not isfinite(value):
+        yield place
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _not_finite(item, f"{place}.{key}")
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _not_finite(item, f"{place}[{number}]")
 
 
 def feature_record(feature: Feature) -> FeatureRecord:

@@ -1,0 +1,327 @@
+"""Files of weights good and bad, and downloads."""
+
+import http.server
+import io
+import os
+import pickle
+import re
+import threading
+import urllib.error
+from collections.abc import Callable, Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.support.weights import drawn, small, write
+
+from opponent.models.inceptionv1 import InceptionV1
+from opponent.models.registry import load
+from opponent.models.weights import cache_folder, fetch, load_weights, read_weights
+
+HERE = resources.files("opponent.models")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("OPPONENT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+# Files
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt", ".bin"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_weights_from_a_file(tmp_path: Path, suffix: str, dtype: torch.dtype) -> None:
+    module = small()
+    wanted = {k: v.to(dtype) if v.is_floating_point() else v + 3 for k, v in drawn(module).items()}
+    kinds = {k: v.dtype for k, v in module.state_dict().items()}
+    load_weights(module, write(tmp_path / f"weights{suffix}", wanted))
+    for name, value in module.state_dict().items():
+        assert value.dtype == kinds[name]
+        assert torch.equal(value, wanted[name].to(value.dtype))
+
+
+def test_state_dicts_with_other_things_around_them(tmp_path: Path) -> None:
+    module = small()
+    wanted = drawn(module, 1)
+    nested = {"state_dict": wanted, "epoch": 3, "optimizer": {"lr": 0.1}}
+    load_weights(module, str(write(tmp_path / "nested.pth", nested)))
+    assert torch.equal(module[0].weight, wanted["0.weight"])
+    # Batches that were counted are not asked for.
+    fewer = {k: v for k, v in drawn(module, 2).items() if "num_batches" not in k}
+    load_weights(module, write(tmp_path / "fewer.safetensors", fewer))
+    assert torch.equal(module[0].weight, fewer["0.weight"])
+    legacy = tmp_path / "legacy.pth"
+    torch.save(wanted, legacy, _use_new_zipfile_serialization=False)
+    load_weights(module, legacy)
+    assert torch.equal(module[0].weight, wanted["0.weight"])
+
+
+def test_weights_that_do_not_fit_say_all_that_is_wrong_and_change_nothing(tmp_path: Path) -> None:
+    module = small()
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    given = drawn(module)
+    del given["0.bias"]
+    given["0.weight"] = torch.zeros(2, 3, 1, 1)
+    given |= {f"more.{n}": torch.zeros(1) for n in range(6)}
+    file = write(tmp_path / "w.safetensors", given)
+    with pytest.raises(ValueError, match="do not fit Sequential") as caught:
+        load_weights(module, file)
+    assert str(caught.value) == (
+        f"the weights in {file} do not fit Sequential: 1 missing: 0.bias; "
+        "6 unknown: more.0, more.1, more.2, more.3, …; "
+        "1 of another shape: 0.weight is (2, 3, 1, 1), expected (2, 3, 3, 3)"
+    )
+    assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
+    with pytest.raises(ValueError, match=r"InceptionV1: .* missing: conv2d0_pre_relu_conv.bias"):
+        load("inceptionv1-mini", file)
+    with pytest.raises(ValueError, match=r"^the weights in .* 6 missing: [^;…]*, …$"):
+        load_weights(module, write(tmp_path / "none.pth", {}))
+
+
+class Harm:
+    """What a pickle can do: here, make a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_pickle_with_code_is_refused_and_not_run(
+    tmp_path: Path, inside: bool, plain: bool
+) -> None:
+    folder, file = tmp_path / "harm", tmp_path / "weights.pth"
+    harm = {**drawn(small()), "0.bias": Harm(folder)} if inside else Harm(folder)
+    if plain:
+        file.write_bytes(pickle.dumps(harm))
+    else:
+        torch.save(harm, file)
+    with pytest.raises(OSError, match=r"weights.pth is no file of weights that can be read safely"):
+        load("inceptionv1-mini", file)
+    assert not folder.exists()
+    pickle.loads(pickle.dumps(Harm(folder)))
+    assert folder.exists(), "the pickle would have done harm"
+
+
+def bad_files() -> dict[str, tuple[str, bytes, str]]:
+    """Suffix, content and complaint."""
+    good, archive = io.BytesIO(), io.BytesIO()
+    torch.save(drawn(small()), archive)
+    unsafe = "is no file of weights that can be read safely"
+    none = "holds no state dict"
+
+    def saved(value: object) -> bytes:
+        target = io.BytesIO()
+        torch.save(value, target)
+        return target.getvalue()
+
+    embedded = (HERE / "inceptionv1-mini.safetensors").read_bytes()
+    return {
+        "empty": (".pth", good.getvalue(), unsafe),
+        "empty safetensors": (".safetensors", b"", unsafe),
+        "text": (".pth", b"hello, I am a text file\n", unsafe),
+        "other text": (".pth", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", unsafe),
+        "text safetensors": (".safetensors", b"version https://git-lfs.github.com/spec", unsafe),
+        "web page": (".pth", b"<!DOCTYPE html><html></html>", unsafe),
+        "zip": (".pth", b"PK\x03\x04" + bytes(60), unsafe),
+        "truncated": (".pth", archive.getvalue()[:-200], unsafe),
+        "truncated safetensors": (".safetensors", embedded[:-1000], unsafe),
+        "no header": (".safetensors", embedded[8:2000], unsafe),
+        "renamed": (".pth", embedded, unsafe),
+        "renamed pickle": (".safetensors", archive.getvalue(), unsafe),
+        "list": (".pth", saved([torch.zeros(1)]), none),
+        "tensor": (".pth", saved(torch.zeros(1)), none),
+        "numbers": (".pth", saved({"a": 1.0}), none),
+        "numbered": (".pth", saved({1: torch.zeros(1)}), none),
+        "nothing": (".pth", saved(None), none),
+    }
+
+
+@pytest.mark.parametrize("name", bad_files())
+def test_files_that_hold_no_weights(tmp_path: Path, name: str) -> None:
+    suffix, content, complaint = bad_files()[name]
+    file = tmp_path / f"weights{suffix}"
+    file.write_bytes(content)
+    with pytest.raises(OSError, match=re.escape(f"{file} {complaint}")) as caught:
+        load("inceptionv1-mini", file)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in (tmp_path / "none.pth", tmp_path):
+        with pytest.raises(
+            FileNotFoundError, match=f"no file of weights at {re.escape(str(path))}"
+        ):
+            load("inceptionv1-mini", path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=re.escape(f"{tmp_path}/w.pth")):
+        load("inceptionv1-mini", "~/w.pth")
+    write(tmp_path / "w.pth", drawn(load().module))
+    assert load("inceptionv1-mini", "~/w.pth").weights_sha256() != load().weights_sha256()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.binary(max_size=40),
+    st.sampled_from([b"", b"\x80\x02", b"PK\x03\x04", b"\x08\0\0\0\0\0\0\0"]),
+    st.sampled_from([".pth", ".safetensors"]),
+)
+def test_any_bytes_are_weights_or_an_error_about_the_file(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, start: bytes, suffix: str
+) -> None:
+    file = tmp_path_factory.getbasetemp() / f"any{suffix}"
+    file.write_bytes(start + content)
+    with pytest.raises(OSError, match=r"any\.(pth|safetensors) (is no file|holds no state dict)"):
+        read_weights(file)
+
+
+# Downloads
+
+
+def answer(content: bytes, **headers: str) -> Any:
+    """What urlopen gives."""
+    stream = io.BytesIO(content)
+    stream.headers = {"Content-Length": None} | headers  # type: ignore[attr-defined]
+    return stream
+
+
+def test_without_a_network_the_message_says_where_to_put_the_file(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    with pytest.raises(OSError, match=r"inception5h.pth could not be downloaded") as caught:
+        load("inceptionv1")
+    message = str(caught.value)
+    assert "no route to host" in message
+    assert f"put it at {cache / 'inception5h.pth'}" in message
+    assert "--weights FILE" in message
+    assert list(cache.iterdir()) == []
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, dict[str, Any]]]:
+    """A web server that answers as it is told."""
+    told: dict[str, Any] = {"status": 200, "headers": {}, "body": b"", "calls": 0}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            told["calls"] += 1
+            self.send_response(told["status"])
+            for key, value in told["headers"].items():
+                self.send_header(key, value)
+            self.end_headers()
+            self.wfile.write(told["body"])
+            self.close_connection = True
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as made:
+        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{made.server_port}/weights.pth", told
+        made.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "reason"),
+    [
+        (404, {"Content-Length": "0"}, b"", "404"),
+        (503, {"Content-Length": "4"}, b"busy", "503"),
+        (200, {"Content-Length": "1000"}, b"x" * 999, "999 of 1000 bytes"),
+        (200, {"Transfer-Encoding": "chunked"}, b"5\r\nhello\r\n9\r\nwor", "IncompleteRead"),
+    ],
+)
+def test_a_download_is_whole_or_not_there(
+    cache: Path, server: Any, status: int, headers: dict[str, str], body: bytes, reason: str
+) -> None:
+    address, told = server
+    told |= {"status": status, "headers": headers, "body": body}
+    with pytest.raises(OSError, match=rf"weights.pth could not be downloaded .*{reason}"):
+        fetch(address)
+    assert list(cache.iterdir()) == []
+    content = bytes(range(256)) * 9
+    told |= {"status": 200, "headers": {"Content-Length": str(len(content))}, "body": content}
+    file = fetch(address)
+    assert file == cache / "weights.pth"
+    assert file.read_bytes() == content
+    assert list(cache.iterdir()) == [file]
+    # What has come once is not fetched again.
+    told["body"] = b""
+    assert fetch(address).read_bytes() == content
+    assert told["calls"] == 2
+
+
+def test_a_download_that_another_process_finished_first_is_taken(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meanwhile(*_: object, **__: object) -> Any:
+        (cache / "w.pth").write_bytes(b"theirs")
+        return answer(b"ours")
+
+    monkeypatch.setattr("urllib.request.urlopen", meanwhile)
+    assert fetch("https://example.org/w.pth").read_bytes() == b"theirs"
+    assert [file.name for file in cache.iterdir()] == ["w.pth"]
+
+
+def test_an_interrupted_download_leaves_nothing(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(io.BytesIO):
+        headers = {"Content-Length": None}  # noqa: RUF012
+
+        def read(self, *_: object) -> bytes:
+            raise KeyboardInterrupt("control-C")
+
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: Interrupted())
+    with pytest.raises(KeyboardInterrupt, match="control-C"):
+        fetch("https://example.org/w.pth")
+    assert list(cache.iterdir()) == []
+
+
+def test_inceptionv1_from_a_file_and_from_the_cache(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("it was fetched"))
+    with torch.random.fork_rng(devices=[]):
+        weights = {k: v.half() for k, v in drawn(InceptionV1()).items()}
+    cache.mkdir()
+    write(cache / "inception5h.pth", weights)
+    cached = load("inceptionv1")
+    given = load("inceptionv1", write(tmp_path / "mine.safetensors", weights))
+    assert cached.weights_sha256() == given.weights_sha256()
+    assert cached.name == "inceptionv1"
+    assert cached.layer("logits").shape == (1008, 1, 1)
+    assert cached.layer("mixed3b").shape == (480, 28, 28)
+    assert cached.dtype == torch.float32
+    # The network's own range: a pixel in [0, 255] less 117.
+    pixels = np.array([0, 117, 255], np.uint8).reshape(1, 1, 1, 3)
+    values = cached.inputs(pixels).flatten().tolist()
+    assert values == pytest.approx([-117, 0, 138], abs=1e-4)
+
+
+def test_where_downloads_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPPONENT_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "opponent"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "opponent"
+    monkeypatch.setenv("OPPONENT_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"
