@@ -55,19 +55,20 @@ def crops_from_pixels(
 
 def crops_from_through(
     network: Network, features: Sequence[Feature], through: str
-) -> list[CropPlan] | str:
+) -> list[CropPlan]:
     """Plans that begin at the through layer: one with its window, one with its whole map.
 
-    Returns and raises as `crops_from_pixels`.
+    Raises:
+        UnknownGeometry: an operation mixes images or fails.
     """
     layer = features[0].layer
-    if any(feature.position is None for feature in features):
-        return f"{layer!r} has no rows and columns"
     window, size = dependency(network, features, through), network.map_shape(through)[1:]
     everything = CropPlan(
         features=tuple(features), through=through, start=through, window=window, inner=window,
         box=Box.whole(size),
     )  # fmt: skip
+    if any(feature.position is None for feature in features):
+        return [everything]
     steps = _steps(network, layer)
     if layer not in steps or through not in steps or not _nested(steps[through], steps[layer]):
         return [everything]
