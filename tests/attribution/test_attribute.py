@@ -1,11 +1,6 @@
-"""Attribution: the paper's equations spelt out, answers worked by hand, and outside witnesses."""
+"""Attribution: the paper's equations spelt out, answers worked by hand, any form of images."""
 
-import copy
-import json
-from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,148 +8,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tests.support.attribution import (
+    EXACT,
+    POOLS,
+    SMALL,
+    Skip,
+    assert_lawful,
+    numbers,
+    plain,
+    randn,
+    seeded,
+    slowly,
+)
 from torch import Tensor, nn
 
 import opponent
-from opponent import Attribution, Feature, Network, Preprocessing, Unreadable, attribute
+from opponent import Feature, Network, Preprocessing, Unreadable, attribute
 from opponent.attribution.attribute import attribute_each
-from opponent.attribution.result import energies, energy_maps
-from opponent.geometry.receptive_field import receptive_field
-from opponent.models.inceptionv1 import InceptionV1
-
-SMALL = Preprocessing(size=(9, 14))
-EXACT = {"rtol": 1e-10, "atol": 1e-10}
-
-
-def seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
-    """A module with random weights from a seed of its own, in evaluation mode and float64."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        module = make().eval().double()
-        for name, value in module.named_buffers():
-            if value.is_floating_point():
-                value.copy_(0.1 * torch.rand(value.shape) + ("var" in name))
-    return module
-
-
-def randn(*shape: int, seed: int = 1) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-
-def numbers(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-class Skip(nn.Module):
-    """z = relu(conv(y) + y), with everything in place."""
-
-    def __init__(self, channels: int, kernel: int = 1, bias: bool = True) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, bias=bias)
-        self.relu = nn.ReLU(inplace=True)
-
-    def forward(self, y: Tensor) -> Tensor:
-        z = self.conv(y)
-        z += y
-        return self.relu(z)
-
-
-# The law, and the equations term by term
-
-
-def by_terms(attribution: Tensor) -> dict[str, Any]:
-    """Equations 2 and 3 for one image, one term after the other."""
-    channels, height, width = attribution.shape
-    found: dict[str, Any] = {"excitation": 0.0, "inhibition": 0.0, "l1": 0.0, "l2": 0.0}
-    found |= {name: np.zeros((height, width)) for name in ("excitation_map", "inhibition_map")}
-    found["channels"], found["inhibition_channels"] = np.zeros(channels), np.zeros(channels)
-    for k in range(channels):
-        for row in range(height):
-            for column in range(width):
-                s = attribution[k, row, column].item()
-                name = "excitation" if s > 0 else "inhibition"
-                found[name] += abs(s)
-                found[f"{name}_map"][row, column] += abs(s)
-                found["channels"][k] += s
-                found["inhibition_channels"][k] += max(-s, 0)
-                found["l1"] += abs(s)
-                found["l2"] += s**2
-    found["l2"] **= 0.5
-    return found
-
-
-def assert_lawful(result: Attribution) -> None:
-    """What holds of every attribution."""
-    plus, minus, s = result.excitation, result.inhibition, result.attribution
-    torch.testing.assert_close(plus - minus, s.sum((1, 2, 3)), **EXACT)
-    torch.testing.assert_close(plus + minus, result.l1, **EXACT)
-    torch.testing.assert_close(result.excitation_map.sum((1, 2)), plus, **EXACT)
-    torch.testing.assert_close(result.inhibition_map.sum((1, 2)), minus, **EXACT)
-    torch.testing.assert_close(result.channels.sum(1), plus - minus, **EXACT)
-    parts = (plus, minus, result.excitation_map, result.inhibition_map)
-    assert all((part >= 0).all() for part in parts)
-    torch.testing.assert_close(energies(s), (plus, minus), rtol=0, atol=0)
-    torch.testing.assert_close(energy_maps(s), parts[2:], rtol=0, atol=0)
-
-
-@settings(deadline=None)
-@given(
-    st.tuples(st.integers(0, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4)),
-    st.booleans(),
-)
-def test_energies_norms_and_maps_term_by_term(shape: tuple[int, ...], whole: bool) -> None:
-    s = randn(*shape, seed=sum(shape))
-    s = s.round() if whole else s  # so that some terms are 0
-    result = Attribution(
-        feature=Feature.parse("a:0"),
-        through="b",
-        activation=s.new_zeros(len(s)),
-        attribution=s,
-        hidden=s.abs(),
-    )
-    slow = [by_terms(each) for each in s]
-    for name in slow[0] if slow else ():
-        expected = torch.from_numpy(np.stack([each[name] for each in slow]))
-        torch.testing.assert_close(getattr(result, name), expected, rtol=1e-12, atol=1e-12)
-    assert len(result.excitation) == len(result.channels) == shape[0]
-    assert_lawful(result)
-
-
-def slowly(layers: list[nn.Module], x: Tensor, through: int, read: Callable[[Tensor], Tensor]):
-    """Equation 1 for one image after the other, with the whole graph from the pixels on."""
-    found = []
-    for image in x:
-        h = image[None].clone().requires_grad_()
-        for layer in layers[: through + 1]:
-            h = layer(h)
-        y = h
-        for layer in layers[through + 1 :]:
-            y = layer(y)
-        [gradient] = torch.autograd.grad(read(y)[0], h)
-        found.append((gradient * h)[0].detach())
-    return torch.stack(found)
-
-
-def plain(seed: int, kernel: int, bias: bool, pool: nn.Module) -> list[nn.Module]:
-    """Eight layers without names or anything in place: convolutions, ReLUs, a skip, a pool."""
-    made = seeded(
-        lambda: nn.Sequential(
-            nn.Conv2d(3, 4, kernel, bias=bias), nn.ReLU(), pool,
-            Skip(4, 3, bias), nn.Conv2d(4, 5, 2, padding=1, bias=bias), nn.ReLU(),
-            nn.Conv2d(5, 3, 1, groups=1, bias=bias),
-        ),
-        seed,
-    )  # fmt: skip
-    return list(made)
-
-
-POOLS = {
-    "max": nn.MaxPool2d(3, 2, 1),
-    "ceil": nn.MaxPool2d(2, 2, ceil_mode=True),
-    "average": nn.AvgPool2d(2, 1, 1),
-    "none": nn.Identity(),
-}
+from opponent.geometry.crop import plan_whole_image
 
 
 @pytest.mark.parametrize("pool", POOLS)
@@ -364,100 +235,6 @@ def test_a_sum_over_space_and_a_batch_of_none() -> None:
 
 
 # Outside witnesses
-
-
-def not_in_place(model: nn.Module) -> nn.Module:
-    """A copy whose layers keep their outputs, which captum holds on to."""
-    model = copy.deepcopy(model)
-    for module in model.modules():
-        if isinstance(module, nn.ReLU):
-            module.inplace = False
-    return model
-
-
-def witness(model: nn.Module, x: Tensor, target: str, unit: int, through: str) -> Tensor:
-    """The same by captum, for a unit at the centre of a layer that is not an activation."""
-    captum = pytest.importorskip("captum.attr")
-    model = not_in_place(model).eval()
-    modules, found = dict(model.named_modules()), {}
-
-    def forward(x: Tensor) -> Tensor:
-        with ExitStack() as stack:
-            keep = modules[target].register_forward_hook(
-                lambda m, i, out: found.update(y=out.clone())
-            )
-            stack.callback(keep.remove)
-            model(x)
-        y = found["y"]
-        return y[:, unit] if y.ndim == 2 else y[:, unit, y.shape[2] // 2, y.shape[3] // 2]
-
-    method = captum.LayerGradientXActivation(forward, modules[through])
-    return method.attribute(x).detach()
-
-
-def test_captum_on_the_embedded_network(photographs: Path) -> None:
-    network = opponent.load()
-    network.module.double()
-    files = sorted(photographs.iterdir())[:3]
-    inputs = opponent.attribution.attribute.network_input(network, files)
-    assert (inputs.shape, inputs.dtype) == ((3, 3, 64, 64), torch.float64)
-    for target, unit, through in (
-        ("softmax2_pre_activation_matmul", 7, "mixed4c"),
-        ("mixed3b_3x3_pre_relu_conv", 30, "mixed3a"),
-        ("mixed3a_5x5_pre_relu_conv", 3, "conv2d0"),
-    ):
-        result = attribute(network, files, Feature(layer=target, unit=unit), through)
-        expected = witness(network.module, inputs, target, unit, through)
-        torch.testing.assert_close(result.attribution, expected, **EXACT)
-        assert result.attribution.count_nonzero()
-    # Unit 64 of the block, before its ReLU, is unit 0 of its second branch.
-    block = network.module.variant.channels(128)
-    joined = attribute(network, files, f"mixed3b:{block}", "mixed3a")
-    alone = attribute(network, files, "mixed3b_3x3_pre_relu_conv:0", "mixed3a")
-    torch.testing.assert_close(joined.attribution, alone.attribution, **EXACT)
-
-
-def test_captum_on_squeezenet(squeezenet_weights: Path, photographs: Path) -> None:
-    network = opponent.load("torchvision:squeezenet1_1", squeezenet_weights)
-    network.module.double()
-    files = sorted(photographs.iterdir())[3:5]
-    inputs = opponent.attribution.attribute.network_input(network, files)
-    for target, unit, through in (
-        ("features.7.expand3x3", 10, "features.6"),
-        ("features.10.squeeze", 4, "features.3.squeeze_activation"),
-        ("features.4.expand1x1", 0, "features.0"),
-    ):
-        result = attribute(network, files, Feature(layer=target, unit=unit), through)
-        expected = witness(network.module, inputs, target, unit, through)
-        torch.testing.assert_close(result.attribution, expected, **EXACT)
-        # The ReLU in place that follows is another name for the same target.
-        other = attribute(network, inputs, f"{target}_activation:{unit}", through)
-        assert torch.equal(other.attribution, result.attribution)
-
-
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_captum_on_skips_and_relus_in_place(name: str) -> None:
-    models = pytest.importorskip("torchvision.models")
-    model = seeded(lambda: models.get_model(name, weights=None))
-    network = Network(model, preprocessing=Preprocessing(size=(65, 95)))
-    x = randn(2, 3, 65, 95)
-    last = "layer2.1.bn2" if name == "resnet18" else "layer2.1.bn3"
-    for target, unit, through in (
-        ("fc", 11, "layer3"),
-        ("fc", 12, "layer1.0.bn1"),
-        (last, 40, "layer2.0"),
-        (last, 3, "maxpool"),
-        ("layer1.1.conv1", 9, "bn1"),
-    ):
-        result = attribute(network, x, Feature(layer=target, unit=unit), through)
-        expected = witness(model, x, target, unit, through)
-        torch.testing.assert_close(result.attribution, expected, **EXACT)
-        assert result.attribution.count_nonzero()
-
-
-# Several features, branches, other entrances
-
-
 def test_features_that_share_a_pass_equal_single_ones() -> None:
     layers = plain(4, 3, True, POOLS["max"])
     network = Network(nn.Sequential(*layers), preprocessing=SMALL)
@@ -468,16 +245,20 @@ def test_features_that_share_a_pass_equal_single_ones() -> None:
         Feature.direction("6", [1.0, 2.0, 3.0]),
         Feature.parse("6:0"),
     ]
-    assert network.layers
+    # Which part of the layer they need is known beforehand.
+    plan = plan_whole_image(network, [network.resolve(x) for x in features], "2", "")
     handle = layers[0].register_forward_hook(lambda *_: passes.append(1))
-    together = attribute_each(network, x, features, "2")
+    together = attribute_each(network, x, features, "2", plan=plan)
     assert passes == [1]
     handle.remove()
     for feature, result in zip(features, together, strict=True):
-        alone = attribute(network, x, feature, "2")
-        assert result.feature == alone.feature == network.resolve(feature)
+        [alone] = attribute_each(network, x, [feature], "2")
+        cropped = attribute(network, x, feature, "2")
+        assert result.feature == alone.feature == cropped.feature == network.resolve(feature)
         assert torch.equal(result.attribution, alone.attribution)
         assert torch.equal(result.activation, alone.activation)
+        torch.testing.assert_close(cropped.attribution, alone.attribution, **EXACT)
+        torch.testing.assert_close(cropped.activation, alone.activation, **EXACT)
     with pytest.raises(ValueError, match=r"features of one layer, got \['5', '6'\]"):
         attribute_each(network, x, [Feature.parse("5:0"), Feature.parse("6:0")], "2")
     with pytest.raises(ValueError, match="features of one layer, got none"):
@@ -529,98 +310,6 @@ def test_networks_and_images_in_any_form(tmp_path: Path) -> None:
 
 
 # Another implementation of InceptionV1
-
-
-@pytest.fixture(scope="module")
-def inception() -> Network:
-    """InceptionV1 in float64 with weights that anyone can draw again."""
-    with torch.random.fork_rng(devices=[]):
-        module = InceptionV1().double().eval()
-    drawn, generator = {}, torch.Generator().manual_seed(0)
-    for name, old in sorted(module.state_dict().items()):
-        value = torch.randn(old.shape, generator=generator, dtype=torch.float64)
-        drawn[name] = value * (0.01 if old.ndim == 1 else (2 / old[0].numel()) ** 0.5)
-    module.load_state_dict(drawn)
-    return Network(module, name="golden")
-
-
-@pytest.fixture(scope="module")
-def golden_input() -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.rand(2, 3, 224, 224, generator=generator, dtype=torch.float64) * 255 - 117
-
-
-def test_every_layer_of_another_implementation(
-    inception: Network, golden_input: Tensor, golden: Path
-) -> None:
-    written = json.loads(golden.read_text())
-    del written["attribution mixed3b:379 centre through mixed3a"]
-    found = {}
-
-    def keep(name: str, y: Tensor) -> None:
-        if name in written:
-            centre = y[0, :5, y.shape[2] // 2, y.shape[3] // 2]
-            found[name] = (list(y.shape), y.mean().item(), y.std().item(), centre.tolist())
-
-    inception.visit(golden_input, keep)
-    assert found.keys() == written.keys()
-    for name, (shape, mean, std, centre) in found.items():
-        entry = written[name]
-        assert shape[: len(entry["shape"])] == entry["shape"]
-        assert mean == pytest.approx(entry["mean"], rel=1e-9)
-        assert std == pytest.approx(entry["std"], rel=1e-9)
-        assert centre == pytest.approx(entry["centre_first5"], rel=1e-9, abs=1e-9)
-
-
-class Leaking(nn.ReLU):
-    """A ReLU that lets a tenth of the gradient through where it is off."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        leaking = nn.functional.leaky_relu(x, 0.1)
-        return leaking + (x.relu() - leaking).detach()
-
-
-def test_the_attribution_of_another_implementation(
-    inception: Network, golden_input: Tensor, golden: Path
-) -> None:
-    wanted = json.loads(golden.read_text())["attribution mixed3b:379 centre through mixed3a"]
-
-    def compare(result: Attribution, *names: str) -> None:
-        ours = {
-            "activation": result.activation, "E_plus": result.excitation,
-            "E_minus": result.inhibition, "l1": result.l1, "l2": result.l2,
-        }  # fmt: skip
-        for name in names or ours:
-            assert ours[name].tolist() == pytest.approx(wanted[name], rel=1e-9), name
-        _, _, rows, columns = result.attribution.nonzero().unbind(1)
-        assert [rows.min(), rows.max()] == wanted["window_rows"]
-        assert [columns.min(), columns.max()] == wanted["window_cols"]
-        assert result.feature.label == "mixed3b:379@14,14"
-        assert_lawful(result)
-
-    result = attribute(inception, golden_input, "mixed3b:379", "mixed3a")
-    compare(result, "activation")
-    window = receptive_field(inception, "mixed3b:379", "mixed3a")
-    assert window.slices == (slice(12, 17), slice(12, 17))
-
-    # The other implementation's ReLUs leak a tenth of the gradient (which its file does not say),
-    # where equation 1 has the gradient itself. With such ReLUs ours gives its numbers.
-    module = copy.deepcopy(inception.module)
-    module.mixed3b_5x5_bottleneck = Leaking()
-    compare(attribute(Network(module), golden_input, "mixed3b:379", "mixed3a"))
-
-    # The gradient itself leaves out nothing but what the biases add.
-    with torch.no_grad():
-        reading = inception.run(golden_input, "mixed3b_5x5_bottleneck")
-        on = (reading.target > 0).double() * module.mixed3b_5x5_bottleneck_pre_relu_conv.bias.view(
-            -1, 1, 1
-        )
-        last = module.mixed3b_5x5_pre_relu_conv
-        biases = last(on)[:, 379 - 128 - 192, 14, 14]
-    total = result.excitation - result.inhibition
-    torch.testing.assert_close(total + biases, result.activation, **EXACT)
-
-
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no picture")

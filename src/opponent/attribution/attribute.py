@@ -9,13 +9,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from opponent.attribution.result import Attribution
-from opponent.attribution.rules import AttributionRule, Gradient, parse_rule
+from opponent.attribution.rules import BUILT_IN, AttributionRule, Gradient, parse_rule
 from opponent.attribution.segment import Segment
 from opponent.core.errors import Unreadable
 from opponent.core.feature import Feature
 from opponent.core.progress import Progress, shown
 from opponent.geometry.crop import CropPlan, plan_whole_image
-from opponent.geometry.planning import plan_crop, rounding_limit
+from opponent.geometry.planning import (
+    ROUNDING,
+    copy_in,
+    equal_to_rounding,
+    plan_crop,
+    rounding_limit,
+    weights_state,
+)
 from opponent.images.imageset import ImageSet
 from opponent.images.loader import load_batches
 from opponent.images.sources import Images, open_images
@@ -58,7 +65,8 @@ def attribute_each(
         One result a feature, without graph.
     Raises:
         ValueError: no feature, features of several layers, or a name or position that does not fit;
-            a target that does not depend on the through layer; no baseline where one is needed.
+            a target that does not depend on the through layer; no baseline where one is needed, or
+            one of another shape; a rule that gives S of another shape, or beyond the window.
     Source: paper, eq. 1.
     """
     layers = {feature.layer for feature in features}
@@ -72,6 +80,11 @@ def attribute_each(
         )
     network = network.at_size((inputs.shape[2], inputs.shape[3]))
     network.check(features[0].layer, through)
+    if baseline is not None and baseline.shape != network.map_shape(through):
+        raise ValueError(
+            f"the baseline has shape {tuple(baseline.shape)}, and {through!r} gives maps of "
+            f"{network.map_shape(through)}"
+        )
     features = [network.resolve(feature) for feature in features]
     plan = plan or plan_whole_image(network, features, through, "")
     at_once = AT_ONCE // rule.copies if rule.copies > 1 else len(inputs)
@@ -101,7 +114,7 @@ def _attribute_batch(
             feature=feature,
             through=plan.through,
             activation=activation.detach().clone(),
-            window_attribution=plan.within(attribution.detach()),
+            window_attribution=_in_window(plan, segment, rule, attribution.detach()),
             hidden=hidden,
             baseline=None if start is None else plan.within(start[None])[0],
             window=plan.window,
@@ -111,6 +124,27 @@ def _attribute_batch(
             features, segment.unchanged.activations, rule.attribute(segment), strict=True
         )
     ]
+
+
+def _in_window(
+    plan: CropPlan, segment: Segment, rule: AttributionRule, attribution: Tensor
+) -> Float[Tensor, "n k h w"]:
+    """S within the window, after a check that it has its shape and is zero elsewhere."""
+    if attribution.shape != segment.hidden.shape:
+        raise ValueError(
+            f"the rule {rule.label} gives S of shape {tuple(attribution.shape)} where h has "
+            f"{tuple(segment.hidden.shape)}"
+        )
+    inside = plan.within(attribution)
+    if inside.shape != attribution.shape:
+        total = attribution.abs().sum()
+        # Some ways to convolve leave rounding where zeros should be.
+        if total - inside.abs().sum() > rounding_limit(attribution.dtype) * total:
+            raise ValueError(
+                f"the rule {rule.label} gives S beyond {plan.window}, on which alone the features "
+                f"depend of {plan.through!r}"
+            )
+    return inside
 
 
 def _joined(batches: Sequence[Attribution]) -> Attribution:
@@ -129,6 +163,9 @@ def checked_plan(
     features: Sequence[Feature],
     through: str,
     inputs: Float[Tensor, "n 3 h w"] | None,
+    *,
+    rule: AttributionRule | None = None,
+    baseline: Float[Tensor, "k y x"] | None = None,
 ) -> CropPlan:
     """The crop that gives some features' attribution exactly, after a check on the first images.
 
@@ -140,23 +177,38 @@ def checked_plan(
         features: of one layer, with positions written out.
         through: an earlier layer.
         inputs: the network's own input of some images; None checks nothing but noise.
+        rule: how S is computed. A rule of the user's own may look at more of h than S needs, and
+            is checked itself; the built-in ones need no more than the gradient.
+        baseline: the mean of h, for a rule that starts there.
     """
     plan = plan_crop(network, features, through)
-    if plan.box is None or inputs is None:
+    if plan.box is None or inputs is None or not len(inputs):
         return plan
+    if rule is None or type(rule) in BUILT_IN:
+        rule, baseline = Gradient(), None
+    inputs = inputs[: max(1, CHECKED // rule.copies)]
+    if network.dtype not in ROUNDING:
+        # In half precision values are often equal, and a pool picks any of them.
+        network, inputs = copy_in(network, torch.float32), inputs.float()
+        baseline = None if baseline is None else baseline.float()
     whole = plan_whole_image(network, features, through, "")
     for cropped, expected in zip(
-        attribute_each(network, inputs, features, through, plan=plan),
-        attribute_each(network, inputs, features, through, plan=whole),
+        attribute_each(network, inputs, features, through, rule=rule, baseline=baseline, plan=plan),
+        attribute_each(
+            network, inputs, features, through, rule=rule, baseline=baseline, plan=whole
+        ),
         strict=True,
     ):
-        for name in ("activation", "window_attribution"):
-            ours, theirs = getattr(cropped, name), getattr(expected, name)
-            limit = rounding_limit(network.dtype) * float(theirs.abs().max())
-            if float((ours - theirs).abs().max()) > limit:
-                what = "S" if name == "window_attribution" else name
-                reason = f"on the first images, {what} of {cropped.feature.label} differs"
-                return replace(whole, reason=reason)
+        # The activation may be small because its terms cancel.
+        size = torch.maximum(expected.l1, expected.activation.abs())
+        differs = None
+        if not equal_to_rounding(cropped.activation, expected.activation, size):
+            differs = "activation"
+        elif not equal_to_rounding(cropped.window_attribution, expected.window_attribution):
+            differs = "S"
+        if differs is not None:
+            reason = f"on the first images, {differs} of {cropped.feature.label} differs"
+            return replace(whole, reason=reason)
     return plan
 
 
@@ -259,7 +311,7 @@ def attribute(
     what, results, ids = f"attributing {feature.label}", list[Attribution](), list[str]()
     with shown(progress) as report, closing(batches):
         for inputs, batch_ids, done, total in batches:
-            plan = _plan_once(network, feature, through, inputs)
+            plan = _plan_once(network, feature, through, inputs, rule, baseline)
             results += attribute_each(
                 network, inputs, [feature], through, rule=rule, baseline=baseline, plan=plan
             )
@@ -269,12 +321,23 @@ def attribute(
     return result if isinstance(images, Tensor) else replace(result, images=tuple(ids))
 
 
-def _plan_once(network: Network, feature: Feature, through: str, inputs: Tensor) -> CropPlan:
+def _plan_once(
+    network: Network,
+    feature: Feature,
+    through: str,
+    inputs: Tensor,
+    rule: AttributionRule,
+    baseline: Tensor | None,
+) -> CropPlan:
     """The crop for a feature, checked on the first images that are asked about."""
-    return network.cached(
-        ("checked plan", feature, through),
-        lambda: checked_plan(network, [feature], through, inputs[:CHECKED]),
-    )
+
+    def plan() -> CropPlan:
+        return checked_plan(network, [feature], through, inputs, rule=rule, baseline=baseline)
+
+    if not len(inputs):
+        return plan()
+    key = ("checked plan", feature, through, rule.label, weights_state(network))
+    return network.cached(key, plan)
 
 
 def _input_batches(

@@ -115,6 +115,8 @@ class IntegratedGradients(AttributionRule):
             yield torch.einsum("s,snkyx->nkyx", weights, by_point) * change
 
 
+# What no rule of the user's own may call itself; subclasses are the user's own.
+BUILT_IN = (Gradient, IntegratedGradients)
 _NAMES = "there are gradient, integrated-zero and integrated-mean; the last two may end /STEPS"
 
 
@@ -125,23 +127,41 @@ def parse_rule(rule: "AttributionRule | str") -> AttributionRule:
         rule: a rule, 'gradient', 'integrated-zero', 'integrated-mean/32', or
             'module:PACKAGE.MODULE:NAME' for a rule, or a class of rules, of the user's own.
     Raises:
-        ValueError: the text names no rule.
+        ValueError: the text names no rule; a rule of the user's own has the label of a built-in
+            one.
 
     >>> parse_rule("integrated-mean/16")
     IntegratedGradients(baseline='mean', steps=16)
     """
     if not isinstance(rule, str):
-        return rule
+        return _own_rule(rule, type(rule).__name__)
     if names_object(rule):
-        own = load_object(rule)
-        own = own() if isinstance(own, type) else own
-        if not isinstance(own, AttributionRule):
-            raise ValueError(f"{rule!r} is {type(own).__name__}, no rule of attribution")
-        return own
-    match = re.fullmatch(r"integrated-(zero|mean)(/\d+)?", rule)
+        return _own_rule(load_object(rule), repr(rule))
+    built_in = _built_in(rule)
+    if built_in is None:
+        raise ValueError(f"{rule!r} names no rule of attribution: {_NAMES}")
+    return built_in
+
+
+def _built_in(name: str) -> AttributionRule | None:
+    match = re.fullmatch(r"integrated-(zero|mean)(/\d+)?", name)
     if match is not None:
         steps = int(match[2][1:]) if match[2] else STEPS
         return IntegratedGradients(baseline="mean" if match[1] == "mean" else "zero", steps=steps)
-    if rule != "gradient":
-        raise ValueError(f"{rule!r} names no rule of attribution: {_NAMES}")
-    return Gradient()
+    return Gradient() if name == "gradient" else None
+
+
+def _own_rule(rule: object, name: str) -> AttributionRule:
+    """A rule, or what a class of rules gives, after a check of its members and its label."""
+    rule = rule() if isinstance(rule, type) else rule
+    if not isinstance(rule, AttributionRule):
+        raise ValueError(
+            f"{name} is no rule of attribution: it needs `label`, `needs_mean`, `copies` and "
+            "`attribute(segment)`"
+        )
+    if type(rule) not in BUILT_IN and _built_in(rule.label) is not None:
+        raise ValueError(
+            f"{name} has the label {rule.label!r}, which is that of a built-in rule; results could "
+            "not be told apart: give it another"
+        )
+    return rule

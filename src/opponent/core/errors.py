@@ -21,5 +21,9 @@ class UnknownGeometry(RuntimeError):
     """The network does something that makes it impossible to say what a position depends on."""
 
 
+class IndependentFeature(ValueError):
+    """A feature that does not depend on the layer that it is to be explained through."""
+
+
 class EmptyTarget(ValueError):
     """Nothing excites, or inhibits, the feature in an image: there is no direction to invert."""

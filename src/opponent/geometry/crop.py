@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opponent.core.box import Box, bounding_box
+from opponent.core.errors import IndependentFeature
 from opponent.core.feature import Feature
 from opponent.geometry.receptive_field import receptive_field
 from opponent.models.forward import Differentiate, ForwardResult
@@ -98,6 +99,7 @@ class CropPlan:
             inputs: any inputs; one image leads to the through layer, and its map is dropped.
             hidden: whole maps of the through layer, of which the plan takes its box.
         """
+        assert self.start == self.through
         maps = self.crop(hidden).contiguous()
         return network.run(
             inputs[:1], self.features[0].layer, self.through, differentiate="target",
@@ -116,13 +118,33 @@ class CropPlan:
 def plan_whole_image(
     network: Network, features: Sequence[Feature], through: str | None, reason: str
 ) -> CropPlan:
-    """The plan that takes the whole image."""
-    window = None if through is None else dependency(network, features, through)
+    """The plan that takes the whole image.
+
+    Args:
+        network: the network.
+        features: of one layer, with positions written out.
+        through: a layer before the features'; None where only the features are wanted.
+        reason: why no crop is taken.
+    """
+    window = None
+    if through is not None:
+        try:
+            window = dependency(network, features, through)
+        except IndependentFeature:
+            window = Box.whole(network.map_shape(through)[1:])
     return CropPlan(
         features=tuple(features), through=through, window=window, inner=window, reason=reason
     )
 
 
 def dependency(network: Network, features: Sequence[Feature], source: str) -> Box:
-    """The box of the source outside which nothing can change any of the features' activations."""
+    """The box of the source outside which nothing can change any of the features' activations.
+
+    Args:
+        network: the network.
+        features: of one layer, with positions written out.
+        source: a layer before the features', or 'pixels'.
+    Raises:
+        IndependentFeature: a feature does not depend on the source.
+    """
     return bounding_box([receptive_field(network, feature, source) for feature in features])

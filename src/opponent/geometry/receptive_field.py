@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opponent.core.box import Box
-from opponent.core.errors import UnknownGeometry
+from opponent.core.errors import IndependentFeature, UnknownGeometry
 from opponent.core.feature import Feature
 from opponent.geometry.operations import CoordinateMode, Extents, counts_exactly
 from opponent.models.network import PIXELS, Network
@@ -121,8 +121,8 @@ def receptive_field(network: Network, feature: Feature | str, source: str = PIXE
     Returns:
         The box; all of the source where the network's geometry cannot be told.
     Raises:
-        ValueError: an unknown layer, a source that does not lie before the feature's layer, or one
-            that the feature does not depend on.
+        ValueError: an unknown layer, or a source that does not lie before the feature's layer.
+        IndependentFeature: the feature does not depend on the source.
     Source: Araujo, Norris & Sim (2019) for convolutional networks; here from the operations.
     """
     feature = network.resolve(feature)
@@ -140,7 +140,9 @@ def receptive_field(network: Network, feature: Feature | str, source: str = PIXE
         extents = extents[:, weights != 0]
     box = box_of(extents)
     if box is None:
-        raise ValueError(f"{feature.label} does not depend on {source!r}: they lie on two branches")
+        raise IndependentFeature(
+            f"{feature.label} does not depend on {source!r}: they lie on two branches"
+        )
     return box
 
 
