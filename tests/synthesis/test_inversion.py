@@ -3,7 +3,9 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,11 +27,14 @@ from opponent import (
     SynthesisSettings,
     Transforms,
     accentuate,
+    attribute,
     invert,
+    mean_activation,
     open_images,
     visualise,
 )
 from opponent.attribution.attribute import attribute_each
+from opponent.core.progress import silent
 from opponent.core.side import SIDES, Side
 from opponent.images.decode import Fit, load_image
 from opponent.selection import tense
@@ -396,3 +401,75 @@ def test_inversions_of_tense_images_show_what_they_should(
     made = invert(mini, images, "mixed3b:40", "mixed3a", side=side, settings=enough)
     assert (side.sign * (made.final - own) > 0).all()
     assert (made.objective[-5:].mean(0) > made.objective[:5].mean(0)).all()
+
+
+def test_photographs_are_known_by_their_ids_and_equal_their_tensor(tmp_path: Path) -> None:
+    network, photos = toy(), paint(tmp_path, 3)
+    inputs, ids = network.load_inputs(photos)
+    assert ids == ("0.png", "1.png", "2.png")
+    quick = replace(QUICK, steps=4, batch=2)
+    given = {"side": "excitation", "settings": quick}
+    by_file, by_tensor, by_folder = (
+        invert(network, x, "end:1", "relu", **given) for x in (photos, inputs, tmp_path)
+    )
+    for part in ("image", "opacity", "objective", "activation", "final"):
+        assert torch.equal(getattr(by_file, part), getattr(by_tensor, part)), part
+        assert torch.equal(getattr(by_file, part), getattr(by_folder, part)), part
+    assert by_file.images == by_folder.images == ids
+    assert by_tensor.images is None
+    assert accentuate(network, photos, "end:1", "relu", **given).images == ids
+    assert visualise(network, "end:1", settings=quick).images is None
+    assert len(by_file) == 3
+
+
+@pytest.mark.parametrize("do", [invert, accentuate])
+def test_the_mean_that_s_starts_from_is_taken_over_the_images(
+    do: Callable[..., Synthesis], tmp_path: Path
+) -> None:
+    network, photos = toy(), paint(tmp_path, 3)
+    mean = mean_activation(network, photos, "relu")
+    given = {"side": "excitation", "settings": replace(QUICK, steps=2), "rule": "integrated-mean"}
+    own = do(network, photos, "end:1", "relu", **given)
+    handed = do(network, photos, "end:1", "relu", **given, baseline=mean)
+    other = do(network, photos, "end:1", "relu", **given, baseline=torch.zeros_like(mean))
+    torch.testing.assert_close(own.image, handed.image, atol=1e-4, rtol=0)
+    torch.testing.assert_close(own.objective, handed.objective)
+    assert (own.objective - other.objective).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="starts from the mean over images, and there is one"):
+        do(network, [photos[0].path], "end:1", "relu", **given)
+
+
+def test_from_a_mean_the_target_follows_what_s_weighs() -> None:
+    """Where h lies under its mean, growing drive is less of the layer."""
+    network, images = toy(), torch.rand(3, 3, *SIZE, generator=seeded())
+    recorder = Recorder(DotCosine())
+    invert(
+        network, images, "end:3", "relu", side="excitation", rule="integrated-mean/8",
+        settings=replace(QUICK, steps=1, objective=recorder),
+    )  # fmt: skip
+    result = attribute(network, images, "end:3", "relu", rule="integrated-mean/8")
+    assert (result.change < 0).any()
+    part = result.window_attribution.clamp(min=0)
+    [views] = recorder.seen
+    assert views.target is not None
+    torch.testing.assert_close(views.target, result.change.sign() * part)
+
+
+def test_progress_is_shown_by_none_but_the_callback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one, a display appears; `silent` shows nothing, not even of S."""
+    minutes = count(step=100)  # between any two looks at the clock
+    clock = SimpleNamespace(monotonic=lambda: float(next(minutes)))
+    monkeypatch.setattr("opponent.core.progress.time", clock)
+    network, photos, quick = toy(), paint(tmp_path, 2), replace(QUICK, steps=2)
+    given = {"side": "excitation", "settings": quick}
+    for progress in (silent, None):
+        invert(network, photos, "end:1", "relu", **given, progress=progress)
+        accentuate(network, photos, "end:1", "relu", **given, progress=progress)
+        visualise(network, "end:1", settings=quick, progress=progress)
+        printed = capsys.readouterr()
+        assert not printed.out
+        lines = printed.err.splitlines()
+        assert (len(lines) > 0) == (progress is None)
+        assert all(line.startswith("optimising: ") for line in lines)
