@@ -57,11 +57,11 @@ class Objective(Protocol):
     def __sub__(self, other: "Objective") -> "Objective":
         return _Sum(self, _Scaled(-1.0, other))
 
-    def __mul__(self, factor: float) -> "Objective":
-        return _Scaled(factor, self)
+    def __mul__(self, factor: float | int) -> "Objective":
+        return _Scaled(float(factor), self)
 
-    def __rmul__(self, factor: float) -> "Objective":
-        return _Scaled(factor, self)
+    def __rmul__(self, factor: float | int) -> "Objective":
+        return _Scaled(float(factor), self)
 
     def __neg__(self) -> "Objective":
         return _Scaled(-1.0, self)
@@ -149,7 +149,7 @@ class Activation(Objective):
 
 def _number(value: float) -> str:
     """A number for a label, with all its digits: numbers that differ have other labels."""
-    return repr(float(value)).removesuffix(".0")
+    return repr(value).removesuffix(".0")
 
 
 def dot_cosine(
