@@ -3,7 +3,9 @@
 import os
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,6 +16,9 @@ from tests.support.browser import (  # noqa: F401
     pytest_runtest_teardown,
 )
 from torch import nn
+
+if TYPE_CHECKING:
+    from opponent import Atlas, Network, Run
 
 # torchvision does not import beside a build of torch for which its compiled operators are missing.
 # Their names alone let its models and transforms import.
@@ -100,10 +105,85 @@ def _nothing_left_behind() -> Iterator[None]:
     assert _hooked() <= hooked, "a hook was left on a module"
 
 
+@contextmanager
+def _single_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """One thread for torch, for a module of tests on small tensors."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with _single_thread():
+        yield
+
+
+# A small run and its atlas, made once; to be read, or copied, only. The helpers import the package,
+# which runtime checks of shapes need to see first: so not above.
+
+
+@pytest.fixture(scope="session")
+def wave_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eighty pictures, and one that cannot be read."""
+    from tests.support.atlas import paint_waves
+
+    folder = paint_waves(tmp_path_factory.mktemp("waves") / "in", 80)
+    (folder / "030-broken.png").write_bytes((folder / "030.png").read_bytes()[:60])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wave_network() -> "Network":
+    """The small network that the pictures of waves were scanned with."""
+    from tests.support.atlas import network_of
+
+    return network_of()
+
+
+@pytest.fixture(scope="session")
+def wave_run(
+    wave_network: "Network", wave_pictures: Path, tmp_path_factory: pytest.TempPathFactory
+) -> "Run":
+    """A run of four shards, without an atlas."""
+    from tests.support.atlas import scan_small
+
+    with _single_thread():
+        return scan_small(wave_network, wave_pictures, tmp_path_factory.mktemp("scanned") / "run")
+
+
+@pytest.fixture(scope="session")
+def wave_atlas(
+    wave_network: "Network", wave_run: "Run", tmp_path_factory: pytest.TempPathFactory
+) -> tuple["Atlas", list[tuple[str, int, int]]]:
+    """An atlas in a run folder of its own, and the progress on the way."""
+    from tests.support.atlas import QUICK, copy_of
+
+    from opponent import make_atlas
+
+    calls: list[tuple[str, int, int]] = []
+    run = copy_of(wave_run, tmp_path_factory.mktemp("atlas") / "run")
+    with _single_thread():
+        atlas = make_atlas(
+            run, network=wave_network, settings=QUICK, progress=lambda *call: calls.append(call)
+        )
+    return atlas, calls
+
+
+@pytest.fixture(scope="session")
+def signed_wave_atlas(
+    wave_network: "Network",
+    wave_atlas: tuple["Atlas", list[tuple[str, int, int]]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> "Atlas":
+    """The same atlas, to which both sides were added later."""
+    from tests.support.atlas import QUICK, copy_of
+
+    from opponent import make_atlas
+
+    run = copy_of(wave_atlas[0].run, tmp_path_factory.mktemp("signed") / "run")
+    with _single_thread():
+        return make_atlas(run, network=wave_network, settings=QUICK, signed=True)

@@ -1,37 +1,39 @@
-"""Synthesis: objective, spectrum, parameterisations, views, ascent, inversions, what is kept."""
+"""Inversions, accentuations and visualisations: targets, sides, batches, photographs."""
 
-import json
-import math
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
+from tests.support.synthesis import QUICK, SIZE, Call, Recorder, Toy, paint, seeded, toy
 from torch import nn
 from torch.nn import functional as F
 
 import opponent
 from opponent import (
+    Columns,
+    EmptyTarget,
     Feature,
+    ImageSet,
     Network,
     Preprocessing,
-    Run,
-    RunError,
     Synthesis,
     SynthesisSettings,
+    Transforms,
     accentuate,
+    attribute,
     invert,
+    mean_activation,
     open_images,
-    scan_images,
     visualise,
 )
+<<<<<<< HEAD
 from opponent.attribution.attribute import attribute_each, network_input
 from opponent.core.box import Box
 from opponent.geometry.crop import CropPlan, plan_whole_image
@@ -538,22 +540,32 @@ def test_the_objective_rises(name: str, sign: int) -> None:
     assert objective[-5:].mean() > objective[:5].mean() + 0.05
     torch.testing.assert_close(made.activation, sign * made.objective)
     assert sign * (made.final[0] - made.activation[0, 0]) > 0
+=======
+from opponent.attribution.attribute import attribute_each
+from opponent.core.progress import silent
+from opponent.core.side import SIDES, Side
+from opponent.images.decode import Fit, load_image
+from opponent.selection import tense
+from opponent.synthesis import objectives
+from opponent.synthesis.objectives import DotCosine, dot_cosine
+from opponent.synthesis.transforms import resize
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+>>>>>>> h-t3
 
 
 def test_visualisations_go_both_ways() -> None:
-    up, down = (visualise(toy(), "end:1", sign=sign, settings=QUICK) for sign in (1, -1))
+    up, down = (visualise(toy(), "end:1", side=side, settings=QUICK) for side in SIDES)
     assert up.final > down.final
-    assert (up.sign, down.sign) == (1, -1)
+    assert (up.side, down.side) == SIDES
     assert up.feature == Feature(layer="end", unit=1, position=(10, 8))
 
 
 def test_what_comes_back_is_whole() -> None:
-    calls: list[tuple[int, int]] = []
+    calls: list[Call] = []
     network = toy()
-    made = visualise(
-        network, "end:1", settings=QUICK, progress=lambda done, of: calls.append((done, of))
-    )
-    assert calls == [(step, 12) for step in range(1, 13)]
+    made = visualise(network, "end:1", settings=QUICK, progress=lambda *call: calls.append(call))
+    assert calls == [("optimising", step, 12) for step in range(1, 13)]
     assert made.image.shape == (1, 3, 24, 22)
     assert made.opacity.shape == (1, 24, 22)
     assert made.objective.shape == made.activation.shape == (12, 1)
@@ -564,22 +576,12 @@ def test_what_comes_back_is_whole() -> None:
     assert made.opacity.max() == 1
     # The feature's activation in the image itself.
     inputs = network.preprocessing.normalise(resize(made.image, SIZE))
-    reading = network.run(inputs, "end").target
-    torch.testing.assert_close(made.final, reading[:, 1, 10, 8])
+    maps = network.run(inputs, "end").target
+    torch.testing.assert_close(made.final, maps[:, 1, 10, 8])
     rgba = made.rgba()
     assert rgba.shape == (1, 24, 22, 4)
     np.testing.assert_allclose(rgba[0, ..., :3] / 255, made.image[0].permute(1, 2, 0), atol=0.003)
     np.testing.assert_allclose(rgba[0, ..., 3] / 255, made.opacity[0], atol=0.003)
-
-
-@pytest.mark.parametrize("name", PARAMETERISATIONS)
-def test_the_same_seed_gives_the_same_bits(name: str) -> None:
-    quick = replace(QUICK, parameterisation=name, steps=4)
-    first, again = (visualise(toy(), "end:1", settings=quick) for _ in range(2))
-    for part in ("image", "opacity", "objective", "activation", "final"):
-        assert torch.equal(getattr(first, part), getattr(again, part)), part
-    other = visualise(toy(), "end:1", settings=replace(quick, seed=1))
-    assert not torch.equal(first.image, other.image)
 
 
 def snapshot(module: nn.Module) -> dict[str, Any]:
@@ -599,7 +601,7 @@ def test_the_model_comes_back_as_it_was(training: bool, frozen: bool) -> None:
     before = snapshot(network.module)
     images = torch.rand(2, 3, *SIZE, generator=seeded())
     visualise(network, "end:1", settings=QUICK)
-    invert(network, images, "end:1", "relu", sign=1, settings=QUICK)
+    invert(network, images, "end:1", "relu", side="excitation", settings=QUICK)
     after = snapshot(network.module)
     assert before.keys() == after.keys()
     for name, value in before["state"].items():
@@ -628,8 +630,8 @@ def test_the_callers_grad_mode_changes_nothing(mode: Callable[[], Any], tmp_path
     def all_three() -> list[Synthesis]:
         return [
             visualise(network, "end:1", settings=QUICK),
-            invert(network, images.clone(), "end:1", "relu", sign=-1, settings=QUICK),
-            accentuate(network, photo, "end:1", "relu", sign=1, settings=QUICK),
+            invert(network, images.clone(), "end:1", "relu", side="inhibition", settings=QUICK),
+            accentuate(network, photo, "end:1", "relu", side="excitation", settings=QUICK),
         ]
 
     expected = all_three()
@@ -648,7 +650,7 @@ def test_in_place_relus_change_nothing() -> None:
             images,
             "end:1",
             "one",
-            sign=1,
+            side="excitation",
             settings=QUICK,
         )
         for inplace in (True, False)
@@ -656,242 +658,10 @@ def test_in_place_relus_change_nothing() -> None:
     assert torch.equal(made[0].image, made[1].image)
 
 
-def test_opacity_is_high_where_the_gradient_acted() -> None:
-    # A unit in a corner sees pixels up to 5 rows and columns away, of 20 x 16.
-    quick = replace(QUICK, parameterisation="pixels", canvas=(100, 80), steps=8)
-    for position, (inside, outside) in {
-        (2, 2): ((slice(0, 20), slice(0, 20)), (slice(60, 100), slice(50, 80))),
-        (17, 13): ((slice(80, 100), slice(60, 80)), (slice(0, 40), slice(0, 30))),
-    }.items():
-        feature = Feature(layer="end", unit=1, position=position)
-        opacity = visualise(toy(), feature, settings=quick).opacity[0]
-        assert opacity[inside].mean() > 0.3
-        assert opacity[outside].max() < 0.02
-
-
-def slow_opacity(acted: np.ndarray) -> np.ndarray:
-    """Clipped at its 99th percentile, blurred (edges go on), scaled to its largest value."""
-    clipped = np.minimum(acted, np.percentile(acted, 99))
-    for axis, length in enumerate(acted.shape):
-        sd, lines = 0.012 * length, np.moveaxis(clipped, axis, 0)
-        blurred = np.zeros_like(lines)
-        for here in range(length):
-            weights = [math.exp(-(step**2) / (2 * sd**2)) for step in range(-20, 21)]
-            for step, weight in zip(range(-20, 21), weights, strict=True):
-                there = min(max(here + step, 0), length - 1)
-                blurred[here] += weight / sum(weights) * lines[there]
-        clipped = np.moveaxis(blurred, 0, axis)
-    return clipped / clipped.max()
-
-
-def test_opacity_equals_its_slow_twin() -> None:
-    acted = torch.rand(2, 50, 90, generator=seeded()).double() ** 8
-    acted[1, 10, 70] = 1e6  # one pixel alone does not make all others transparent
-    found = optimise._opacity(acted)
-    for number in range(2):
-        expected = slow_opacity(acted[number].numpy())
-        np.testing.assert_allclose(found[number], expected, atol=2e-3)
-    assert found[1].mean() > 0.05
-
-
-class Flat(nn.Module):
-    """A network that does not depend on its input."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Identity()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(x * 0)
-
-
-def test_where_nothing_acts_nothing_is_opaque() -> None:
-    network = Network(Flat(), preprocessing=Preprocessing(size=SIZE))
-    made = visualise(network, "layer:0", settings=replace(QUICK, parameterisation="pixels"))
-    assert not made.opacity.any()
-    assert made.image.isfinite().all()
-
-
-def everything(network: Network, features: list[Feature], through: str | None = None) -> CropPlan:
-    """The whole input, where a view would do."""
-    return plan_whole_image(network, features, through, "asked for")
-
-
-def test_the_window_of_a_view_is_what_the_whole_view_has() -> None:
-    images = torch.rand(2, 3, 50, 61, generator=seeded())
-    window = Box(top=7, left=0, height=9, width=23)
-    quiet = Transforms(draws=3, uniform=0.0, gaussian=0.0)
-    whole = views_of(quiet, images, (40, 30), seed=1)
-    part = views_of(quiet, images, (40, 30), window, seed=1)
-    torch.testing.assert_close(part, whole[:, :, *window.slices])
-    torch.testing.assert_close(
-        resize(images, (70, 90), window), resize(images, (70, 90))[:, :, *window.slices]
-    )
-
-
-def test_no_more_is_seen_than_the_boxes_show() -> None:
-    transforms, window = Transforms(draws=3), Box(top=12, left=20, height=5, width=6)
-    seen, boxes = transforms.draw((100, 130), (40, 52), seeded(), window)
-    again, whole = transforms.draw((100, 130), (40, 52), seeded())
-    assert [x.numbers[2:] for x in boxes] == [x.numbers[2:] for x in whole]
-    for a, b in zip(boxes, whole, strict=True):
-        assert (a.top + seen.top, a.left + seen.left) == (b.top + again.top, b.left + again.left)
-    # 2.25 to 2.5 pixels of the canvas for one of a view, and a centre that wanders.
-    assert 5 * 2.25 < seen.height < 5 * 2.5 + 2 * 2.5 + 40
-    assert 6 * 2.25 < seen.width < 6 * 2.5 + 2 * 2.5 + 52
-    assert seen.height * seen.width < again.height * again.width / 4
-    images = torch.rand(1, 3, 100, 130, generator=seeded()).requires_grad_()
-    views_of(transforms, images, (40, 52), window).sum().backward()
-    assert images.grad is not None
-    acted = images.grad[0, 0] != 0
-    assert acted[seen.slices].any(1)[[0, -1]].all()
-    assert acted[seen.slices].any(0)[[0, -1]].all()
-    assert acted.sum() == acted[seen.slices].sum()
-
-
-@pytest.mark.parametrize("name", [*PARAMETERISATIONS, "photographs"])
-@pytest.mark.parametrize("size", [(14, 12), (15, 11), (9, 2), (3, 1)])
-def test_a_part_of_an_image_is_what_the_whole_has(name: str, size: tuple[int, int]) -> None:
-    start = (
-        Photographs(torch.rand(2, 3, *size, generator=seeded()))
-        if name == "photographs"
-        else PARAMETERISATIONS[name](2, size, generator=seeded())
-    )
-    part = Box(top=1, left=size[1] // 3, height=2, width=-(-size[1] // 3))
-    found, expected = start.images(part), start.images()[:, :, *part.slices]
-    torch.testing.assert_close(found, expected)
-    wanted = torch.rand(found.shape, generator=seeded(1))
-    gradients = [
-        torch.autograd.grad((x * wanted).sum(), start.parameters, materialize_grads=True)
-        for x in (found, expected)
-    ]
-    for a, b in zip(*gradients, strict=True):
-        torch.testing.assert_close(a, b)
-
-
-@pytest.mark.parametrize("size", [(14, 12), (15, 11), (512, 512)])
-def test_phases_are_standardised_to_single_precision(size: tuple[int, int]) -> None:
-    start = Phases(2, size, generator=seeded())
-    with torch.no_grad():  # so that the waves that mirror themselves lose magnitude
-        start.parameters[0] += torch.randn(start.parameters[0].shape, generator=seeded(1))
-    phases = start.parameters[0].detach().double().mT
-    magnitude = shipped().magnitude(*size).double()
-    plain = torch.fft.irfft2(torch.polar(magnitude.expand_as(phases), phases), s=size)
-    logits = torch.einsum("ij,njhw->nihw", torch.from_numpy(shipped().recolour), plain)
-    expected = logits / logits.square().mean((1, 2, 3), keepdim=True).sqrt()
-    torch.testing.assert_close(
-        start.images().detach().double(), expected.sigmoid(), rtol=0, atol=5e-7
-    )
-
-
-@given(
-    box=st.tuples(*[st.integers(1, 30)] * 2),
-    # PyTorch's own filter does not resize rows where the result has one column.
-    size=st.tuples(st.integers(1, 40), st.integers(2, 40)),
-    data=st.data(),
-)
-@settings(deadline=None)
-def test_a_window_of_a_box_is_what_the_whole_box_has(
-    box: tuple[int, int], size: tuple[int, int], data: st.DataObject
-) -> None:
-    images = torch.rand(1, 3, 33, 35, generator=seeded())
-    starts = [data.draw(st.integers(0, side - 1)) for side in size]
-    sides = [data.draw(st.integers(1, n - at)) for n, at in zip(size, starts, strict=True)]
-    inner, window = Box.of([3, 2, *box]), Box.of([*starts, *sides])
-    whole = resize(images, size, box=inner)
-    torch.testing.assert_close(
-        resize(images, size, window, inner), whole[:, :, *window.slices], atol=2e-6, rtol=0
-    )
-
-
-@pytest.mark.parametrize("width", [1, 2, 7, 8])
-def test_gradients_by_hand_are_those_of_autograd(width: int) -> None:
-    phase = torch.randn(2, 3, width // 2 + 1, 4, generator=seeded(), dtype=torch.float64)
-    phase.requires_grad_()
-    magnitude = torch.rand(phase.shape[1:], generator=seeded(1), dtype=torch.float64)
-    found = parameters._Polar.apply(magnitude, phase)
-    torch.testing.assert_close(found, torch.polar(magnitude.expand_as(phase), phase))
-    assert torch.autograd.gradcheck(
-        lambda phase: torch.view_as_real(parameters._Polar.apply(magnitude, phase)), (phase,)
-    )
-    # Complex in the first and last column too, which no real image's columns are.
-    columns = torch.view_as_complex(
-        torch.randn(*phase.shape, 2, generator=seeded(2), dtype=torch.float64)
-    ).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: parameters._Deviation.apply(x, width), (columns,))
-    plain = torch.fft.irfft(columns, n=width, dim=2)
-    logits = torch.einsum("ij,njwh->niwh", torch.from_numpy(shipped().recolour), plain)
-    torch.testing.assert_close(
-        parameters._Deviation.apply(columns, width),
-        logits.square().mean((1, 2, 3), keepdim=True).sqrt(),
-    )
-
-
-@pytest.mark.parametrize("name", ["end:1", "end:1@0,15", "end:3@19,0", "end:2@4,9"])
-def test_views_change_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    network, images = toy(), paint(tmp_path, 2)
-
-    def all_three() -> list[Synthesis]:
-        # Noise is drawn for what a view shows alone.
-        quiet = replace(QUICK.transforms, uniform=0.0, gaussian=0.0)
-        quick = replace(QUICK, steps=4, transforms=quiet)
-        return [
-            visualise(network, name, settings=quick),
-            invert(network, images, name, "relu", sign=1, settings=quick),
-            accentuate(network, images, name, "relu", sign=-1, settings=quick),
-        ]
-
-    box = plan_crop(network, [network.resolve(name)], "relu").box
-    assert box is not None
-    assert box.height < 20
-    found = all_three()
-    monkeypatch.setattr(inversion, "view", everything)
-    for one, other in zip(found, all_three(), strict=True):
-        assert one.feature == other.feature
-        for part in ("image", "objective", "activation", "final", "opacity"):
-            torch.testing.assert_close(
-                getattr(one, part), getattr(other, part), atol=0.02, rtol=0.02
-            )
-
-
-def test_ascent_takes_any_objective() -> None:
-    """The very loop, on a goal of which the answer is known: brightness."""
-    network, generator = toy(), seeded()
-    made = ascend(
-        network,
-        Pixels(1, (18, 20), generator=generator),
-        lambda hidden: hidden.mean((1, 2, 3)),
-        Feature(layer="end", unit=0),
-        sign=1,
-        part=everything(network, [Feature(layer="end", unit=0)], "pixels"),
-        transforms=Transforms(draws=3),
-        steps=10,
-        rate=0.5,
-        generator=generator,
-    )
-    # Adam's steps are as long as the rate, or shorter where the gradient fades.
-    assert 3.5 < logits_of(made.image).mean() < 5.2
-
-
-# Inversion and accentuation
-
-
-def paint(folder: Path, count: int, *, size: tuple[int, int] = (40, 33)) -> ImageSet:
-    """Smooth pictures of a size (height, width)."""
-    generator = np.random.default_rng(4)
-    entries = []
-    for number in range(count):
-        blobs = generator.integers(0, 256, (5, 4, 3), dtype=np.uint8)
-        picture = Image.fromarray(blobs).resize(size[::-1], Image.Resampling.BICUBIC)
-        picture.save(folder / f"{number}.png")
-        entries.append(ImageEntry(id=f"{number}.png", path=folder / f"{number}.png"))
-    return ImageSet(source=str(folder), entries=tuple(entries))
-
-
 def test_a_batch_is_as_good_as_one_by_one(tmp_path: Path) -> None:
     images = paint(tmp_path, 3)
     few = replace(QUICK, steps=5)
-    calls: list[tuple[int, int]] = []
+    calls: list[Call] = []
     for do in (invert, accentuate):
         batch, singles = (
             do(
@@ -899,9 +669,9 @@ def test_a_batch_is_as_good_as_one_by_one(tmp_path: Path) -> None:
                 images,
                 "end:1",
                 "relu",
-                sign=1,
+                side="excitation",
                 settings=replace(few, batch=size),
-                progress=lambda done, of: calls.append((done, of)),
+                progress=lambda *call: calls.append(call),
             )
             for size in (3, 1)
         )
@@ -911,27 +681,59 @@ def test_a_batch_is_as_good_as_one_by_one(tmp_path: Path) -> None:
                 getattr(batch, part), getattr(singles, part), atol=0.02, rtol=0.02
             )
         # Uneven batches, and each image against itself alone.
-        uneven = do(toy(), images, "end:1", "relu", sign=1, settings=replace(few, batch=2))
+        uneven = do(
+            toy(), images, "end:1", "relu", side="excitation", settings=replace(few, batch=2)
+        )
         torch.testing.assert_close(uneven.image, singles.image, atol=0.02, rtol=0)
-        alone = do(toy(), [images[1].path], "end:1", "relu", sign=1, settings=replace(few, batch=2))
+        alone = do(
+            toy(),
+            [images[1].path],
+            "end:1",
+            "relu",
+            side="excitation",
+            settings=replace(few, batch=2),
+        )
         torch.testing.assert_close(alone.image[0], singles.image[1], atol=0.02, rtol=0)
-    one = [(step, 5) for step in range(1, 6)]
-    assert calls == (one + [(step, 15) for step in range(1, 16)]) * 2
+    one_batch = [("optimising", step, 5) for step in range(1, 6)]
+    assert calls == (one_batch + [("optimising", step, 15) for step in range(1, 16)]) * 2
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-def test_the_target_is_one_side_of_s_within_its_window(sign: int) -> None:
+def targets(
+    network: Network, images: Any, feature: str, through: str, side: Side
+) -> tuple[torch.Tensor, Synthesis]:
+    """What an inversion's objective is given as its target, one an image; and the result."""
+    recorder = Recorder(DotCosine())
+    made = invert(
+        network, images, feature, through, side=side,
+        settings=replace(QUICK, steps=1, objective=recorder),
+    )  # fmt: skip
+    [views] = recorder.seen
+    assert views.target is not None
+    return views.target, made
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_the_target_is_one_side_of_s_within_its_window(side: Side) -> None:
     network = toy()
     images = torch.rand(3, 3, *SIZE, generator=seeded())
-    targets = inversion._targets(network, images, "end:3@4,5", "relu", sign)
+    target, made = targets(network, images, "end:3@4,5", "relu", side)
     [result] = attribute_each(network, images, [Feature.parse("end:3@4,5")], "relu")
-    window = targets.view.window
-    assert window is not None
+    window = result.window
     assert (window.top, window.left) == (3, 4)
     assert (window.height, window.width) == (3, 3)
-    expected = (sign * result.attribution[:, :, 3:6, 4:7]).clamp(min=0)
-    torch.testing.assert_close(targets.part, expected)
-    assert targets.feature == Feature.parse("end:3@4,5")
+    expected = (side.sign * result.attribution[:, :, 3:6, 4:7]).clamp(min=0)
+    torch.testing.assert_close(target, expected)
+    assert made.feature == Feature.parse("end:3@4,5")
+
+
+def test_of_both_sides_the_target_is_the_size_of_s() -> None:
+    network = toy()
+    images = torch.rand(3, 3, *SIZE, generator=seeded())
+    target, made = targets(network, images, "end:3@4,5", "relu", Side.BOTH)
+    [result] = attribute_each(network, images, [Feature.parse("end:3@4,5")], "relu")
+    torch.testing.assert_close(target, result.attribution[:, :, 3:6, 4:7].abs())
+    assert (result.attribution < 0).any()
+    assert made.side is Side.BOTH
 
 
 def test_what_is_optimised_is_equation_5(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -942,17 +744,18 @@ def test_what_is_optimised_is_equation_5(monkeypatch: pytest.MonkeyPatch) -> Non
         given.append((hidden.detach(), target, power))
         return dot_cosine(hidden, target, power)
 
-    monkeypatch.setattr(inversion, "dot_cosine", spy)
+    monkeypatch.setattr(objectives, "dot_cosine", spy)
     network, images = toy(), torch.rand(2, 3, *SIZE, generator=seeded())
     quick = replace(QUICK, steps=3, power=2.0, transforms=Transforms(draws=3))
-    made = invert(network, images, "end:3", "relu", sign=-1, settings=quick)
-    part = inversion._targets(network, images, "end:3", "relu", -1).part
+    made = invert(network, images, "end:3", "relu", side="inhibition", settings=quick)
+    [result] = attribute_each(network, images, [network.resolve("end:3")], "relu")
+    part = (-result.window_attribution).clamp(min=0)
     assert len(given) == 3
     for step, (hidden, target, power) in enumerate(given):
         assert power == 2
         assert hidden.shape == target.shape == (6, 6, 3, 3)
         for i in range(6):
-            assert torch.equal(target[i], part[i % 2])
+            torch.testing.assert_close(target[i], part[i % 2])
         values = dot_cosine(hidden, target, 2.0)
         torch.testing.assert_close(
             made.objective[step], torch.stack([values[::2].mean(), values[1::2].mean()])
@@ -980,13 +783,15 @@ def test_of_a_negative_layer_growing_drive_is_more_negative() -> None:
     h = F.gelu(x).flatten()
     assert (h > 0).tolist() == [True, False, True]
     # S is 1 h0, -2 h1, -1 h2: the second is excitation, though the layer is negative there.
-    excitatory = inversion._targets(network, x, "out:0", "gelu", 1).part.flatten()
+    excitatory = targets(network, x, "out:0", "gelu", Side.EXCITATION)[0].flatten()
     torch.testing.assert_close(excitatory, torch.stack([h[0], 2 * h[1], h[0] * 0]))
-    inhibitory = inversion._targets(network, x, "out:0", "gelu", -1).part.flatten()
+    inhibitory = targets(network, x, "out:0", "gelu", Side.INHIBITION)[0].flatten()
     torch.testing.assert_close(inhibitory, torch.stack([h[0] * 0, h[0] * 0, h[2]]))
+    both = targets(network, x, "out:0", "gelu", Side.BOTH)[0].flatten()
+    torch.testing.assert_close(both, torch.stack([h[0], 2 * h[1], h[2]]))
     quick = SynthesisSettings(steps=60, canvas=(6, 6), transforms=Transforms(draws=1))
     quick = replace(quick, parameterisation="pixels")
-    up, down = (invert(network, x, "out:0", "gelu", sign=sign, settings=quick) for sign in (1, -1))
+    up, down = (invert(network, x, "out:0", "gelu", side=side, settings=quick) for side in SIDES)
     own = network.run(x, "out").target.flatten()
     assert up.final > own > down.final
     # The excitatory image is light in the first channel and dark in the second.
@@ -995,8 +800,10 @@ def test_of_a_negative_layer_growing_drive_is_more_negative() -> None:
     assert means[1] < 0.45
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-def test_an_image_without_that_side_is_named(sign: int) -> None:
+@pytest.mark.parametrize(
+    ("side", "verb"), [("excitation", "excites"), ("inhibition", "inhibits"), ("both", "drives")]
+)
+def test_an_image_without_that_side_is_named(side: str, verb: str) -> None:
     network = toy()
     images = torch.rand(4, 3, *SIZE, generator=seeded())
     # A layer that is dead for an image has no S at all.
@@ -1005,30 +812,41 @@ def test_an_image_without_that_side_is_named(sign: int) -> None:
         network.module.get_parameter("one.weight").abs_()
     images[1], images[3] = -5, -5
     images[[0, 2]] += 5
-    side = "excites" if sign > 0 else "inhibits"
     with pytest.raises(
-        ValueError, match=rf"nothing {side} end:1@10,8 through 'relu' in image 1, 3 of 4"
-    ):
-        invert(network, images, "end:1", "relu", sign=sign, settings=QUICK)
+        EmptyTarget, match=rf"nothing {verb} end:1@10,8 through 'relu' in image 1, 3 of 4"
+    ) as error:
+        invert(network, images, "end:1", "relu", side=side, settings=QUICK)
+    assert isinstance(error.value, ValueError)
 
 
-@pytest.mark.parametrize("sign", [0, 2, -2])
-def test_a_sign_is_one_or_minus_one(sign: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("side", ["", "up", "+1", "Excitation"])
+def test_a_side_is_one_of_three(side: str, tmp_path: Path) -> None:
     images = paint(tmp_path, 1)
-    with pytest.raises(ValueError, match=rf"sign is \+1 .* or -1 .*, got {sign}"):
-        visualise(toy(), "end:1", sign=sign, settings=QUICK)
+    message = rf"a side is excitation, inhibition or both, not '{re.escape(side)}'"
+    with pytest.raises(ValueError, match=message):
+        visualise(toy(), "end:1", side=side, settings=QUICK)
     for do in (invert, accentuate):
-        with pytest.raises(ValueError, match=rf"sign is \+1 .* or -1 .*, got {sign}"):
-            do(toy(), images, "end:1", "relu", sign=sign, settings=QUICK)
+        with pytest.raises(ValueError, match=message):
+            do(toy(), images, "end:1", "relu", side=side, settings=QUICK)
+
+
+def test_a_visualisation_takes_one_side() -> None:
+    for side in (Side.BOTH, "both"):
+        with pytest.raises(ValueError, match="give one side here: excitation or inhibition"):
+            visualise(toy(), "end:1", side=side, settings=QUICK)
 
 
 def test_an_accentuation_starts_as_the_photograph(tmp_path: Path) -> None:
     # Taller than the canvas' shape, so that its middle is what the network sees.
     images = paint(tmp_path, 2, size=(61, 33))
     still = replace(QUICK, steps=1, rate=1e-9)
-    made = accentuate(toy(), images, "end:1", "relu", sign=1, settings=still)
+    made = accentuate(toy(), images, "end:1", "relu", side="excitation", settings=still)
     for number, entry in enumerate(images):
+<<<<<<< HEAD
         photo = load_image(entry, size=(24, 22)).transpose(2, 0, 1) / 255
+=======
+        photo = load_image(entry, Fit(size=(24, 22))).transpose(2, 0, 1) / 255
+>>>>>>> h-t3
         np.testing.assert_allclose(made.image[number], photo, atol=1 / 255)
 
 
@@ -1037,11 +855,15 @@ def test_an_accentuation_sees_what_the_network_sees(tmp_path: Path) -> None:
     prepared = Preprocessing(size=(20, 16), resize=30)
     network = Network(Toy(), preprocessing=prepared)
     still = replace(QUICK, canvas=(40, 32), steps=1, rate=1e-9)
-    made = accentuate(network, images, "end:1", "relu", sign=1, settings=still)
+    made = accentuate(network, images, "end:1", "relu", side="excitation", settings=still)
     # The same part of the photograph: 20 of 30, and 16 of 40.
+<<<<<<< HEAD
     expected = load_image(images[0], size=(40, 32), resize=60).transpose(2, 0, 1) / 255
+=======
+    expected = load_image(images[0], Fit(size=(40, 32), resize=60)).transpose(2, 0, 1) / 255
+>>>>>>> h-t3
     np.testing.assert_allclose(made.image[0], expected, atol=1 / 255)
-    inputs = network_input(network, images)
+    inputs = network.load_inputs(images)[0]
     back = network.preprocessing.normalise(resize(made.image, (20, 16)))
     assert (back - inputs).abs().mean() < 0.1
 
@@ -1049,9 +871,9 @@ def test_an_accentuation_sees_what_the_network_sees(tmp_path: Path) -> None:
 def test_accentuations_go_both_ways(tmp_path: Path) -> None:
     images, network = paint(tmp_path, 3), toy()
     longer = replace(QUICK, steps=30)
-    own = network.run(network_input(network, images), "end").target[:, 1, 10, 8]
+    own = network.run(network.load_inputs(images)[0], "end").target[:, 1, 10, 8]
     up, down = (
-        accentuate(network, images, "end:1", "relu", sign=sign, settings=longer) for sign in (1, -1)
+        accentuate(network, images, "end:1", "relu", side=side, settings=longer) for side in SIDES
     )
     assert (up.final > own).all()
     assert (down.final < own).all()
@@ -1062,9 +884,8 @@ def test_accentuations_go_both_ways(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def mini() -> Network:
     """The embedded network on a smaller canvas."""
-    network = opponent.load()
-    prepared = replace(network.preprocessing, size=(48, 48))
-    return Network(network.module, preprocessing=prepared, name="mini at 48")
+    network = opponent.load("inceptionv1-mini")
+    return network.with_preprocessing(replace(network.preprocessing, size=(48, 48)))
 
 
 @pytest.fixture(scope="module")
@@ -1072,7 +893,7 @@ def tense_images(mini: Network) -> tuple[torch.Tensor, torch.Tensor]:
     """The three tensest of a hundred crops of photographs for 'mixed3b:40', and its activation."""
     pytest.importorskip("skimage")
     crops = open_images("photos", size=mini.preprocessing.size)[::20]
-    inputs = network_input(mini, ImageSet(source="crops", entries=crops))
+    inputs = mini.load_inputs(ImageSet(source="crops", entries=crops))[0]
     [result] = attribute_each(mini, inputs, [mini.resolve("mixed3b:40")], "mixed3a")
     columns = Columns(
         images=tuple(entry.id for entry in crops),
@@ -1088,177 +909,84 @@ def tense_images(mini: Network) -> tuple[torch.Tensor, torch.Tensor]:
     return inputs[chosen], result.activation[chosen]
 
 
-@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("side", SIDES)
 def test_inversions_of_tense_images_show_what_they_should(
-    mini: Network, tense_images: tuple[torch.Tensor, torch.Tensor], sign: int
+    mini: Network, tense_images: tuple[torch.Tensor, torch.Tensor], side: Side
 ) -> None:
     images, own = tense_images
     enough = SynthesisSettings(steps=24, canvas=(52, 52), transforms=Transforms(draws=1))
-    made = invert(mini, images, "mixed3b:40", "mixed3a", sign=sign, settings=enough)
-    assert (sign * (made.final - own) > 0).all()
+    made = invert(mini, images, "mixed3b:40", "mixed3a", side=side, settings=enough)
+    assert (side.sign * (made.final - own) > 0).all()
     assert (made.objective[-5:].mean(0) > made.objective[:5].mean(0)).all()
 
 
-# SynthesisSettings
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"steps": 0}, "must be at least 1"),
-        ({"batch": 0}, "must be at least 1"),
-        ({"transforms": Transforms(draws=0)}, "must be at least 1"),
-    ],
-)
-def test_settings_that_cannot_be_are_refused(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        SynthesisSettings(**given)
-
-
-def test_the_canvas_is_in_proportion() -> None:
-    def canvas(height: int, width: int) -> tuple[int, int]:
-        network = Network(Flat(), preprocessing=Preprocessing(size=(height, width)))
-        return SynthesisSettings().canvas_for(network)
-
-    assert canvas(224, 224) == (512, 512)
-    assert canvas(64, 64) == (146, 146)
-    assert canvas(56, 112) == (128, 256)
-    assert SynthesisSettings(canvas=(7, 9)).canvas_for(toy()) == (7, 9)
-
-
-def test_a_parameterisation_is_a_family_of_three_and_photographs() -> None:
-    assert set(PARAMETERISATIONS) == {"phases", "fourier", "pixels"}
-    for kind in (*PARAMETERISATIONS.values(), Photographs):
-        assert issubclass(kind, Parameterisation)
-
-
-# What is kept
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    (tmp_path / "in").mkdir()
-    return scan_images(
-        toy(), paint(tmp_path / "in", 3), ["end:1", "end:2"], "relu", out=tmp_path / "run"
+def test_photographs_are_known_by_their_ids_and_equal_their_tensor(tmp_path: Path) -> None:
+    network, photos = toy(), paint(tmp_path, 3)
+    inputs, ids = network.load_inputs(photos)
+    assert ids == ("0.png", "1.png", "2.png")
+    quick = replace(QUICK, steps=4, batch=2)
+    given = {"side": "excitation", "settings": quick}
+    by_file, by_tensor, by_folder = (
+        invert(network, x, "end:1", "relu", **given) for x in (photos, inputs, tmp_path)
     )
+    for part in ("image", "opacity", "objective", "activation", "final"):
+        assert torch.equal(getattr(by_file, part), getattr(by_tensor, part)), part
+        assert torch.equal(getattr(by_file, part), getattr(by_folder, part)), part
+    assert by_file.images == by_folder.images == ids
+    assert by_tensor.images is None
+    assert accentuate(network, photos, "end:1", "relu", **given).images == ids
+    assert visualise(network, "end:1", settings=quick).images is None
+    assert len(by_file) == 3
 
 
-def make(run: Run, **changed: Any) -> store.CachedImage:
-    asked = {
-        "feature": run.features[0],
-        "image": "1.png",
-        "kind": "inversion",
-        "sign": 1,
-        "settings": replace(QUICK, steps=3),
-    }
-    return store.make(run, toy(), **(asked | changed))
-
-
-KINDS = [("inversion", "1.png"), ("accentuation", "1.png"), ("visualisation", None)]
-
-
-@pytest.mark.parametrize(("kind", "image"), KINDS)
-def test_an_image_is_made_once_and_found_again(
-    run: Run, monkeypatch: pytest.MonkeyPatch, kind: str, image: str | None
+@pytest.mark.parametrize("do", [invert, accentuate])
+def test_the_mean_that_s_starts_from_is_taken_over_the_images(
+    do: Callable[..., Synthesis], tmp_path: Path
 ) -> None:
-    calls: list[tuple[int, int]] = []
-    first = make(run, kind=kind, image=image, progress=lambda *done: calls.append(done))
-    assert calls == [(1, 3), (2, 3), (3, 3)]
-
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("made again")
-
-    for name in ("invert", "accentuate", "visualise"):
-        monkeypatch.setattr(store, name, refuse)
-    assert make(run, kind=kind, image=image) == first
-    # How many are made at once is no difference.
-    few = replace(QUICK, steps=3, batch=1)
-    assert make(Run(run.folder), kind=kind, image=image, settings=few) == first
-    with pytest.raises(AssertionError, match="made again"):
-        make(run, kind=kind, image=image, sign=-1)
+    network, photos = toy(), paint(tmp_path, 3)
+    mean = mean_activation(network, photos, "relu")
+    given = {"side": "excitation", "settings": replace(QUICK, steps=2), "rule": "integrated-mean"}
+    own = do(network, photos, "end:1", "relu", **given)
+    handed = do(network, photos, "end:1", "relu", **given, baseline=mean)
+    other = do(network, photos, "end:1", "relu", **given, baseline=torch.zeros_like(mean))
+    torch.testing.assert_close(own.image, handed.image, atol=1e-4, rtol=0)
+    torch.testing.assert_close(own.objective, handed.objective)
+    assert (own.objective - other.objective).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="starts from the mean over images, and there is one"):
+        do(network, [photos[0].path], "end:1", "relu", **given)
 
 
-@pytest.mark.parametrize(("kind", "image"), KINDS)
-def test_what_is_kept_is_what_was_made(run: Run, kind: str, image: str | None) -> None:
-    made, quick, network = make(run, kind=kind, image=image), replace(QUICK, steps=3), toy()
-    entries = ImageSet(source="x", entries=(run.images.find("1.png"),))
-    if kind == "visualisation":
-        result = visualise(network, run.features[0], settings=quick)
-    else:
-        do = invert if kind == "inversion" else accentuate
-        result = do(network, entries, run.features[0], "relu", sign=1, settings=quick)
-    np.testing.assert_array_equal(made.pixels(), result.rgba()[0])
-    assert made.activation == tuple(result.activation[:, 0].tolist())
-    assert made.objective == tuple(result.objective[:, 0].tolist())
-    assert made.final == result.final[0]
-    assert (made.kind, made.sign, made.image) == (kind, 1, image)
-    assert made.path.parent == run.folder / "synthesis"
-    assert "end_1" in made.path.name
-    assert kind in made.path.name
-    described = json.loads(made.path.with_suffix(".json").read_text(encoding="utf-8"))
-    assert described["feature"] == {"layer": "end", "unit": 1, "position": [10, 8]}
-    assert described["settings"]["steps"] == 3
-    assert described["settings"]["transforms"]["draws"] == 1
-    assert described["weights_sha256"] == network.weights_sha256()
-    files = {path.name for path in (run.folder / "synthesis").iterdir()}
-    assert files == {made.path.name, made.path.with_suffix(".json").name}
+def test_from_a_mean_the_target_follows_what_s_weighs() -> None:
+    """Where h lies under its mean, growing drive is less of the layer."""
+    network, images = toy(), torch.rand(3, 3, *SIZE, generator=seeded())
+    recorder = Recorder(DotCosine())
+    invert(
+        network, images, "end:3", "relu", side="excitation", rule="integrated-mean/8",
+        settings=replace(QUICK, steps=1, objective=recorder),
+    )  # fmt: skip
+    result = attribute(network, images, "end:3", "relu", rule="integrated-mean/8")
+    assert (result.change < 0).any()
+    part = result.window_attribution.clamp(min=0)
+    [views] = recorder.seen
+    assert views.target is not None
+    torch.testing.assert_close(views.target, result.change.sign() * part)
 
 
-def test_all_that_differs_gets_a_file_of_its_own(run: Run) -> None:
-    short = replace(QUICK, steps=1)
-    asked: list[dict[str, Any]] = [
-        {},
-        {"sign": -1},
-        {"image": "2.png"},
-        {"kind": "accentuation"},
-        {"kind": "visualisation", "image": None},
-        {"feature": run.features[1]},
-        *(
-            {"settings": replace(short, **change)}
-            for change in (
-                {"seed": 1},
-                {"steps": 2},
-                {"rate": 0.06},
-                {"power": 2.0},
-                {"canvas": (24, 20)},
-                {"parameterisation": "pixels"},
-                {"transforms": Transforms(draws=1, gaussian=0.1)},
-            )
-        ),
-    ]
-    made = [make(run, **({"settings": short} | each)) for each in asked]
-    assert len({each.path for each in made}) == len(asked)
-    assert len(list((run.folder / "synthesis").iterdir())) == 2 * len(asked)
-
-
-def test_other_versions_make_anew(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = make(run)
-    monkeypatch.setattr(store, "versions", lambda: {"torch": "99"})
-    assert make(run).path != first.path
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b"{}", b"[]", b"null", b'"x"', b"\xff", b'{"kind": "inversion"}']
-)
-def test_a_damaged_description_is_told(run: Run, content: bytes) -> None:
-    path = make(run).path.with_suffix(".json")
-    good = path.read_bytes()
-    path.write_bytes(content)
-    with pytest.raises(RunError, match=r"\.json is damaged .*; delete it, and it is made again"):
-        make(run)
-    path.unlink()
-    make(run)
-    assert path.read_bytes() == good
-
-
-def test_a_picture_that_is_gone_is_made_again(run: Run) -> None:
-    made = make(run)
-    pixels = made.pixels()
-    made.path.unlink()
-    np.testing.assert_array_equal(make(run).pixels(), pixels)
-
-
-def test_an_image_that_is_not_in_the_run_is_refused(run: Run) -> None:
-    with pytest.raises(LookupError, match=r"has no image '9\.png'"):
-        make(run, image="9.png")
-    assert not (run.folder / "synthesis").exists()
+def test_progress_is_shown_by_none_but_the_callback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one, a display appears; `silent` shows nothing, not even of S."""
+    minutes = count(step=100)  # between any two looks at the clock
+    clock = SimpleNamespace(monotonic=lambda: float(next(minutes)))
+    monkeypatch.setattr("opponent.core.progress.time", clock)
+    network, photos, quick = toy(), paint(tmp_path, 2), replace(QUICK, steps=2)
+    given = {"side": "excitation", "settings": quick}
+    for progress in (silent, None):
+        invert(network, photos, "end:1", "relu", **given, progress=progress)
+        accentuate(network, photos, "end:1", "relu", **given, progress=progress)
+        visualise(network, "end:1", settings=quick, progress=progress)
+        printed = capsys.readouterr()
+        assert not printed.out
+        lines = printed.err.splitlines()
+        assert (len(lines) > 0) == (progress is None)
+        assert all(line.startswith("optimising: ") for line in lines)

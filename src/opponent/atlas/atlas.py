@@ -8,6 +8,7 @@ RUN/atlas/NAME/atlas.parquet  one row a cell
 RUN/atlas/NAME/atlas.json     the question again, and how well the map holds: it is finished
 """
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated
@@ -76,14 +77,14 @@ class AtlasSettings:
         )
 
 
-class IconAgreement(msgspec.Struct, frozen=True, kw_only=True):
+class IconAgreement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Spearman's correlation of icons' activation with that of their cells' images, and its p."""
 
     spearman: float | None
     p: float | None
 
 
-class AtlasRecord(msgspec.Struct, frozen=True, kw_only=True):
+class AtlasRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is known of a finished atlas.
 
     Args:
@@ -150,9 +151,11 @@ class Atlas:
         if not path.is_file():
             raise RunError(f"{folder} holds no finished atlas; give the same `{COMMAND}` again")
         with damage_refused(path, COMMAND):
-            self.about = msgspec.json.decode(path.read_bytes(), type=AtlasRecord)
-        self.feature: Feature = self.about.feature.feature
-        self.settings = self.about.settings
+            values = json.loads(path.read_text(encoding="utf-8"))
+            self.about = msgspec.convert(values, AtlasRecord)
+            # From the text again: msgspec passes settings by that it does not know.
+            self.settings = AtlasSettings(**values["settings"])
+            self.feature: Feature = self.about.feature.feature
 
     def __repr__(self) -> str:
         return (

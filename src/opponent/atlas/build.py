@@ -103,6 +103,7 @@ def make_atlas(
     network, rule = network_of(run, network), rule_of(run, rule)
     if executor is not None:
         executor.check(network, by_name=False)
+    columns = run.columns(feature, maps=False)
     determining = json.dumps(run.manifest.determining()).encode()
     question: dict[str, Any] = {
         "feature": feature.describe(),
@@ -115,8 +116,11 @@ def make_atlas(
     folder = checkpoints.folder
     with shown(progress) as report:
         builder = _Builder(run, network, rule, feature, settings, checkpoints, report)
-        columns = run.columns(feature, maps=False)
-        table = builder.map(columns)
+        try:
+            table = builder.map(columns)
+        except Exception:  # such as too few images: no folder is left behind
+            checkpoints.discard_empty()
+            raise
         members = _members(table, settings)
         means = builder.means(table, members)
         maker = IconMaker(run, network, feature, settings, folder, list(members), means, report)
@@ -134,7 +138,7 @@ def make_atlas(
         images=len(table),
         cells=len(members),
         deviation=float(columns.activation.std()),
-        trustworthiness=float(read_metadata(folder / "map.parquet", COMMAND)[_TRUST]),
+        trustworthiness=_read_trust(folder / "map.parquet"),
         icons_against_images=_agreement(builder.cells(table, members, icons)),
     )
     text = json.dumps(msgspec.to_builtins(about), indent=1) + "\n"
@@ -321,6 +325,11 @@ def _agreement(cells: pa.Table) -> IconAgreement:
         return IconAgreement(spearman=None, p=None)
     correlation = spearmanr(icons, images)
     return IconAgreement(spearman=float(correlation.statistic), p=float(correlation.pvalue))
+
+
+def _read_trust(path: AnyPath) -> float:
+    with damage_refused(path, COMMAND):
+        return float(read_metadata(path, COMMAND)[_TRUST])
 
 
 def _read_means(path: AnyPath, cells: int) -> Means:

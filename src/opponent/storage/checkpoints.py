@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,12 @@ class CheckpointFolder:
     def drop(self, name: str) -> None:
         """Delete a checkpoint that nobody needs any more, if it is there."""
         self.path(name).unlink(missing_ok=True)
+
+    def discard_empty(self) -> None:
+        """Delete the folder if it holds nothing but its question."""
+        if isinstance(self.folder, Path) and names(self.folder) == {"question.json"}:
+            (self.folder / "question.json").unlink()
+            self.folder.rmdir()
 
     def write(
         self, name: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any] | None = None

@@ -11,7 +11,7 @@ from opponent.attribution.attribute import attribute
 from opponent.attribution.rules import AttributionRule
 from opponent.core.errors import EmptyTarget
 from opponent.core.feature import Feature
-from opponent.core.progress import Progress, shown
+from opponent.core.progress import Progress, shown, silent
 from opponent.core.side import Side
 from opponent.geometry.crop import CropPlan
 from opponent.geometry.planning import plan_crop
@@ -259,7 +259,10 @@ def _targets(
 ) -> _Targets:
     """One side of S of each image, as a direction of the through layer."""
     feature = network.resolve(feature)
-    result = attribute(network, inputs, feature, through, rule=rule, baseline=baseline)
+    # Silent: it takes a hundredth of the time of what follows, which has a display.
+    result = attribute(
+        network, inputs, feature, through, rule=rule, baseline=baseline, progress=silent
+    )
     part = _part(result.window_attribution, side)
     _check_not_empty(part, feature, through, side)
     # Where the layer lies under what S starts from (GELU, before a ReLU, a mean as the baseline),

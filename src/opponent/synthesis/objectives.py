@@ -57,11 +57,11 @@ class Objective(Protocol):
     def __sub__(self, other: "Objective") -> "Objective":
         return _Sum(self, _Scaled(-1.0, other))
 
-    def __mul__(self, factor: float) -> "Objective":
-        return _Scaled(factor, self)
+    def __mul__(self, factor: float | int) -> "Objective":
+        return _Scaled(float(factor), self)
 
-    def __rmul__(self, factor: float) -> "Objective":
-        return _Scaled(factor, self)
+    def __rmul__(self, factor: float | int) -> "Objective":
+        return _Scaled(float(factor), self)
 
     def __neg__(self) -> "Objective":
         return _Scaled(-1.0, self)
@@ -87,7 +87,7 @@ class _Scaled(Objective):
 
     @property
     def label(self) -> str:
-        return f"{self.factor:g} * ({self.objective.label})"
+        return f"{_number(self.factor)} * ({self.objective.label})"
 
     def values(self, views: Views) -> Float[Tensor, " m"]:
         return self.factor * self.objective.values(views)
@@ -107,7 +107,7 @@ class DotCosine(Objective):
     @property
     def label(self) -> str:
         """'dot * cos^1', for example."""
-        return f"dot * cos^{self.power:g}"
+        return f"dot * cos^{_number(self.power)}"
 
     def values(self, views: Views) -> Float[Tensor, " m"]:
         """The dot product times the power of the cosine, which is clamped from below.
@@ -147,6 +147,11 @@ class Activation(Objective):
         return self.side.sign * views.activation
 
 
+def _number(value: float) -> str:
+    """A number for a label, with all its digits: numbers that differ have other labels."""
+    return repr(value).removesuffix(".0")
+
+
 def dot_cosine(
     hidden: Float[Tensor, "n k h w"], target: Float[Tensor, "n k h w"], power: float = 1.0
 ) -> Float[Tensor, " n"]:
@@ -181,5 +186,8 @@ def parse_objective(objective: "Objective | str | None") -> Objective | None:
     own = load_object(objective)
     own = own() if isinstance(own, type) else own
     if not isinstance(own, Objective):
-        raise ValueError(f"{objective!r} is {type(own).__name__}, no objective")
+        raise ValueError(
+            f"{objective!r} is {type(own).__name__}, no objective; a class of your own inherits "
+            "from opponent.Objective"
+        )
     return own

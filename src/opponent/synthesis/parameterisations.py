@@ -37,6 +37,7 @@ class Parameterisation(Protocol):
         ...
 
 
+@runtime_checkable
 class ParameterisationClass(Protocol):
     """How a parameterisation is made: a class, or a function of the same arguments."""
 
@@ -285,11 +286,19 @@ def parse_parameterisation(parameterisation: ParameterisationClass | str) -> Par
 
 
 def parameterisation_label(parameterisation: ParameterisationClass | str) -> str:
-    """A parameterisation's name in files: its own `label`, or its class and module."""
-    if isinstance(parameterisation, str):
-        return parameterisation
+    """A parameterisation's name in files: its own `label`, or its module and name.
+
+    Raises:
+        ValueError: it has neither, as a lambda or a `functools.partial`.
+    """
+    chosen = parse_parameterisation(parameterisation)
     for name, known in PARAMETERISATIONS.items():
-        if known is parameterisation:
+        if known is chosen:
             return name
-    where = f"{parameterisation.__module__}.{getattr(parameterisation, '__qualname__', '')}"
-    return str(getattr(parameterisation, "label", where))
+    label = getattr(chosen, "label", None)
+    if isinstance(label, str):
+        return label
+    name = getattr(chosen, "__qualname__", "<lambda>")
+    if "<lambda>" in name:
+        raise ValueError(f"{chosen!r} has no name of its own: give it a `label`")
+    return f"{chosen.__module__}.{name}"

@@ -1,0 +1,170 @@
+"""An atlas that was interrupted, killed or damaged goes on to the same bytes."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.atlas import QUICK, Call, copy_of, files, halve, with_map
+from tests.support.killed_atlas import FEW
+
+from opponent import Atlas, Network, Run, RunError, atlases, make_atlas
+from opponent.atlas import build
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ROOT = Path(__file__).parents[2]
+
+
+class Stop(KeyboardInterrupt):
+    """As by Ctrl-C."""
+
+
+def stop_at(count: int, seen: list[Call]) -> Callable[[str, int, int], None]:
+    def progress(*call: Any) -> None:
+        seen.append(call)
+        if len(seen) == count:
+            raise Stop("stop")
+
+    return progress
+
+
+def test_an_atlas_interrupted_anywhere_goes_on_to_the_same_bytes(
+    wave_atlas: tuple[Atlas, list[Call]],
+    wave_run: Run,
+    wave_network: Network,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = files(wave_atlas[0].run.folder)
+    # Sums are kept every third batch of images.
+    monkeypatch.setattr(build, "_SAVED", 20)
+    means = [i for i, call in enumerate(wave_atlas[1], 1) if "mean" in call[0]]
+    icons = [i for i, call in enumerate(wave_atlas[1], 1) if "icons" in call[0]]
+    for count in (1, 2, means[3], icons[0], icons[2], icons[3]):
+        what, done, total = wave_atlas[1][count - 1]
+        # Once the map is there, begin with it.
+        skipped = 0 if "map" in what else 2
+        folder = tmp_path / str(count)
+        run = with_map(wave_run, wave_atlas[0], folder) if skipped else copy_of(wave_run, folder)
+        first: list[Call] = []
+        with pytest.raises(Stop, match="stop"):
+            make_atlas(
+                run, network=wave_network, settings=QUICK, progress=stop_at(count - skipped, first)
+            )
+        assert first == wave_atlas[1][skipped:count]
+        assert not list(run.folder.rglob(".*"))
+        assert atlases(run) == []
+        second: list[Call] = []
+        make_atlas(
+            run, network=wave_network, settings=QUICK, progress=lambda *x, to=second: to.append(x)
+        )
+        assert files(run.folder) == expected, f"interrupted at {what}, {done} of {total}"
+        # Stages and parts that were done are not done again.
+        if "map" in what:
+            again = wave_atlas[1] if done == 0 else wave_atlas[1][2:]
+        elif "mean" in what:
+            # What was computed since the last batch with 20 images more is computed again.
+            kept = max((x for x in range(21, done + 1, 21)), default=0)
+            kept = kept if done < total else total
+            again = wave_atlas[1][2 + kept // 7 :] if done < total else second
+            assert all("map" not in call[0] for call in second)
+        else:
+            again = [call for call in wave_atlas[1] if "icons" in call[0]][3 * ((done - 1) // 3) :]
+        assert second == again
+
+
+def test_an_atlas_interrupted_again_and_again_ends(
+    wave_atlas: tuple[Atlas, list[Call]],
+    wave_run: Run,
+    wave_network: Network,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(build, "_SAVED", 1)
+    run, rounds = copy_of(wave_run, tmp_path / "run"), 0
+    while True:
+        rounds += 1
+        assert rounds < 60, "it never ends"
+        with suppress(Stop):
+            # At the fourth call of each round: a few batches of images, one batch of icons.
+            make_atlas(run, network=wave_network, settings=QUICK, progress=stop_at(4, []))
+            break
+    assert rounds > 4
+    assert files(run.folder) == files(wave_atlas[0].run.folder)
+
+
+def test_damaged_sums_are_made_again(
+    wave_atlas: tuple[Atlas, list[Call]],
+    wave_network: Network,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = copy_of(wave_atlas[0].run, tmp_path / "run")
+    folder = run.folder / "atlas" / wave_atlas[0].folder.name
+    shutil.rmtree(folder / "icons")
+    (folder / "cells.safetensors").unlink()
+    (folder / "checkpoints").mkdir()
+    for content in (b"\x08\x00\x00\x00\x00\x00\x00\x00{}", b"", b"junk"):
+        (folder / "checkpoints" / "sums.safetensors").write_bytes(content)
+        make_atlas(run, network=wave_network, settings=QUICK)
+        assert files(run.folder) == files(wave_atlas[0].run.folder)
+        (folder / "cells.safetensors").unlink()
+
+
+def test_an_atlas_killed_at_steps_of_every_file_goes_on(
+    wave_run: Run, wave_network: Network, tmp_path: Path
+) -> None:
+    whole = copy_of(wave_run, tmp_path / "whole")
+    atlas = make_atlas(whole, network=wave_network, settings=FEW)
+    # With its map, so that no child has to wait for UMAP.
+    template = with_map(wave_run, atlas, tmp_path / "template")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.killed_atlas", template.folder, tmp_path / "out"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    steps = [line.split() for line in done.stdout.splitlines()]
+    # Means, icons, a record a batch, the table, the description: flushed, named, folder flushed.
+    written = 3 + len(atlas.cells) + -(-len(atlas.cells) // 2)
+    assert len(steps) == -(-3 * written // 2) + 1
+    assert {code for _, code, _ in steps[:-1]} == {"-9"}
+    assert any(left == "1" for _, _, left in steps)
+    for number, _, _ in steps:
+        assert files(tmp_path / "out" / number) == files(whole.folder), f"killed at step {number}"
+
+
+@pytest.mark.parametrize(
+    "damage", [halve, lambda _: b"", lambda _: b"junk"], ids=["half", "empty", "junk"]
+)
+@pytest.mark.parametrize(
+    "name", ["map.parquet", "cells.safetensors", "icons/both-000.json", "icons/both-001.json"]
+)
+def test_a_damaged_stage_is_named_and_made_again_once_deleted(
+    wave_atlas: tuple[Atlas, list[Call]],
+    wave_network: Network,
+    tmp_path: Path,
+    name: str,
+    damage: Callable[[bytes], bytes],
+) -> None:
+    run, expected = copy_of(wave_atlas[0].run, tmp_path / "run"), files(wave_atlas[0].run.folder)
+    file = run.folder / "atlas" / wave_atlas[0].folder.name / name
+    file.write_bytes(damage(file.read_bytes()))
+    before = files(run.folder)
+    message = rf"{name} is damaged \(.+\); delete it and give the same `opponent atlas` again"
+    with pytest.raises(RunError, match=message):
+        make_atlas(run, network=wave_network, settings=QUICK)
+    assert files(run.folder) == before
+    file.unlink()
+    make_atlas(run, network=wave_network, settings=QUICK)
+    assert files(run.folder) == expected
