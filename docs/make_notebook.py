@@ -56,7 +56,9 @@ def main() -> None:
         page_file = Path(name) / "notebook.html"
         notebook = executed(Path(name))
         page_file.write_text(HTMLExporter(template_name="lab").from_notebook_node(notebook)[0])
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox"]
+        )
         page = browser.new_page(viewport={"width": WIDTH, "height": 800})
         page.goto(page_file.as_uri())
         page.wait_for_timeout(500)
