@@ -36,32 +36,13 @@ from opponent import (
     Run,
     RunError,
     Unreadable,
-<<<<<<< HEAD
-    attribute,
-    invert,
-    scan_images,
-)
-from opponent.atlas import build as atlas_module
-from opponent.atlas.atlas import Atlas, AtlasSettings, Cell, atlases
-from opponent.atlas.build import (
-    cells_of,
-    largest,
-    lay_out,
-=======
     atlases,
     attribute,
->>>>>>> h-t3
     make_atlas,
 )
-<<<<<<< HEAD
-from opponent.cli import app
-from opponent.core.errors import EmptyTarget
-from opponent.plots.files import write_atlas
-=======
 from opponent.atlas import build, icons
 from opponent.atlas.layout import lay_out, to_square, trustworthiness
 from opponent.core.side import Side
->>>>>>> h-t3
 from opponent.storage.run import SCALARS
 
 pytestmark = pytest.mark.usefixtures("one_thread")

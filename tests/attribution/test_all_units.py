@@ -22,14 +22,23 @@ from typer.testing import CliRunner
 
 import opponent
 from opponent import Feature, Network, Preprocessing, Run, RunError, attribute, load, scan_images
-from opponent.attribution.all_units import QUANTILES, AllUnits, rows, scores, scores_everywhere
+from opponent.attribution.all_units import (
+    QUANTILES,
+    SCORES,
+    AllUnits,
+    Summary,
+    merge,
+    rows,
+    scores,
+    scores_everywhere,
+    summarise,
+)
 from opponent.attribution.attribute import attribute_each
 from opponent.attribution.jacobian import jacobian_blocks
 from opponent.attribution.jacobian_block import NoRule
 from opponent.cli import app
 from opponent.geometry.crop import plan_whole_image
 from opponent.geometry.planning import plan_crop
-from opponent.storage.summary import SCORES, Summary, merge, summarise
 
 
 @pytest.fixture(scope="module", autouse=True)
