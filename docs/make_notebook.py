@@ -13,7 +13,6 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 HERE = Path(__file__).parent
-DEMO = HERE.parent / "demo"
 WIDTH = 1000
 CELLS = {
     "attribution": """\
@@ -22,31 +21,32 @@ photographs = opponent.open_images("photos")
 result = opponent.attribute(network, photographs[:4], "mixed3b:168", "mixed3a")
 result""",
     "run": """\
-run = opponent.scan_images(network, photographs, "mixed3b:168", "mixed3a", out=DEMO)
+run = opponent.scan_images(network, photographs, "mixed3b:168", "mixed3a", out="demo")
 run""",
     "columns": "run.columns()",
     "select": 'opponent.select(run, k=3)["tense"]',
     "synthesis": """\
 tensest = opponent.select(run, k=2)["tense"].images
-opponent.invert(
-    network, [photographs.find(image) for image in tensest], "mixed3b:168", "mixed3a", side="excitation"
-)""",
+chosen = [photographs.find(image) for image in tensest]
+opponent.invert(network, chosen, "mixed3b:168", "mixed3a", side="excitation")""",
     "atlas": """\
 settings = opponent.AtlasSettings(grid=8, top=400, min_images=3, steps=40)
 opponent.make_atlas(run, network=network, settings=settings)""",
     "why": """\
-opponent.why(network, photographs.find(tensest[0]), "mixed3b:168", "mixed3a", run=run)""",
+opponent.why(network, chosen[0], "mixed3b:168", "mixed3a", run=run)""",
     "who": "opponent.who(run, channels=5)",
 }
 
 
-def executed(folder: Path) -> nbformat.NotebookNode:
+def executed() -> nbformat.NotebookNode:
     """The notebook with its outputs."""
-    start = f"import opponent\nDEMO = {str(DEMO)!r}"
+    start = "import opponent"
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell(text) for text in (start, *CELLS.values())]
     )
-    NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(folder)}}).execute()
+    NotebookClient(
+        notebook, timeout=1200, resources={"metadata": {"path": str(HERE.parent)}}
+    ).execute()
     return notebook
 
 
@@ -54,7 +54,7 @@ def main() -> None:
     """Run the cells and take a picture of each output with its code."""
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         page_file = Path(name) / "notebook.html"
-        notebook = executed(Path(name))
+        notebook = executed()
         page_file.write_text(HTMLExporter(template_name="lab").from_notebook_node(notebook)[0])
         browser = playwright.chromium.launch(
             executable_path="/usr/bin/chromium", args=["--no-sandbox"]

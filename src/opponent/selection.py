@@ -104,7 +104,7 @@ class Selection:
     colour: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Selected:
     """The images that a selection chose.
 
@@ -120,6 +120,10 @@ class Selected:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __repr__(self) -> str:
+        count = len(self)
+        return f"Selected({self.selection.name!r}: {count} image{'' if count == 1 else 's'})"
 
 
 SELECTIONS = {

@@ -206,6 +206,18 @@ class Atlas:
                 sheet.paste(icon, (cell.column * side, cell.row * side))
         return np.asarray(sheet)
 
+    def _repr_html_(self) -> str:
+        from opponent.core import notebook
+
+        about = self.about
+        facts = [
+            ("images", f"{about.images:,} of {self.run.manifest.images.count:,}"),
+            ("through", self.run.through),
+            ("trustworthiness of the map", f"{about.trustworthiness:.3f}"),
+        ]
+        mosaic = notebook.pictures([(self.mosaic(), "icons of the cells")], side=480)
+        return notebook.section(repr(self), notebook.facts(facts), mosaic)
+
     def _repr_png_(self) -> bytes:
         return png_bytes(self.mosaic())
 

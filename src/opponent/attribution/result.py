@@ -157,10 +157,8 @@ class Attribution:
         rows = self.to_arrow().slice(0, notebook.ROWS).to_pylist()
         names = ("activation", "excitation", "inhibition")
         cells = [(str(row["image"]), *(f"{row[name]:.4g}" for name in names)) for row in rows]
-        maps = [
-            x[: notebook.PICTURES].double().cpu().numpy()
-            for x in (self.excitation_map, self.inhibition_map)
-        ]
+        some = self.window_attribution[: notebook.PICTURES].double().cpu()
+        maps = [x.numpy() for x in energy_maps(some)]
         scale = float(max(x.max(initial=0) for x in maps))
         shown = [
             (notebook.sides_map(plus, minus, scale), str(row["image"]))
@@ -169,8 +167,16 @@ class Attribution:
         return notebook.section(
             repr(self),
             notebook.table(("image", *names), cells, len(self)),
-            notebook.text("where: excitation red, inhibition blue, both green"),
+            notebook.text(f"Excitation red, inhibition blue, both green, in {self._where()}:"),
             notebook.pictures(shown, total=len(self)),
+        )
+
+    def _where(self) -> str:
+        box, (height, width) = self.window, self.map_size
+        return (
+            f"rows {box.top} to {box.top + box.height - 1}, "
+            f"columns {box.left} to {box.left + box.width - 1} of "
+            f"{self.through}'s {height} x {width}"
         )
 
     def _in_map(self, values: Float[Tensor, "n *k h w"]) -> Float[Tensor, "n *k H W"]:

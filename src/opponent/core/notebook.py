@@ -133,7 +133,7 @@ def scatter(
     end = 1.04 * float(max(excitation.max(), inhibition.max())) or 1.0
     limit = 4 * float(activation.std())
     colours = np.rint(activation_colours(activation.astype(np.float64), limit) * 255).astype(int)
-    radius = float(np.clip(60 / np.sqrt(len(excitation)), 1, 4))
+    radius = float(np.clip(100 / np.sqrt(len(excitation)), 2, 6))
     places = zip(excitation / end * side, side - inhibition / end * side, strict=True)
     for (x, y), colour in zip(places, colours[:, :3].tolist(), strict=True):
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tuple(colour))

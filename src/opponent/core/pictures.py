@@ -44,6 +44,20 @@ def on_paper(pixels: Pixels) -> UInt8[np.ndarray, "h w 3"]:
     return np.rint(alpha * pixels[..., :3] + (1 - alpha) * 255).astype(np.uint8)
 
 
+def trimmed(pictures: UInt8[np.ndarray, "n h w 4"], least: int = 8) -> UInt8[np.ndarray, "n y x 4"]:
+    """Images without the margin in which none of them is opaque.
+
+    Args:
+        pictures: RGBA.
+        least: the smallest opacity, of 255, that is kept.
+    """
+    opaque = np.any(pictures[..., 3] >= least, axis=0)
+    if not opaque.any():
+        return pictures
+    rows, columns = (np.flatnonzero(opaque.any(axis)) for axis in (1, 0))
+    return pictures[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
 def contact_sheet(
     pictures: Sequence[Pixels], *, across: int = 4, side: int = 240, gap: int = 6
 ) -> UInt8[np.ndarray, "h w 3"]:

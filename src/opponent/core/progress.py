@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from importlib.util import find_spec
 from typing import Any, TypeVar, cast
 
 # Called with what is being done, the steps done and the steps in all.
@@ -24,8 +25,8 @@ def silent(what: str, done: int, total: int) -> None:
 def shown(progress: Progress | None, *, delay: float = DELAY) -> Iterator[Progress]:
     """The caller's progress; where there is none, a display for as long as the block runs.
 
-    In a terminal and in a notebook it is a bar with an estimate; elsewhere, as in a log file, a
-    line a minute on standard error.
+    In a terminal, and in a notebook that has ipywidgets, it is a bar with an estimate; elsewhere,
+    as in a log file, a line a minute on standard error.
 
     Args:
         progress: the caller's.
@@ -112,7 +113,9 @@ def _draws_bars() -> bool:
     from rich.console import Console
 
     console = Console(stderr=True)
-    return console.is_terminal or console.is_jupyter
+    # Without ipywidgets rich only warns in a notebook.
+    in_notebook = console.is_jupyter and find_spec("ipywidgets") is not None
+    return console.is_terminal or in_notebook
 
 
 def _bars() -> Any:

@@ -1,7 +1,6 @@
 """Why one photograph does, or does not, make a feature fire."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
@@ -15,7 +14,7 @@ from opponent.core.feature import Feature
 from opponent.explain.crops import Tile, crop_tile, overlay_scale, photograph, zoom_for
 from opponent.geometry.receptive_field import placement, receptive_field
 from opponent.images.imageset import ImageEntry
-from opponent.images.sources import open_images
+from opponent.images.sources import Images, open_images
 from opponent.models.network import LOGITS, Network
 from opponent.models.registry import load
 from opponent.scan.reopen import baseline_of, check_network, rule_of
@@ -144,7 +143,7 @@ class Why:
 
 def why(
     network: Network | nn.Module | str,
-    image: str | Path | ImageEntry,
+    image: Images,
     feature: Feature | str,
     through: str,
     *,
@@ -156,7 +155,7 @@ def why(
 
     Args:
         network: a network, a module or a name.
-        image: a file.
+        image: a file, or an entry of an image set.
         feature: a feature, or its name; 'logits:954' asks for a class.
         through: the layer that it is explained through.
         run: a finished scan of the same network, feature and through layer, to compare with.
@@ -172,7 +171,7 @@ def why(
     feature = network.resolve(feature)
     if run is not None:
         _check(run, network, feature, through)
-    entry = image if isinstance(image, ImageEntry) else _only_image(image, network)
+    entry = _only_image(image, network)
     prepared = network.preprocessing
     inputs = network.inputs(photograph(entry, prepared)[None])
     chosen_rule = parse_rule(rule or "gradient") if run is None else rule_of(run, rule)
@@ -217,10 +216,10 @@ def why(
     )
 
 
-def _only_image(image: str | Path, network: Network) -> ImageEntry:
+def _only_image(image: Images, network: Network) -> ImageEntry:
     images = open_images(image, size=network.preprocessing.size)
     if len(images) != 1:
-        raise ValueError(f"{str(image)!r} holds {len(images)} images; name one file")
+        raise ValueError(f"{images.source!r} holds {len(images)} images; name one file")
     return images[0]
 
 

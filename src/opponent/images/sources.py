@@ -38,7 +38,7 @@ class ImageSource(Protocol):
 
 
 # What serves as images wherever images are taken.
-Images = str | Path | Sequence[str | Path] | ImageSet | ImageSource
+Images = str | Path | ImageEntry | Sequence[str | Path | ImageEntry] | ImageSet | ImageSource
 
 
 def open_images(source: Images, *, size: tuple[int, int] = (224, 224)) -> ImageSet:
@@ -56,10 +56,10 @@ def open_images(source: Images, *, size: tuple[int, int] = (224, 224)) -> ImageS
     Args:
         source: a folder; an image file; a '.txt' list in UTF-8 (one path a line, absolute or
             relative to the list's own folder; blank lines and lines that begin with '#' do not
-            count); several files; an `ImageSet`, returned as it is; an `ImageSource`, or
-            'module:PACKAGE.MODULE:NAME', which names one or a function that makes one; or the word
-            'photos': about 2,000 crops of the photographs in scikit-image and scikit-learn, nothing
-            downloaded.
+            count); several files; an `ImageSet`, returned as it is; one or several of its entries;
+            an `ImageSource`, or 'module:PACKAGE.MODULE:NAME', which names one or a function that
+            makes one; or the word 'photos': about 2,000 crops of the photographs in scikit-image
+            and scikit-learn, nothing downloaded.
         size: (height, width) in pixels of the network's input. Only 'photos' uses it: the crops
             have its aspect, and are smaller only where the photograph is hardly larger than it.
     Returns:
@@ -71,6 +71,8 @@ def open_images(source: Images, *, size: tuple[int, int] = (224, 224)) -> ImageS
     """
     if isinstance(source, ImageSet):
         return source
+    if isinstance(source, ImageEntry):
+        return ImageSet(source=source.id, entries=(source,))
     if isinstance(source, str) and names_object(source):
         return _from_source(_named_source(source), source)
     if isinstance(source, ImageSource):
@@ -83,7 +85,7 @@ def open_images(source: Images, *, size: tuple[int, int] = (224, 224)) -> ImageS
             )
         return ImageSet(source="photos", entries=tuple(photo_crops(size)))
     if not isinstance(source, str | Path):
-        return _from_files([Path(file) for file in source])
+        return _from_several(source)
     path = Path(source)
     if path.is_dir():
         files = sorted((id_of(file.relative_to(path)), file) for file in image_files(path))
@@ -105,9 +107,20 @@ def open_images(source: Images, *, size: tuple[int, int] = (224, 224)) -> ImageS
     return ImageSet(source=str(source), entries=entries)
 
 
-def _from_files(files: list[Path]) -> ImageSet:
-    if not files:
+def _from_several(several: Sequence[str | Path | ImageEntry]) -> ImageSet:
+    """Files, or entries of other sets."""
+    if not several:
         raise ValueError("an empty list of files has no images; give at least one file")
+    entries = tuple(each for each in several if isinstance(each, ImageEntry))
+    files = [Path(each) for each in several if not isinstance(each, ImageEntry)]
+    if entries and files:
+        raise ValueError("a list of images holds files or an image set's entries, not both")
+    return (
+        _from_files(files) if files else ImageSet(source=f"{len(entries)} images", entries=entries)
+    )
+
+
+def _from_files(files: list[Path]) -> ImageSet:
     paths = [file.absolute() for file in files]
     root = os.path.commonpath([path.parent for path in paths])
     entries = tuple(ImageEntry(id=id_of(path.relative_to(root)), path=path) for path in paths)

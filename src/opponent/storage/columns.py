@@ -104,6 +104,8 @@ class Columns:
         dots = notebook.scatter(self.excitation, self.inhibition, self.activation)
         return notebook.section(
             repr(self),
-            notebook.pictures([(dots, "excitation to the right, inhibition upward")]),
-            notebook.table(("", *levels), quantiles, len(quantiles)),
+            notebook.beside(
+                notebook.pictures([(dots, "inhibition against excitation")]),
+                notebook.table(("", *levels), quantiles, len(quantiles)),
+            ),
         )

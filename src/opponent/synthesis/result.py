@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from opponent.core.feature import Feature
-from opponent.core.pictures import contact_sheet, png_bytes
+from opponent.core.pictures import contact_sheet, png_bytes, trimmed
 from opponent.core.side import Side
 from opponent.storage.files import whole
 
@@ -77,5 +77,17 @@ class Synthesis:
                 Image.fromarray(pixels).save(part)
         return paths
 
+    def _repr_html_(self) -> str:
+        from opponent.core import notebook
+
+        pixels = trimmed(self.rgba()[: notebook.PICTURES])
+        ids = [""] * len(self) if self.images is None else [f"{image}: " for image in self.images]
+        final = self.final.tolist()
+        shown = [
+            (each, f"{id}activation {activation:+.4g}")
+            for each, id, activation in zip(pixels, ids, final, strict=False)
+        ]
+        return notebook.section(repr(self), notebook.pictures(shown, total=len(self)))
+
     def _repr_png_(self) -> bytes:
-        return png_bytes(contact_sheet(list(self.rgba())))
+        return png_bytes(contact_sheet(list(trimmed(self.rgba()))))
