@@ -25,7 +25,9 @@ from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel
 
 from opponent.core.errors import Unreadable
-from opponent.images.sources import ImageSet, open_images, stream
+from opponent.images.imageset import ImageSet
+from opponent.images.loader import stream
+from opponent.images.sources import open_images
 from opponent.models.inceptionv1 import MINI, InceptionV1
 from opponent.models.registry import MINI_INPUT
 from opponent.storage.files import whole
@@ -300,7 +302,7 @@ def read_photos(images: ImageSet, limit: int, seed: int) -> tuple[list[str], Pho
     names = order if sorted(order) == names else names
     chosen = torch.randperm(len(images), generator=draws(seed)).tolist()[: limit or None]
     pixels, labels = torch.empty(len(chosen), 3, *MINI_INPUT.size, dtype=torch.uint8), list[int]()
-    loaded = stream([images[i] for i in chosen], size=MINI_INPUT.size)
+    loaded = stream([images[i] for i in chosen], MINI_INPUT.fit)
     for i, image in zip(chosen, loaded, strict=True):
         if isinstance(image, Unreadable):
             print(f"{images[i].id} is left out: {image.reason}")
