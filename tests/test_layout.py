@@ -51,13 +51,13 @@ def test_no_name_hides_a_module() -> None:
             assert isinstance(getattr(importlib.import_module(package), name), ModuleType)
 
 
-def test_only_the_network_has_hooks() -> None:
+def test_only_the_forward_pass_has_hooks() -> None:
     with_hooks = {
         path.name
         for path in PACKAGE.rglob("*.py")
         if "register_forward" in path.read_text(encoding="utf-8")
     }
-    assert with_hooks == {"network.py"}
+    assert with_hooks == {"forward.py"}
 
 
 def test_nothing_is_unpickled() -> None:
