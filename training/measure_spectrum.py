@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from opponent.core.errors import Unreadable
+from opponent.images.decode import Fit
 from opponent.images.loader import stream
 from opponent.images.sources import open_images
 from opponent.storage.files import write_text
@@ -30,7 +31,7 @@ def main() -> None:
     arguments = parser.parse_args()
     images = open_images(arguments.folder, size=(SIDE, SIDE))
     logits = []
-    for image in stream(images, size=(SIDE, SIDE)):
+    for image in stream(images, Fit(size=(SIDE, SIDE))):
         if not isinstance(image, Unreadable):
             pixels = (image / 255.0).clip(EDGE, 1 - EDGE)
             logits.append(np.log(pixels / (1 - pixels)))

@@ -302,7 +302,7 @@ def read_photos(images: ImageSet, limit: int, seed: int) -> tuple[list[str], Pho
     names = order if sorted(order) == names else names
     chosen = torch.randperm(len(images), generator=draws(seed)).tolist()[: limit or None]
     pixels, labels = torch.empty(len(chosen), 3, *MINI_INPUT.size, dtype=torch.uint8), list[int]()
-    loaded = stream([images[i] for i in chosen], size=MINI_INPUT.size)
+    loaded = stream([images[i] for i in chosen], MINI_INPUT.fit)
     for i, image in zip(chosen, loaded, strict=True):
         if isinstance(image, Unreadable):
             print(f"{images[i].id} is left out: {image.reason}")

@@ -1,5 +1,6 @@
 """A run's folder, open for reading: which feature, and what is damaged, foreign or missing."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,14 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from tests.support.run_folders import FEATURES, batches_for, images_for, manifest_for
 
-from opponent import Feature, Run, RunError
-from opponent.storage.manifest import feature_record
+from opponent import Feature, Run, RunError, Unreadable, open_images
+from opponent.images.decode import decode
+from opponent.storage.manifest import ImagesRecord, feature_record
 from opponent.storage.run import CHANNELS, MAPS, SCALARS
-from opponent.storage.run_writer import begin_run, finish_run, write_shard
+from opponent.storage.run_writer import begin_run, finish_run, write_baseline, write_shard
 
 # What goes in comes back
 
@@ -178,3 +182,113 @@ def test_a_missing_shard_is_told(run: Run) -> None:
     for read in (Run.columns, Run.channels, Run.unreadable, finish_run):
         with pytest.raises(RunError, match=message):
             read(Run(run.folder))
+
+
+# Images that are no files
+
+
+class Rows:
+    """Images in memory."""
+
+    def __init__(self, count: int, name: str = "rows") -> None:
+        self.name, self.count = name, count
+
+    def ids(self) -> list[str]:
+        return [f"row {i}" for i in range(self.count)]
+
+    def image(self, id: str) -> np.ndarray:
+        return np.full((4, 6, 3), int(id.removeprefix("row ")), np.uint8)
+
+
+@pytest.fixture
+def of_rows(tmp_path: Path) -> Run:
+    """A run of three images in memory."""
+    images = open_images(Rows(3))
+    record = ImagesRecord(source=images.source, count=3, sha256=images.digest())
+    run = begin_run(tmp_path / "run", manifest_for(3, 3, images=record), images)
+    batches = batches_for(3, np.random.default_rng(0))
+    write_shard(run, 0, [item.id for item in images], batches, {})
+    finish_run(run)
+    return run
+
+
+def test_a_run_is_opened_with_the_source_of_its_images(of_rows: Run) -> None:
+    assert np.asarray(decode(of_rows.images[2])).max() == 2  # the one who begins has it
+    for source in (Rows(3), open_images(Rows(3)), Rows(3, "called otherwise")):
+        run = Run(of_rows.folder, images=source)
+        assert [item.id for item in run.images] == ["row 0", "row 1", "row 2"]
+        assert np.asarray(decode(run.images.find("row 1"))).tolist() == [[[1, 1, 1]] * 6] * 4
+    assert run.columns().images == ("row 0", "row 1", "row 2")
+
+
+def test_without_its_source_a_run_has_numbers_and_no_pictures(of_rows: Run) -> None:
+    run = Run(of_rows.folder)
+    assert [item.id for item in run.images] == ["row 0", "row 1", "row 2"]
+    assert run.images.source == "rows"
+    assert all(item.path is None for item in run.images)
+    assert len(run.columns().activation) == 3
+    with pytest.raises(Unreadable, match=r"no file, and its image source was not handed over"):
+        decode(run.images[0])
+
+
+def test_another_source_is_refused(of_rows: Run, tmp_path: Path) -> None:
+    message = r"run was scanned with other images than '{}' holds; hand over those of 'rows'$"
+    with pytest.raises(RunError, match=message.format("more rows")):
+        Run(of_rows.folder, images=Rows(4, "more rows"))
+    Image.new("RGB", (6, 4)).save(tmp_path / "row 0.png")
+    with pytest.raises(RunError, match=message.format(re.escape(str(tmp_path)))):
+        Run(of_rows.folder, images=tmp_path)
+    with pytest.raises(FileNotFoundError, match="is no folder and no file"):
+        Run(of_rows.folder, images=tmp_path / "nowhere")
+
+
+def test_a_folder_that_moved_can_be_handed_over(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    for i in range(2):
+        Image.new("RGB", (6, 4), (i, 0, 0)).save(here / f"{i}.png")
+    images = open_images(here)
+    record = ImagesRecord(source=images.source, count=2, sha256=images.digest())
+    begin_run(tmp_path / "run", manifest_for(2, images=record), images)
+    here.rename(there)
+    assert not any(item.path.exists() for item in Run(tmp_path / "run").images)
+    moved = Run(tmp_path / "run", images=there)
+    assert [item.path for item in moved.images] == [there / "0.png", there / "1.png"]
+    (there / "2.png").write_bytes(b"")
+    with pytest.raises(RunError, match="was scanned with other images"):
+        Run(tmp_path / "run", images=there)
+
+
+# Rows
+
+
+def test_channels_of_some_rows_in_any_order(run: Run) -> None:
+    whole = run.channels()
+    total, inhibition = run.channel_sides()
+    assert whole.shape == total.shape == (4, 4)
+    for chosen in ([2, 0], [3, 3, 1], [], [0, 1, 2, 3]):
+        rows = np.array(chosen, np.int64)
+        np.testing.assert_array_equal(run.channels(rows=rows), whole[rows])
+        sides = run.channel_sides(rows=rows)
+        np.testing.assert_array_equal(sides[0], total[rows])
+        np.testing.assert_array_equal(sides[1], inhibition[rows])
+    for chosen in ([4], [-1, 0]):
+        with pytest.raises(IndexError, match=r"of 4 images"):
+            run.channels(rows=np.array(chosen, np.int64))
+
+
+def test_what_a_run_of_features_has_not(run: Run) -> None:
+    for read in (run.all_units, run.summary, run.units):
+        with pytest.raises(RunError, match=r"is no scan of all units; scan 'LAYER:\*' for one"):
+            read()
+    with pytest.raises(RunError, match=r"baseline\.safetensors is damaged"):
+        run.baseline()
+    assert repr(run) == f"Run('{run.folder}': block:3@1,2, block:mine@0,0, 5 images)"
+    assert [run.shard_rows(i) for i in range(3)] == [range(2), range(2, 4), range(4, 5)]
+
+
+def test_the_baseline_comes_back(run: Run) -> None:
+    mean = torch.arange(24.0).reshape(2, 3, 4).transpose(1, 2)
+    write_baseline(run, mean)
+    assert torch.equal(Run(run.folder).baseline(), mean)
+    assert run.baseline(dtype=torch.float64).dtype == torch.float64

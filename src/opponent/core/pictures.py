@@ -59,20 +59,23 @@ def trimmed(pictures: UInt8[np.ndarray, "n h w 4"], least: int = 8) -> UInt8[np.
 
 
 def contact_sheet(
-    pictures: Sequence[Pixels], *, across: int = 4, side: int = 240, gap: int = 6
+    pictures: Sequence[UInt8[np.ndarray, "_ _ _"]],
+    *,
+    across: int = 4,
+    side: int = 240,
+    gap: int = 6,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Several images side by side on white.
 
     Args:
-        pictures: of any sizes; each is scaled to fit a square.
+        pictures: RGB or RGBA, of any sizes; each is scaled to fit a square.
         across: how many in a row.
         side: of the square, in pixels.
         gap: between two squares.
     """
     columns, rows = min(across, len(pictures)), -(-len(pictures) // across)
-    sheet = Image.new(
-        "RGB", (columns * (side + gap) - gap, max(1, rows * (side + gap) - gap)), "white"
-    )
+    width, height = (max(1, count * (side + gap) - gap) for count in (columns, rows))
+    sheet = Image.new("RGB", (width, height), "white")
     for number, pixels in enumerate(pictures):
         image = Image.fromarray(on_paper(pixels))
         scale = side / max(image.size)

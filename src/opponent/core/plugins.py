@@ -26,9 +26,11 @@ def load_object(text: str) -> object:
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        found: object = getattr(import_module(package), name)
+        module = import_module(package)
     except ModuleNotFoundError as error:
         raise ValueError(f"{text!r}: {error}; run where Python can import it") from error
+    try:
+        value: object = getattr(module, name)
     except AttributeError as error:
         raise ValueError(f"{text!r}: {error}") from error
-    return found
+    return value

@@ -3,6 +3,7 @@
 import json
 import platform
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from math import isfinite
 from typing import Annotated, Any, Literal
 
@@ -208,6 +209,11 @@ def read_manifest(path: AnyPath) -> Manifest:
                 f"format {FORMAT}; scan again into another folder"
             )
         manifest = msgspec.convert(values, Manifest)
+        # It is no record, and what is missing in it would get a default.
+        preparation = {field.name for field in fields(Preprocessing)}
+        if different := preparation ^ values["network"]["preprocessing"].keys():
+            names = ", ".join(sorted(different))
+            raise ValueError(f"missing or unknown: {names} - at `$.network.preprocessing`")
         # JSON has no such numbers, but Python reads and writes them.
         if place := next(_not_finite(values, "$"), None):
             raise ValueError(f"a number that is not finite - at `{place}`")

@@ -97,5 +97,6 @@ def matrix(column: pa.ChunkedArray, width: int = 0) -> Float[np.ndarray, "n m"]:
         column: the lists.
         width: a row's length where there is none.
     """
-    values = np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks])
+    chunks = (chunk.flatten().to_numpy() for chunk in column.chunks)
+    values = np.concatenate([np.empty(0, np.float32), *chunks])
     return values.reshape(len(column), -1) if len(column) else values.reshape(0, width)

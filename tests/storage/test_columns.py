@@ -1,0 +1,52 @@
+"""One feature over many images."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opponent import Columns
+from opponent.storage.columns import COMPLETE
+
+
+def columns(activation: list[float], excitation: list[float], inhibition: list[float]) -> Columns:
+    values = [np.array(x, np.float32) for x in (activation, excitation, inhibition)]
+    zeros = np.zeros(len(activation), np.float32)
+    maps = np.zeros((len(activation), 0, 0), np.float32)
+    return Columns(
+        images=tuple(str(i) for i in range(len(activation))),
+        activation=values[0],
+        excitation=values[1],
+        inhibition=values[2],
+        l1=zeros,
+        l2=zeros,
+        excitation_map=maps,
+        inhibition_map=maps,
+    )
+
+
+def test_completeness_by_hand() -> None:
+    # The law holds up to a constant and a factor, which a correlation does not see.
+    assert columns([1, 2, 3], [5, 7, 9], [5, 5, 5]).completeness == pytest.approx(1)
+    assert columns([1, 2, 3], [1, 1, 1], [0, 1, 2]).completeness == pytest.approx(-1)
+    # Deviations -1, 0, 1 and -1, 2, -1: their products sum to 0.
+    assert columns([1, 2, 3], [0, 3, 0], [0, 0, 0]).completeness == pytest.approx(0)
+    # -3, 1, 2 and -1, -1, 2: (3 - 1 + 4) / sqrt(14 * 6).
+    found = columns([0, 4, 5], [0, 0, 3], [0, 0, 0]).completeness
+    assert found == pytest.approx(6 / np.sqrt(84))
+    assert 0 < found < COMPLETE < 1
+
+
+@pytest.mark.parametrize(
+    ("activation", "excitation"),
+    [([], []), ([1.0], [2.0]), ([1.0, 1.0], [1.0, 2.0]), ([1.0, 2.0], [3.0, 3.0])],
+)
+def test_completeness_that_is_not_defined(activation: list[float], excitation: list[float]) -> None:
+    assert np.isnan(columns(activation, excitation, [0.0] * len(activation)).completeness)
+
+
+@given(st.lists(st.tuples(*[st.floats(0, 100, width=32)] * 2), max_size=5))
+def test_tension_is_the_smaller_side(sides: list[tuple[float, float]]) -> None:
+    excitation, inhibition = ([pair[i] for pair in sides] for i in (0, 1))
+    found = columns([0.0] * len(sides), excitation, inhibition).tension
+    assert found.tolist() == [min(pair) for pair in sides]
