@@ -239,6 +239,5 @@ def _noise(network: Network, seed: int) -> Float[Tensor, "2 3 h w"]:
 
 
 def copy_in(network: Network, dtype: torch.dtype) -> Network:
-    """A copy of a network that computes in another type of numbers."""
-    module = deepcopy(network.module).to(dtype)
-    return Network(module, preprocessing=network.preprocessing, name=network.name)
+    """A copy of a network that computes in another type of numbers, and knows the same layers."""
+    return deepcopy(network).to(dtype=dtype)
