@@ -53,8 +53,8 @@ def equal_to_rounding(
         scale = expected.reshape(count, -1).abs().amax(1)
     scale = scale.clamp(min=CANCELLED * float(scale.max()))
     difference = (values - expected).reshape(count, -1).abs().amax(1)
-    # Not the other way round: NaN is no rounding.
-    return bool((difference <= rounding_limit(values.dtype) * scale).all())
+    rounding = difference.isfinite() & (difference <= rounding_limit(values.dtype) * scale)
+    return bool(rounding.all())
 
 
 def plan_crop(
