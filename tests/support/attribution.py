@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from opponent import Attribution, Preprocessing
+from opponent import Attribution, Feature, Network, Preprocessing
 from opponent.attribution.result import energies, energy_maps
 
 SMALL = Preprocessing(size=(9, 14))
@@ -102,3 +102,20 @@ POOLS = {
     "average": nn.AvgPool2d(2, 1, 1),
     "none": nn.Identity(),
 }
+
+
+def whole_image(
+    network: Network, x: Tensor, feature: Feature, through: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Activation, S and h in the whole map, image by image, by equation 1 on the whole image."""
+    activations, attributions, maps = [], [], []
+    for image in x.split(1):
+        result = network.run(image, feature.layer, through, differentiate="target")
+        assert result.through is not None
+        with torch.enable_grad():
+            f = feature.read(result.target)
+        [gradient] = torch.autograd.grad(f.sum(), result.through)
+        activations.append(f.detach())
+        attributions.append(gradient * result.through.detach())
+        maps.append(result.through.detach())
+    return torch.cat(activations), torch.cat(attributions), torch.cat(maps)

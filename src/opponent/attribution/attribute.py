@@ -218,7 +218,7 @@ def mean_activation(
     images: Float[Tensor, "n 3 h w"] | Images,
     through: str,
     count: int = MEAN_OF,
-) -> Float[Tensor, "k h w"]:
+) -> Float[Tensor, "k y x"]:
     """The mean of a layer over the first images that can be read: a baseline.
 
     Args:
@@ -372,7 +372,7 @@ def _own_mean(
     images: Float[Tensor, "n 3 h w"] | Images,
     through: str,
     rule: AttributionRule,
-) -> Float[Tensor, "k h w"]:
+) -> Float[Tensor, "k y x"]:
     """The mean over the images themselves, where there are several."""
     if isinstance(images, Tensor):
         count = len(images)

@@ -73,12 +73,12 @@ class Segment:
         inputs: Float[Tensor, "n 3 h w"],
         plan: CropPlan,
         features: Sequence[Feature],
-        baseline: Float[Tensor, "k h w"] | None = None,
+        baseline: Float[Tensor, "k y x"] | None = None,
     ) -> None:
         assert plan.through is not None
         self._network, self._inputs, self._plan = network, inputs, plan
         self.features, self.through = tuple(features), plan.through
-        self.baseline: Float[Tensor, "k y x"] | None = (
+        self.baseline = (
             None if baseline is None else plan.cover(baseline[None])[0]
         )
 

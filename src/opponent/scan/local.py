@@ -115,11 +115,15 @@ def begin_scan(
         network, images, features, through, rule=rule, batch_size=batch_size,
         shard_size=shard_size, seed=seed,
     )  # fmt: skip
+    baseline = None
     if not (to_path(out) / "manifest.json").exists():
-        manifest = with_crop_plans(network, manifest, chosen)
+        baseline = mean_activation(network, chosen, through) if rule.needs_mean else None
+        manifest = with_crop_plans(network, manifest, chosen, rule, baseline)
     run = begin_run(out, manifest, chosen)
     if rule.needs_mean and not run.baseline_file.is_file():
-        write_baseline(run, mean_activation(network, run.images, through))
+        if baseline is None:
+            baseline = mean_activation(network, chosen, through)
+        write_baseline(run, baseline)
     return run
 
 

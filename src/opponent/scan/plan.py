@@ -142,16 +142,31 @@ def _units_record(network: Network, all_units: AllUnits, through: str) -> UnitsR
     )
 
 
-def with_crop_plans(network: Network, manifest: Manifest, images: ImageSet) -> Manifest:
+def with_crop_plans(
+    network: Network,
+    manifest: Manifest,
+    images: ImageSet,
+    rule: AttributionRule,
+    baseline: Float[Tensor, "k h w"] | None,
+) -> Manifest:
     """The manifest with what has to be computed of image and layers.
 
     On each of the first images S must be what the whole image gives, up to rounding.
+
+    Args:
+        network: the network.
+        manifest: the manifest without.
+        images: the images of the scan.
+        rule: the scan's rule.
+        baseline: the through layer's mean, for a rule that starts there.
     """
     inputs, through = first_inputs(network, images), manifest.through
     features = [record.feature for record in manifest.features]
     crop_plan = units_plan = None
     if features:
-        crop_plan = crop_record(checked_plan(network, features, through, inputs))
+        crop_plan = crop_record(
+            checked_plan(network, features, through, inputs, rule=rule, baseline=baseline)
+        )
     units = manifest.units
     if units is not None:
         if isinstance(units.position, str):

@@ -64,6 +64,7 @@ def begin_run(folder: str | AnyPath, manifest: Manifest, images: ImageSet) -> Ru
             x if x.path is None or x.path.is_absolute() else replace(x, path=x.path.absolute())
             for x in images
         ),
+        origin=images.origin,
     )
     return run
 
