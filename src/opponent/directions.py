@@ -1,7 +1,8 @@
-"""Feature directions that are no units: k-means centroids of hidden vectors, or from a file."""
+"""Feature directions other than units: k-means centroids of hidden vectors, or from a file."""
 
 import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -37,13 +38,13 @@ class Directions:
     """Named vectors in the channel space of a layer.
 
     Args:
-        vectors: one row a direction.
+        vectors: one row for each direction.
         labels: their names, such as 'kmeans17'; 'LAYER:kmeans17' names the feature.
-        layer: whose channels they weigh; None where a file does not say.
-        provenance: what made them.
+        layer: the layer whose channels they weigh; None where a file does not say.
+        provenance: how they were computed, ready for JSON.
     Raises:
-        ValueError: no direction; a row that is zero or not finite; labels that are missing, that
-            repeat, that are numbers or hold one of ':@*,' or space.
+        ValueError: there is no direction; a row is zero or not finite; labels are missing, repeat,
+            are numbers, or contain one of ':@*,' or space.
     """
 
     vectors: Float[np.ndarray, "n c"]
@@ -57,12 +58,7 @@ class Directions:
         if len(self.labels) != len(self.vectors) or len(set(self.labels)) != len(self.labels):
             raise ValueError(f"{len(self.vectors)} directions need as many labels, all different")
         for label in self.labels:
-            if (
-                not label
-                or label.isdecimal()
-                or set(":@*,") & set(label)
-                or label.split() != [label]
-            ):
+            if label.isdecimal() or not re.fullmatch(r"[^\s:@*,]+", label):
                 raise ValueError(
                     f"{label!r} cannot name a direction: a number names a unit, and ':', '@', '*', "
                     "',' and spaces have other meanings"
@@ -81,13 +77,13 @@ class Directions:
         return len(self.labels)
 
     def feature(self, name: str, *, power: int = 0) -> Feature:
-        """One direction as a feature.
+        """A direction as a feature.
 
         Args:
             name: 'kmeans17', 'mixed4c:kmeans17' or 'mixed4c:kmeans17@7,3'.
-            power: of the cosine in its activation; see `Feature`.
+            power: power of the cosine in its activation; see `Feature`.
         Raises:
-            ValueError: no such direction, or another layer.
+            ValueError: there is no such direction, or the layer is another.
         """
         rest, sign, at = name.strip().partition("@")
         layer, _, label = rest.rpartition(":")
@@ -114,23 +110,33 @@ class Directions:
         )
 
     def features(self, names: Sequence[str], *, power: int = 0) -> list[Feature]:
-        """Features by name, units among them; 'LAYER:*' stands for all directions."""
-        found = []
+        """Several features by name.
+
+        Args:
+            names: of directions and of units; 'LAYER:*' is all directions.
+            power: power of the cosine in the activation of directions.
+        Raises:
+            ValueError: as for `feature`.
+        """
+        features = list[Feature]()
         for name in names:
             layer, _, what = name.strip().rpartition(":")
             unit, sign, at = what.partition("@")
             if unit.isdecimal():
-                found.append(Feature.parse(name))
+                features.append(Feature.parse(name))
                 continue
-            chosen = self.labels if unit == "*" else (unit,)
-            found += [self.feature(f"{layer}:{one}{sign}{at}", power=power) for one in chosen]
-        return found
+            for label in self.labels if unit == "*" else (unit,):
+                features.append(self.feature(f"{layer}:{label}{sign}{at}", power=power))
+        return features
 
     def spread(self, count: int, *, seed: int = 0) -> "Directions":
-        """Directions that point far apart: k-means among them, one at random of each cluster.
+        """Directions that point far apart: a random one of each cluster of their k-means.
 
+        Args:
+            count: number of directions.
+            seed: seed of the clustering and of the choice.
         Raises:
-            ValueError: more than there are, or than point different ways.
+            ValueError: there are fewer directions, or fewer that point in different ways.
         Source: paper, appendix H.
         """
         if not 1 <= count <= len(self):
@@ -146,32 +152,32 @@ class Directions:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, whole, with labels and provenance in its metadata.
+        """Write a safetensors file, with labels and provenance in its metadata.
 
+        Args:
+            path: the file, ending .safetensors.
         Raises:
-            ValueError: another suffix than .safetensors.
+            ValueError: the suffix is another.
         """
         check_suffix(path)
         about = {"labels": self.labels, "layer": self.layer, "provenance": dict(self.provenance)}
         tensors = {"directions": torch.from_numpy(np.ascontiguousarray(self.vectors))}
-        with whole(Path(path)) as part:
-            part.write_bytes(save(tensors, {"opponent": json.dumps(about)}))
+        with whole(Path(path)) as temporary:
+            temporary.write_bytes(save(tensors, {"opponent": json.dumps(about)}))
 
     @classmethod
     def load(cls, path: str | Path) -> "Directions":
-        """Directions from a file: ours, or anyone's array with one row a direction.
+        """Directions from a file: one that `save` wrote, or any array of one row a direction.
 
         Args:
-            path: safetensors, a state dict with one tensor, or .npy. Without labels of its own,
-                directions are called by the file's name and their number.
+            path: safetensors, a state dict with one tensor, or .npy. Where it holds no labels, the
+                labels are the file's name with a number.
         Raises:
             OSError: the file cannot be read.
             ValueError: it holds no two-dimensional array, or one that `Directions` refuses.
         """
         path, about = Path(path).expanduser(), dict[str, Any]()
         if path.suffix == ".npy":
-            if not path.is_file():
-                raise FileNotFoundError(f"there is no file of directions at {path}")
             values = _read_npy(path)
         else:
             tensors = read_weights(path)
@@ -189,7 +195,7 @@ class Directions:
             raise ValueError(
                 f"{path} holds an array of shape {values.shape} of {values.dtype}; {_EXPECTED}"
             )
-        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is told
+        with np.errstate(over="ignore"):  # too large becomes infinite, which is refused below
             values = values.astype(np.float32)
         stem = "".join("_" if x in ":@*," or x.isspace() else x for x in path.stem)
         labels = about.get("labels") or [f"{stem}-{i}" for i in range(len(values))]
@@ -205,7 +211,7 @@ class Directions:
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    """What we wrote beside the directions; nothing where another program wrote them."""
+    """The metadata that `save` wrote; empty where another program wrote the file."""
     if path.suffix != ".safetensors":
         return {}
     try:
@@ -221,8 +227,10 @@ def _metadata(path: Path) -> dict[str, Any]:
 def check_suffix(path: str | Path) -> None:
     """Check that directions can be written to a file of that name.
 
+    Args:
+        path: the file.
     Raises:
-        ValueError: its suffix is another than .safetensors.
+        ValueError: its suffix is not .safetensors.
     """
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"{path}: directions are written to a file whose name ends .safetensors")
@@ -251,22 +259,23 @@ def find_directions(
     checkpoints: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Directions:
-    """Cluster a layer's hidden vectors: one random position an image, spherical k-means.
+    """Cluster the hidden vectors of a layer, one random position of each image: spherical k-means.
 
     Args:
         network: a network, a module or a name.
         images: a folder, files, a text list, an image source, or 'photos'.
-        layer: whose output (after the ReLU) is clustered.
+        layer: the layer whose output (after the ReLU) is clustered.
         count: k, the number of directions.
-        seed: of the positions and of the clustering.
-        checkpoints: a folder for what is finished of a pass over the images; after an interruption
-            the next call goes on with it, whatever its k.
+        seed: seed of the positions and of the clustering.
+        checkpoints: a folder for the finished parts of the pass over the images. After an
+            interruption the next call continues from there, also with another k.
         progress: called with what is being done, the steps done and the steps in all; default: a
             display that appears after two seconds.
     Returns:
         Directions of unit length, 'kmeans0' and so on.
     Raises:
-        ValueError: fewer images than directions; a layer that is not there.
+        ValueError: there are fewer images than directions, or no such layer.
+        RunError: a checkpoint is damaged.
     Source: paper, appendices B and H.
     """
     network = load(network)
@@ -323,13 +332,15 @@ def find_and_save_directions(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Directions:
-    """The same, saved to a file; what was interrupted goes on from a folder beside it.
+    """`find_directions`, saved to a file; its checkpoints lie beside the file until then.
 
     Args:
         network, images, layer, count, seed, progress: as for `find_directions`.
-        file: where to, ending .safetensors.
+        file: the file, ending .safetensors.
+    Returns:
+        The directions.
     Raises:
-        ValueError: as for `find_directions`, or another suffix.
+        ValueError: as for `find_directions`, or the suffix is another.
     """
     file = Path(file)
     check_suffix(file)
@@ -351,7 +362,7 @@ def _hidden_vectors(
     folder: CheckpointFolder,
     progress: Progress,
 ) -> Float[np.ndarray, "n c"]:
-    """The layer's output in each image that can be read, at one random position."""
+    """The layer's output at a random position of each image that can be read."""
     generator = np.random.default_rng(seed=seed)
     rows, columns = (generator.integers(n, size=len(images)) for n in shape[1:])
 
@@ -379,12 +390,12 @@ def _unit(vectors: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
 def _clusters(
     vectors: Float[np.ndarray, "n c"], count: int, seed: int
 ) -> tuple[Float[np.ndarray, "k c"], Int[np.ndarray, " n"]]:
-    """Centres and memberships of k-means; on one thread, for sums in a fixed order."""
+    """Centres and memberships of k-means; on one thread, so that sums have a fixed order."""
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
     if len(np.unique(vectors, axis=0)) < count:
         raise ValueError(f"there are fewer than {count} directions that differ: ask for fewer")
     with threadpool_limits(1):
-        found = KMeans(n_clusters=count, n_init=1, random_state=seed).fit(vectors)
-    return found.cluster_centers_, found.labels_
+        kmeans = KMeans(n_clusters=count, n_init=1, random_state=seed).fit(vectors)
+    return kmeans.cluster_centers_, kmeans.labels_
