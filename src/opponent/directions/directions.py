@@ -1,34 +1,23 @@
-"""Feature directions other than units: k-means centroids of hidden vectors, or from a file."""
+"""Named directions in a layer's channel space, and files of them."""
 
 import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
-from shutil import rmtree
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
 
-from opponent.attribution.attribute import BATCH
 from opponent.core.feature import Feature
-from opponent.core.progress import Progress, shown
-from opponent.images.imageset import ImageSet
-from opponent.images.sources import Images, open_images
-from opponent.models.network import Network
-from opponent.models.registry import load
+from opponent.directions.kmeans import clusters, unit_vectors
 from opponent.models.weights import read_weights
-from opponent.storage.checkpoints import CheckpointFolder, map_images
 from opponent.storage.files import whole
-from opponent.storage.manifest import versions
 
 _EXPECTED = "expected are numbers with a point, one row a direction and one column a channel"
 
@@ -141,7 +130,7 @@ class Directions:
         """
         if not 1 <= count <= len(self):
             raise ValueError(f"{count} of {len(self)} directions cannot be spread: give 1 to all")
-        groups = _clusters(_unit(self.vectors), count, seed)[1]
+        groups = clusters(unit_vectors(self.vectors), count, seed)[1]
         generator = np.random.default_rng(seed)
         rows = sorted(int(generator.choice(np.flatnonzero(groups == g))) for g in range(count))
         return Directions(
@@ -247,155 +236,3 @@ def _read_npy(path: Path) -> Any:
     except Exception as error:  # damaged headers fail in as many ways as there are bytes
         reason = str(error).partition("\n")[0]
         raise OSError(f"{path} is no array that can be read safely: {reason}") from error
-
-
-def find_directions(
-    network: Network | nn.Module | str,
-    images: Images,
-    layer: str,
-    *,
-    count: int = 1000,
-    seed: int = 0,
-    checkpoints: str | Path | None = None,
-    progress: Progress | None = None,
-) -> Directions:
-    """Cluster the hidden vectors of a layer, one random position of each image: spherical k-means.
-
-    Args:
-        network: a network, a module or a name.
-        images: a folder, files, a text list, an image source, or 'photos'.
-        layer: the layer whose output (after the ReLU) is clustered.
-        count: k, the number of directions.
-        seed: seed of the positions and of the clustering.
-        checkpoints: a folder for the finished parts of the pass over the images. After an
-            interruption the next call continues from there, also with another k.
-        progress: called with what is being done, the steps done and the steps in all; default: a
-            display that appears after two seconds.
-    Returns:
-        Directions of unit length, 'kmeans0' and so on.
-    Raises:
-        ValueError: there are fewer images than directions, or no such layer.
-        RunError: a checkpoint is damaged.
-    Source: paper, appendices B and H.
-    """
-    network = load(network)
-    shape = network.map_shape(layer)
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"the seed of a clustering lies between 0 and 2^32 - 1, got {seed}")
-    chosen = open_images(images, size=network.preprocessing.size)
-    if not 1 <= count <= len(chosen):
-        raise ValueError(
-            f"k = {count} directions from {len(chosen)} images, one vector each: give more images "
-            "or a smaller k"
-        )
-    provenance = {
-        "method": "spherical k-means",
-        "k": count,
-        "seed": seed,
-        "network": network.name,
-        "weights_sha256": network.weights_sha256(),
-        "layer": layer,
-        "preprocessing": asdict(network.preprocessing),
-        "images": {"count": len(chosen), "sha256": chosen.digest()},
-        "versions": {**versions(), "scikit-learn": version("scikit-learn")},
-    }
-    with shown(progress) as report, TemporaryDirectory(prefix="opponent-") as temporary:
-        folder = CheckpointFolder.named(
-            Path(checkpoints or temporary), layer, {**provenance, "k": None}
-        )
-        vectors = _hidden_vectors(network, chosen, layer, shape, seed, folder, report)
-        vectors = _unit(vectors[vectors.any(1) & np.isfinite(vectors).all(1)])
-        different = len(np.unique(vectors, axis=0))
-        if different < count:
-            raise ValueError(
-                f"only {different} of {len(chosen)} images gave a vector of {layer!r} of its own, "
-                f"finite and not zero, too few for k = {count}; give more images or a smaller k"
-            )
-        report("clustering", 0, 1)
-        centres = _clusters(vectors, count, seed)[0]
-        report("clustering", 1, 1)
-    return Directions(
-        vectors=_unit(centres).astype(np.float32),
-        labels=tuple(f"kmeans{i}" for i in range(count)),
-        layer=layer,
-        provenance={**provenance, "vectors": len(vectors)},
-    )
-
-
-def find_and_save_directions(
-    network: Network | nn.Module | str,
-    images: Images,
-    layer: str,
-    file: str | Path,
-    *,
-    count: int = 1000,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Directions:
-    """`find_directions`, saved to a file; its checkpoints lie beside the file until then.
-
-    Args:
-        network, images, layer, count, seed, progress: as for `find_directions`.
-        file: the file, ending .safetensors.
-    Returns:
-        The directions.
-    Raises:
-        ValueError: as for `find_directions`, or the suffix is another.
-    """
-    file = Path(file)
-    check_suffix(file)
-    checkpoints = file.with_name(f".{file.stem}.checkpoints")
-    directions = find_directions(
-        network, images, layer, count=count, seed=seed, checkpoints=checkpoints, progress=progress
-    )
-    directions.save(file)
-    rmtree(checkpoints, ignore_errors=True)
-    return directions
-
-
-def _hidden_vectors(
-    network: Network,
-    images: ImageSet,
-    layer: str,
-    shape: tuple[int, int, int],
-    seed: int,
-    folder: CheckpointFolder,
-    progress: Progress,
-) -> Float[np.ndarray, "n c"]:
-    """The layer's output at a random position of each image that can be read."""
-    generator = np.random.default_rng(seed=seed)
-    rows, columns = (generator.integers(n, size=len(images)) for n in shape[1:])
-
-    def compute(
-        inputs: Float[Tensor, "n 3 h w"], numbers: Int[np.ndarray, " n"]
-    ) -> dict[str, Float[np.ndarray, "n c"]]:
-        hidden = network.run(inputs, layer, after=True).target
-        vectors = hidden[range(len(numbers)), :, rows[numbers], columns[numbers]]
-        return {"vectors": vectors.float().cpu().numpy()}
-
-    arrays, _, _ = map_images(
-        folder, network, images, compute, batch_size=BATCH, what="hidden vectors",
-        progress=progress,
-    )  # fmt: skip
-    return arrays["vectors"]
-
-
-def _unit(vectors: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
-    """Vectors that are not zero, scaled to unit length."""
-    scaled = vectors / np.abs(vectors).max(1, keepdims=True)
-    unit: Float[np.ndarray, "n c"] = scaled / np.linalg.norm(scaled, axis=1, keepdims=True)
-    return unit
-
-
-def _clusters(
-    vectors: Float[np.ndarray, "n c"], count: int, seed: int
-) -> tuple[Float[np.ndarray, "k c"], Int[np.ndarray, " n"]]:
-    """Centres and memberships of k-means; on one thread, so that sums have a fixed order."""
-    from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits
-
-    if len(np.unique(vectors, axis=0)) < count:
-        raise ValueError(f"there are fewer than {count} directions that differ: ask for fewer")
-    with threadpool_limits(1):
-        kmeans = KMeans(n_clusters=count, n_init=1, random_state=seed).fit(vectors)
-    return kmeans.cluster_centers_, kmeans.labels_
