@@ -1,5 +1,7 @@
 """An atlas in its folder: settings, cells, reading it back, damage."""
 
+import io
+import itertools
 import json
 import os
 import shutil
@@ -194,3 +196,44 @@ def test_a_damaged_description_is_told(
     assert atlases(run) == []
     with pytest.raises(RunError, match=r"holds no finished atlas; give the same `opponent atlas`"):
         Atlas(run, folder)
+
+
+def test_an_atlas_has_a_short_repr_and_a_picture(
+    wave_atlas: tuple[Atlas, list[Call]], signed_wave_atlas: Atlas
+) -> None:
+    atlas = wave_atlas[0]
+    assert repr(atlas) == f"Atlas('{CENTRE}': 70 images, {len(atlas.cells)} cells of 3 x 3)"
+    with Image.open(io.BytesIO(atlas._repr_png_())) as image:
+        assert image.format == "PNG"
+        np.testing.assert_array_equal(np.asarray(image), atlas.mosaic())
+    # Its icons of either side are not shown.
+    np.testing.assert_array_equal(signed_wave_atlas.mosaic(), atlas.mosaic())
+
+
+def test_a_mosaic_has_the_icons_in_their_cells_on_white(
+    wave_atlas: tuple[Atlas, list[Call]], tmp_path: Path
+) -> None:
+    atlas = wave_atlas[0]
+    mosaic = atlas.mosaic(11)  # the icons' own size
+    assert mosaic.shape == (33, 33, 3)
+    assert mosaic.dtype == np.uint8
+    occupied = {(cell.row, cell.column): cell for cell in atlas.cells}
+    assert len(occupied) < 9
+    for row, column in itertools.product(range(3), range(3)):
+        tile = mosaic[11 * row : 11 * row + 11, 11 * column : 11 * column + 11]
+        if (row, column) not in occupied:
+            assert (tile == 255).all()
+            continue
+        icon = occupied[row, column].pixels()
+        assert icon is not None
+        alpha = icon[..., 3:] / 255
+        on_white = alpha * icon[..., :3] + (1 - alpha) * 255
+        np.testing.assert_array_equal(tile, np.rint(on_white))
+    assert atlas.mosaic().shape == (120, 120, 3)
+    # A lost icon leaves its place empty.
+    run = copy_of(atlas.run, tmp_path / "run")
+    [copied] = atlases(run)
+    first = copied.cells[0]
+    Path(first.icon).unlink()
+    tile = copied.mosaic(11)[11 * first.row :, 11 * first.column :][:11, :11]
+    assert (tile == 255).all()

@@ -1,5 +1,6 @@
 """An atlas that was interrupted, killed or damaged goes on to the same bytes."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,12 +10,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors import safe_open
 from tests.support.atlas import QUICK, Call, copy_of, files, halve, with_map
 from tests.support.killed_atlas import FEW
 
 from opponent import Atlas, Network, Run, RunError, atlases, make_atlas
 from opponent.atlas import build
+from opponent.storage.checkpoints import CheckpointFolder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -135,12 +139,16 @@ def test_an_atlas_killed_at_steps_of_every_file_goes_on(
     )
     assert done.returncode == 0, done.stderr
     steps = [line.split() for line in done.stdout.splitlines()]
-    # Means, icons, a record a batch, the table, the description: flushed, named, folder flushed.
-    written = 3 + len(atlas.cells) + -(-len(atlas.cells) // 2)
+    # Sums, means, icons, a record a batch, the table, the description: each flushed, named, its
+    # folder flushed.
+    sums = sum(len(cell.images) for cell in atlas.cells) // 21
+    written = 3 + sums + len(atlas.cells) + -(-len(atlas.cells) // 2)
+    assert sums >= 2
     assert len(steps) == -(-3 * written // 2) + 1
-    assert {code for _, code, _ in steps[:-1]} == {"-9"}
-    assert any(left == "1" for _, _, left in steps)
-    for number, _, _ in steps:
+    assert {code for _, code, _, _ in steps[:-1]} == {"-9"}
+    assert any(left == "1" for _, _, left, _ in steps)
+    assert any(kept == "1" for _, _, _, kept in steps)
+    for number, *_ in steps:
         assert files(tmp_path / "out" / number) == files(whole.folder), f"killed at step {number}"
 
 
@@ -168,3 +176,69 @@ def test_a_damaged_stage_is_named_and_made_again_once_deleted(
     file.unlink()
     make_atlas(run, network=wave_network, settings=QUICK)
     assert files(run.folder) == expected
+
+
+def test_what_is_kept_of_the_sums_is_not_computed_again(
+    wave_atlas: tuple[Atlas, list[Call]],
+    wave_run: Run,
+    wave_network: Network,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(build, "_SAVED", 20)
+    run = with_map(wave_run, wave_atlas[0], tmp_path / "run")
+    folder = run.folder / "atlas" / wave_atlas[0].folder.name
+    first: list[Call] = []
+    with pytest.raises(Stop, match="stop"):
+        make_atlas(run, network=wave_network, settings=QUICK, progress=stop_at(7, first))
+    assert first[-1][1] == 49
+    kept = folder / "checkpoints" / "sums.safetensors"
+    with safe_open(kept, framework="numpy") as file:
+        assert json.loads(file.metadata()["about"]) == {"done": 42}
+        sums = file.get_tensor("sums")
+    assert sums.shape == (2, len(wave_atlas[0].cells), 6, 3, 3)
+    assert sums.dtype == np.float64
+    second: list[Call] = []
+    make_atlas(
+        run, network=wave_network, settings=QUICK, progress=lambda *call: second.append(call)
+    )
+    means = [done for what, done, _ in second if "mean" in what]
+    assert means[0] == 49
+    assert not kept.exists()
+    assert files(run.folder) == files(wave_atlas[0].run.folder)
+
+
+def test_sums_of_another_shape_are_made_again(
+    wave_atlas: tuple[Atlas, list[Call]], wave_run: Run, wave_network: Network, tmp_path: Path
+) -> None:
+    run = with_map(wave_run, wave_atlas[0], tmp_path / "run")
+    folder = run.folder / "atlas" / wave_atlas[0].folder.name
+    question = json.loads((folder / "question.json").read_text())
+    checkpoints = CheckpointFolder(folder, question)
+    checkpoints.write("sums", {"sums": np.ones((2, 1, 6, 3, 3))}, {"done": 3})
+    make_atlas(run, network=wave_network, settings=QUICK)
+    assert files(run.folder) == files(wave_atlas[0].run.folder)
+
+
+def test_a_folder_of_another_question_is_refused(
+    wave_atlas: tuple[Atlas, list[Call]], wave_network: Network, tmp_path: Path
+) -> None:
+    run = copy_of(wave_atlas[0].run, tmp_path / "run")
+    path = run.folder / "atlas" / wave_atlas[0].folder.name / "question.json"
+    question = json.loads(path.read_text())
+    for content, message in (
+        (
+            json.dumps({**question, "through": "stem", "run": "0" * 64}),
+            r"holds results of another question \(other than this one in through, run\)",
+        ),
+        ("{", r"question\.json is damaged"),
+        (None, r"holds other files"),
+    ):
+        if content is None:
+            path.unlink()
+        else:
+            path.write_text(content)
+        before = files(run.folder)
+        with pytest.raises(RunError, match=message):
+            make_atlas(run, network=wave_network, settings=QUICK)
+        assert files(run.folder) == before

@@ -22,7 +22,7 @@ from tests.support.directions import (
 )
 
 from opponent import Directions, Network, RunError, find_directions, open_images
-from opponent.directions import find_and_save_directions
+from opponent.directions import find_and_save_directions, load_or_find_directions
 from opponent.images.imageset import ImageEntry
 from opponent.images.loader import stream
 from opponent.storage.checkpoints import map_images
@@ -181,7 +181,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint every 32 images."""
-    monkeypatch.setattr("opponent.directions.map_images", partial(map_images, shard_size=32))
+    monkeypatch.setattr("opponent.directions.find.map_images", partial(map_images, shard_size=32))
 
 
 @pytest.mark.usefixtures("small_shards")
@@ -331,3 +331,18 @@ def test_a_wrong_suffix_is_refused_before_anything_is_computed(
         find_and_save_directions(small, pictures, "mixed", tmp_path / f"a.{suffix}", count=2)
     assert not decoded
     assert not [*tmp_path.iterdir()]
+
+
+def test_directions_that_are_there_are_read(
+    small: Network, pictures: Path, found: Directions, decoded: list[int], tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.safetensors"
+    first, again = (
+        load_or_find_directions(small, pictures, "mixed", file, count=6) for _ in range(2)
+    )
+    assert decoded == [70]
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    for directions in (first, again):
+        assert directions.labels == found.labels
+        assert (directions.vectors == found.vectors).all()
+        assert directions.provenance == json.loads(json.dumps(found.provenance))

@@ -15,8 +15,10 @@ import torch
 from tests.support.atlas import QUICK, copy_of, network_of
 
 from opponent import Run, make_atlas
+from opponent.atlas import build
 
 FEW = replace(QUICK, grid=2, steps=1, batch=2, min_images=15)
+SAVED = 20  # images between two savings of the cells' sums; the batches of 7 make it 21
 
 
 def die(template: str, out: str) -> None:
@@ -25,6 +27,7 @@ def die(template: str, out: str) -> None:
     A step is a file or folder that is flushed, or a file that gets its name.
     """
     torch.set_num_threads(1)
+    build._SAVED = SAVED
     network, step, code = network_of(), -1, None
     while code != 0:
         # Every other one: of three steps a file, that meets each kind and each file.
@@ -37,7 +40,9 @@ def die(template: str, out: str) -> None:
             make_atlas(run, network=network, settings=FEW)
             os._exit(0)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        print(step, code, len(list(run.folder.rglob(".*.tmp.*"))), flush=True)
+        left = len(list(run.folder.rglob(".*.tmp.*")))
+        sums = len(list(run.folder.rglob("sums.safetensors")))
+        print(step, code, left, sums, flush=True)
         make_atlas(run, network=network, settings=FEW)
 
 

@@ -135,9 +135,9 @@ class Greys:
         noise = 0.1 * torch.randn(1, 1, *size, generator=generator)
         self.parameters = [noise.to(device).expand(count, -1, -1, -1).clone().requires_grad_()]
 
-    def images(self, part: Box | None = None) -> Float[Tensor, "n 3 y x"]:
+    def images(self, box: Box | None = None) -> Float[Tensor, "n 3 y x"]:
         [logits] = self.parameters
-        logits = logits if part is None else logits[:, :, *part.slices]
+        logits = logits if box is None else logits[:, :, *box.slices]
         return torch.sigmoid(logits).expand(-1, 3, -1, -1)
 
 

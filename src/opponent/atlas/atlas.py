@@ -1,11 +1,11 @@
-"""The feature attribution atlas: all the ways in which images drive one feature, on one map.
+"""The feature attribution atlas: a map of all the ways in which images drive a feature.
 
-RUN/atlas/NAME/question.json  what was asked for
-RUN/atlas/NAME/map.parquet    one row an image: its place and cell, its energies
-RUN/atlas/NAME/cells.safetensors   each cell's mean S
-RUN/atlas/NAME/icons/         each cell's inversions, with opacity
-RUN/atlas/NAME/atlas.parquet  one row a cell
-RUN/atlas/NAME/atlas.json     the question again, and how well the map holds: it is finished
+RUN/atlas/NAME/question.json       everything that determines the atlas
+RUN/atlas/NAME/map.parquet         a row for each image: place, cell, activation and energies
+RUN/atlas/NAME/cells.safetensors   mean S and mean h of each cell
+RUN/atlas/NAME/icons/              inversions of the cells' mean S, with opacity
+RUN/atlas/NAME/atlas.parquet       a row for each cell
+RUN/atlas/NAME/atlas.json          the question, and how well the map holds; written last
 """
 
 import json
@@ -37,17 +37,21 @@ RATE, POWER = 0.06, 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class AtlasSettings:
-    """What an atlas is made of.
+    """Which images, cells and icons an atlas has.
 
     Args:
-        top: how many images, those with the largest L2 norm of S.
-        grid: cells a side.
-        min_images: cells with fewer stay empty; 6 is "more than 5".
-        neighbours, min_dist: of UMAP.
+        top: number of images, those with the largest L2 norm of S.
+        grid: number of cells along each side of the map.
+        min_images: cells with fewer images stay empty; 6 is "more than 5".
+        neighbours: UMAP's number of neighbours.
+        min_dist: UMAP's smallest distance between places, from 0 to 1.
         space: lay out S with its rows and columns, not summed over them.
-        seed: of the layout and of the icons.
-        steps: of each icon's optimisation.
-        batch: icons at once; they do not depend on it but for rounding.
+        seed: seed of the layout and of the icons.
+        steps: number of steps of each icon's optimisation.
+        batch: number of icons that are optimised together. It changes icons by rounding alone.
+    Raises:
+        ValueError: a number is out of range.
+    Source: paper, section 5.
     """
 
     top: int = 10_000
@@ -71,31 +75,38 @@ class AtlasSettings:
 
     @property
     def synthesis(self) -> SynthesisSettings:
-        """How the icons are made."""
+        """How the icons are synthesised."""
         return SynthesisSettings(
             steps=self.steps, rate=RATE, power=POWER, seed=self.seed, batch=self.batch
         )
 
 
 class IconAgreement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Spearman's correlation of icons' activation with that of their cells' images, and its p."""
+    """Whether icons give the activation of their cells' images.
+
+    Args:
+        spearman: rank correlation of the icons' activations with their cells' mean activations;
+            None with fewer than three cells, or where either is constant.
+        p: its p value.
+    """
 
     spearman: float | None
     p: float | None
 
 
 class AtlasRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is known of a finished atlas.
+    """The record of a finished atlas, as atlas.json holds it.
 
     Args:
-        feature: whose atlas it is.
+        feature: the feature.
         through: the layer that it is explained through.
-        settings: what it was made of.
+        settings: which images, cells and icons the atlas has.
         run: SHA-256 of what determines the run.
-        versions: of the software.
-        images, cells: how many.
+        versions: versions of the software.
+        images: number of images.
+        cells: number of cells that hold enough images.
         deviation: standard deviation of the activation over all images of the run.
-        trustworthiness: how far neighbours on the map are neighbours in truth, from 0 to 1.
+        trustworthiness: how far neighbours on the map are neighbours by their S, from 0 to 1.
         icons_against_images: whether icons give the activation of their cells' images.
     """
 
@@ -113,15 +124,15 @@ class AtlasRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One cell: where it lies, which images it holds, and what they do on average.
+    """A cell of an atlas: its place, its images and their means, its icons.
 
     Args:
-        row, column: in the grid, from the top left.
-        images: ids, the largest L2 norm first.
-        mean_activation, mean_excitation, mean_inhibition: of those images.
-        activations: the feature's in the cell's icon (both) and, in a signed atlas, in those of
-            either side; None where nothing was made.
-        icon: a PNG with opacity.
+        row, column: the cell's place in the grid, from the top left.
+        images: ids of its images, the largest L2 norm of S first.
+        mean_activation, mean_excitation, mean_inhibition: means over its images.
+        activations: the feature's activation in the cell's icon (both sides) and, in a signed
+            atlas, in the icon of each side; None where there is no icon.
+        icon: the PNG file of its icon, with opacity as alpha channel.
     """
 
     row: int
@@ -134,7 +145,13 @@ class Cell:
     icon: AnyPath
 
     def pixels(self, side: Side | str = Side.BOTH) -> UInt8[np.ndarray, "h w 4"] | None:
-        """The icon, or that of one side; None where nothing was made for it."""
+        """The icon, or that of one side; None where there is none.
+
+        Args:
+            side: 'both' is the icon of |S|.
+        Raises:
+            RunError: the file is damaged.
+        """
         path = self.icon.with_name(icon_name(self.row, self.column, Side.of(side)))
         if not path.is_file():
             return None
@@ -143,7 +160,14 @@ class Cell:
 
 
 class Atlas:
-    """A finished atlas in a run folder, open for reading."""
+    """A finished atlas in a run folder, open for reading.
+
+    Args:
+        run: the run.
+        folder: the folder of the atlas.
+    Raises:
+        RunError: the atlas is not finished, or its record is damaged.
+    """
 
     def __init__(self, run: Run, folder: AnyPath) -> None:
         self.run, self.folder = run, folder
@@ -153,7 +177,7 @@ class Atlas:
         with damage_refused(path, COMMAND):
             values = json.loads(path.read_text(encoding="utf-8"))
             self.about = msgspec.convert(values, AtlasRecord)
-            # From the text again: msgspec passes settings by that it does not know.
+            # Not `about.settings`: msgspec ignores unknown settings, and they are damage.
             self.settings = AtlasSettings(**values["settings"])
             self.feature: Feature = self.about.feature.feature
 
@@ -165,7 +189,7 @@ class Atlas:
 
     @cached_property
     def map(self) -> pa.Table:
-        """One row an image: image, x, y (from 0 to 1, y upward), row, column and its energies."""
+        """A row for each image: id, x, y (from 0 to 1, y upward), row, column, energies, norms."""
         return read_table(self.folder / "map.parquet", COMMAND)
 
     @cached_property
@@ -186,16 +210,18 @@ class Atlas:
 
     @property
     def signed(self) -> bool:
-        """Whether there are icons of either side."""
+        """Whether each cell also has an icon of each side."""
         path = self.folder / "atlas.parquet"
         with damage_refused(path, COMMAND), opened(path) as file:
             return activation_column(Side.EXCITATION) in pq.read_schema(file).names
 
     def mosaic(self, side: int = 40) -> UInt8[np.ndarray, "h w 3"]:
-        """The icons in their cells, on white, without borders: a preview.
+        """The icons in their cells, on white: a preview without borders.
 
         Args:
-            side: of a cell, in pixels.
+            side: side of a cell, in pixels.
+        Returns:
+            An image of grid * side pixels along each side.
         """
         grid = self.settings.grid
         sheet = Image.new("RGB", (grid * side, grid * side), "white")
@@ -223,7 +249,17 @@ class Atlas:
 
 
 def atlases(run: Run, feature: Feature | str | None = None) -> list[Atlas]:
-    """The finished atlases of a run, newest first; those of one feature, if it is given."""
+    """The finished atlases of a run, newest first.
+
+    Args:
+        run: the run.
+        feature: only those of this feature of the run; default: all.
+    Returns:
+        The atlases, open for reading.
+    Raises:
+        RunError: the record of an atlas is damaged.
+        ValueError: the run does not hold that feature.
+    """
     wanted = None if feature is None else run.feature(feature)
     paths: list[AnyPath] = list(run.folder.glob("atlas/*/atlas.json"))
     paths.sort(key=lambda path: path.stat().st_mtime, reverse=True)
@@ -232,10 +268,10 @@ def atlases(run: Run, feature: Feature | str | None = None) -> list[Atlas]:
 
 
 def activation_column(side: Side) -> str:
-    """The column of the icons' activation."""
+    """The column of atlas.parquet that holds the activation in the icons of a side."""
     return "activation" if side is Side.BOTH else f"activation_{side}"
 
 
 def icon_name(row: int, column: int, side: Side) -> str:
-    """The file of a cell's icon."""
+    """The file name of a cell's icon."""
     return f"{row:02d}-{column:02d}{'' if side is Side.BOTH else f'-{side}'}.png"

@@ -1,6 +1,6 @@
-"""How an atlas is made: stage by stage, each of which leaves its files and is not repeated.
+"""How an atlas is made, stage by stage. A finished stage is kept in files and not repeated.
 
-The icons are a stage a batch. Source: paper, section 5.
+The stages: the map, the means of the cells, each batch of icons. Source: paper, section 5.
 """
 
 import hashlib
@@ -56,14 +56,14 @@ from opponent.storage.manifest import feature_record, versions
 from opponent.storage.run import Run
 from opponent.storage.tables import damage_refused, read_metadata, read_table, write_table
 
-# S with its rows and columns, for all images at once, may take so many bytes.
+# Largest size in bytes of S with its rows and columns, for all images.
 LARGEST = 2 * 1024**3
-# Images between two savings of the cells' sums.
+# Images between two checkpoints of the cells' sums.
 _SAVED = 2048
-_SUMS = "sums"  # the checkpoint's name
-_TRUST = b"trustworthiness"
+_SUMS = "sums"  # the checkpoint
+_TRUST = b"trustworthiness"  # in the metadata of the map
 
-# For each cell, the rows of the map in it.
+# For each cell (row, column), the rows of the map that lie in it.
 Members = dict[tuple[int, int], list[int]]
 
 
@@ -78,24 +78,26 @@ def make_atlas(
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Atlas:
-    """Make a feature's atlas, or go on with one that was interrupted.
+    """Make the atlas of a feature, or continue one that was interrupted.
 
     Args:
         run: a finished run.
-        feature: one of its features; default: the first.
-        network: the network that was scanned; default: loaded by its name.
-        settings: which images, cells and icons.
-        signed: make each cell's icons of either side too, since |S| loses the side.
-        rule: the rule that the run was scanned by, where it is the user's own.
-        executor: makes the icons elsewhere, a batch at a time, such as `opponent.Ray`; None makes
+        feature: a feature of the run; default: the first.
+        network: the network that was scanned; default: it is loaded by its name.
+        settings: which images, cells and icons the atlas has; default: `AtlasSettings` with the
+            run's seed.
+        signed: also make an icon of each side for each cell, since |S| loses the side.
+        rule: the rule that the run was scanned by, where it is a user's own.
+        executor: makes the icons elsewhere, batch by batch, such as `opponent.Ray`; None makes
             them here.
         progress: called with what is being done, the steps done and the steps in all; default: a
             display that appears after two seconds.
     Returns:
         The finished atlas.
     Raises:
-        RunError: the run is unfinished, or the network is not the one that was scanned.
-        ValueError: too few images, or no cell with enough of them.
+        RunError: the run is not finished, the network or rule is not that of the run, or a stage
+            of the atlas is damaged.
+        ValueError: there are too few images, or no cell holds enough of them.
         Unreadable: an image that was scanned cannot be read any more.
     Source: paper, section 5 and figure 6.
     """
@@ -118,7 +120,7 @@ def make_atlas(
         builder = _Builder(run, network, rule, feature, settings, checkpoints, report)
         try:
             table = builder.map(columns)
-        except Exception:  # such as too few images: no folder is left behind
+        except Exception:  # too few images, for example: leave no folder behind
             checkpoints.discard_empty()
             raise
         members = _members(table, settings)
@@ -143,14 +145,14 @@ def make_atlas(
     )
     text = json.dumps(msgspec.to_builtins(about), indent=1) + "\n"
     record = folder / "atlas.json"
-    # Not again: the newest atlas is the one that was made last.
+    # Not written again: `atlases` sorts by its time.
     if not record.is_file() or record.read_bytes() != text.encode():
         write_text(record, text)
     return Atlas(run, folder)
 
 
 class _Builder:
-    """The stages of one atlas."""
+    """The stages of an atlas, but for its icons."""
 
     def __init__(
         self,
@@ -219,7 +221,15 @@ class _Builder:
     def _attributions(
         self, images: Sequence[str], what: str, start: int = 0
     ) -> Iterator[tuple[Float[Tensor, "n k y x"], Float[Tensor, "n k y x"]]]:
-        """S and what it weighs (h) within the window, in batches, from the photographs again."""
+        """S and what it weighs (h), within the window, computed again from the photographs.
+
+        Args:
+            images: ids of images of the run.
+            what: what progress calls it.
+            start: how many of the images are skipped, since they are done.
+        Returns:
+            Batches, in order.
+        """
         entries = tuple(self.run.images.find(image) for image in images[start:])
         chosen = ImageSet(source="", entries=entries)
         baseline = baseline_of(self.run, self.network, self.rule)
@@ -245,10 +255,10 @@ class _Builder:
                 self.progress(f"{self.feature.label}: {what}", start + batch.done, len(images))
 
     def means(self, table: pa.Table, members: Members) -> Means:
-        """Each cell's mean S and mean h."""
+        """The mean S and the mean h of each cell."""
         path = self.folder / "cells.safetensors"
         if path.is_file():
-            self.checkpoints.drop(_SUMS)  # a call that was killed may have left it
+            self.checkpoints.drop(_SUMS)  # a killed call may have left it
             return _read_means(path, len(members))
         cell_of = {row: cell for cell, rows in enumerate(members.values()) for row in rows}
         rows, ids = sorted(cell_of), table["image"].to_pylist()
@@ -273,9 +283,9 @@ class _Builder:
         return _read_means(path, len(members))
 
     def _sums(self, shape: tuple[int, ...]) -> tuple[Float[Tensor, "2 m k y x"], int]:
-        """The sums so far of S and of h in each cell, and of how many images."""
+        """The sums of S and of h in each cell so far, and the number of images in them."""
         if self.checkpoints.has(_SUMS):
-            with suppress(RunError):  # a damaged checkpoint is made again
+            with suppress(RunError):  # a damaged checkpoint is computed again
                 arrays, about = self.checkpoints.read(_SUMS)
                 if arrays["sums"].shape == shape:
                     return torch.from_numpy(arrays["sums"]), int(about["done"])
@@ -284,7 +294,7 @@ class _Builder:
     def cells(
         self, table: pa.Table, members: Members, icons: Mapping[Side, Sequence[float | None]]
     ) -> pa.Table:
-        """Write one row a cell."""
+        """Write the table of the cells, where it is not there, and return it."""
         ids = table["image"].to_pylist()
         values = {name: table[name].to_numpy() for name in (*SCALARS[:3], "x", "y")}
         rows = [
@@ -308,7 +318,7 @@ class _Builder:
 
 
 def _members(table: pa.Table, settings: AtlasSettings) -> Members:
-    """For each cell with enough images its rows of the map."""
+    """For each cell that holds enough images, its rows of the map."""
     cells = np.stack([table["row"].to_numpy(), table["column"].to_numpy()], 1)
     return {
         (row, column): np.flatnonzero((cells == (row, column)).all(1)).tolist()
@@ -317,7 +327,7 @@ def _members(table: pa.Table, settings: AtlasSettings) -> Members:
 
 
 def _agreement(cells: pa.Table) -> IconAgreement:
-    """Spearman's correlation of icons' activation with that of their cells' images, and its p."""
+    """Rank correlation of the icons' activations with the mean activations of their cells."""
     from scipy.stats import spearmanr
 
     icons, images = (cells[name].to_numpy() for name in ("activation", "mean_activation"))

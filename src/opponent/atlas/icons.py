@@ -1,4 +1,4 @@
-"""The icons of an atlas: each cell's mean attribution inverted, a batch of cells at a time."""
+"""The icons of an atlas: inversions of the cells' mean attributions, in batches of cells."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -28,20 +28,23 @@ from opponent.synthesis.inversion import invert_attribution
 
 @dataclass(frozen=True, kw_only=True)
 class Means:
-    """Each cell's mean S, and mean of what S weighs (h), within the window."""
+    """The mean S of each cell, and the mean of what S weighs (h), within the window."""
 
     attribution: Float[Tensor, "m k y x"]
     hidden: Float[Tensor, "m k y x"]
 
 
 class IconMaker:
-    """Makes the icons of one atlas, and finds those that were made before.
+    """Makes the icons of an atlas, and knows which are there.
 
     Args:
-        run, network, feature, settings: of the atlas.
-        folder: the atlas'.
-        cells: those that hold enough images, in order.
-        means: of these cells.
+        run: the run.
+        network: the network that was scanned.
+        feature: the feature of the atlas.
+        settings: the settings of the atlas.
+        folder: the folder of the atlas.
+        cells: (row, column) of the cells that hold enough images, in order.
+        means: the means of these cells.
         progress: called with what is being done, the steps done and the steps in all.
     """
 
@@ -62,11 +65,11 @@ class IconMaker:
         self.batches = [cells[first : first + size] for first in range(0, len(cells), size)]
 
     def missing(self, side: Side) -> list[int]:
-        """The batches whose icons are not all there."""
+        """Numbers of the batches that lack an icon of a side."""
         return [number for number in range(len(self.batches)) if not self._is_made(side, number)]
 
     def activations(self, side: Side) -> list[float | None]:
-        """The feature's activation in each cell's icon; None where a side is empty."""
+        """The feature's activation in the icon of each cell; None where the side is empty."""
         return [
             value
             for number, cells in enumerate(self.batches)
@@ -74,13 +77,13 @@ class IconMaker:
         ]
 
     def make(self, side: Side, number: int) -> None:
-        """Invert the mean S of one batch of cells, and write the icons."""
+        """Invert the mean S of a batch of cells, and write the icons and their record."""
         rows = slice(number * self.settings.batch, (number + 1) * self.settings.batch)
         attribution, hidden = self.means.attribution[rows], self.means.hidden[rows]
         # To unit norm, so that all cells weigh alike.
         target = attribution / attribution.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-        part = target if side is Side.BOTH else (side.sign * target).clamp(min=0)
-        filled = part.flatten(1).any(1).tolist()
+        on_side = target if side is Side.BOTH else (side.sign * target).clamp(min=0)
+        filled = on_side.flatten(1).any(1).tolist()
         activations: list[float | None] = [None] * len(filled)
         if any(filled):
             result = invert_attribution(
@@ -101,7 +104,7 @@ class IconMaker:
         write_text(self._record(side, number), json.dumps(activations) + "\n")
 
     def make_elsewhere(self, parts: Sequence[tuple[Side, int]], executor: Executor) -> None:
-        """Have an executor make batches of icons, each by its side and number."""
+        """Have an executor make batches of icons, given by side and number."""
         worker = partial(
             _icon_worker, self.run.folder.absolute(), copy_on_cpu(self.network), self.feature,
             self.settings, self.folder.absolute(), [x for batch in self.batches for x in batch],
@@ -115,7 +118,7 @@ class IconMaker:
         return self.folder / "icons" / f"{side}-{number:03d}.json"
 
     def _is_made(self, side: Side, number: int) -> bool:
-        """Whether a batch was made, and none of its icons is lost."""
+        """Whether a batch has its record and all its icons."""
         record, cells = self._record(side, number), self.batches[number]
         if not record.is_file():
             return False
@@ -152,14 +155,14 @@ def _icon_worker(
     threads: int,
     origin: Images | None,
 ) -> Callable[[tuple[Side, int]], None]:
-    """What makes a batch of icons in a worker, given its side and number."""
+    """In a worker: the function that makes a batch of icons, given its side and number."""
     run, network = reopen_in_worker(run_folder, network, device, threads, origin)
     maker = IconMaker(run, network, feature, settings, folder, cells, means)
-    return lambda part: maker.make(*part)
+    return lambda batch: maker.make(*batch)
 
 
 def _read_activations(path: AnyPath, cells: int) -> list[float | None]:
-    """The activations of one batch of icons."""
+    """The record of a batch: the feature's activation in each icon."""
     with damage_refused(path, COMMAND):
         values = json.loads(path.read_text(encoding="utf-8"))
         if (

@@ -1,4 +1,4 @@
-"""From attributions to places on a map, and from places to the cells of a grid: pure functions.
+"""From attributions to places on a map, and from places to cells of a grid: pure functions.
 
 Source: paper, section 5; constants as Carter et al. (2019) where the paper names none.
 """
@@ -10,15 +10,20 @@ from jaxtyping import Float, Int
 from opponent.selection import top
 from opponent.storage.columns import Indices
 
-# How the layout becomes a square: its 1st and 99th percentile, and a margin of a tenth around.
+# The layout becomes a square from its 1st to its 99th percentile, with a margin of a tenth around.
 PERCENTILES, MARGIN = (1.0, 99.0), 0.1
-# Trustworthiness takes all pairs; beyond so many images it is that of a seeded sample.
+# Trustworthiness compares all pairs; of more images than this, a seeded sample is taken.
 TRUSTED = 3000
 
 
 def largest(l2: Float[np.ndarray, " n"], count: int) -> Indices:
-    """The images with the largest L2 norm of S, largest first; images that nothing drives never.
+    """The images with the largest L2 norm of S, largest first; never those whose S is zero.
 
+    Args:
+        l2: L2 norm of S of each image.
+        count: largest number of images.
+    Returns:
+        Places of the images.
     Source: paper, section 5, image selection.
     """
     return top(l2, count, l2 > 0)
@@ -27,10 +32,17 @@ def largest(l2: Float[np.ndarray, " n"], count: int) -> Indices:
 def lay_out(
     vectors: Float[np.ndarray, "n d"], *, neighbours: int = 10, min_dist: float = 0.1, seed: int = 0
 ) -> Float[np.ndarray, "n 2"]:
-    """A place in the plane for each vector, so that vectors of like direction lie together: UMAP.
+    """Lay out vectors in the plane with UMAP, so that those of similar direction lie together.
 
+    Args:
+        vectors: S of each image, flat.
+        neighbours: UMAP's number of neighbours.
+        min_dist: UMAP's smallest distance between places.
+        seed: seed of the layout.
+    Returns:
+        Places in the plane, in units of UMAP's own.
     Raises:
-        ValueError: too few vectors; one that is zero or not finite.
+        ValueError: there are too few vectors, or one is zero or not finite.
     Source: paper, section 5, attribution UMAP.
     """
     least = 2 * neighbours
@@ -52,14 +64,20 @@ def lay_out(
     try:
         places: Float[np.ndarray, "n 2"] = mapper.fit_transform(vectors)
     finally:
-        # Its threads are PyTorch's: it sets how many, and with other threads the icons round
-        # otherwise.
+        # UMAP sets the number of threads that PyTorch uses too, and icons round differently with
+        # another number.
         torch.set_num_threads(threads)
     return places
 
 
 def to_square(layout: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
-    """A layout scaled to the unit square; what lies far out is moved to its border."""
+    """Scale a layout to the unit square; places far outside move to the border.
+
+    Args:
+        layout: places in the plane.
+    Returns:
+        Places from 0 to 1.
+    """
     low, high = np.percentile(layout.astype(np.float64), PERCENTILES, axis=0)
     margin = MARGIN * (high - low)
     low, span = low - margin, high - low + 2 * margin
@@ -68,31 +86,48 @@ def to_square(layout: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
 
 
 def cells_of(square: Float[np.ndarray, "n 2"], grid: int) -> Int[np.ndarray, "n 2"]:
-    """The cell (row, column) of each place, row 0 at the top, where y is largest."""
+    """The cell of each place; row 0 is at the top, where y is largest.
+
+    Args:
+        square: places in the unit square.
+        grid: number of cells along each side.
+    Returns:
+        (row, column) of each place.
+    """
     column, up = np.minimum((square * grid).astype(np.int64), grid - 1).T
     return np.stack([grid - 1 - up, column], axis=1)
 
 
 def occupied(cells: Int[np.ndarray, "n 2"], min_images: int) -> Int[np.ndarray, "m 2"]:
-    """The cells with enough images, row by row.
+    """The cells that hold enough images, row by row.
 
+    Args:
+        cells: (row, column) of each image.
+        min_images: smallest number of images.
+    Returns:
+        (row, column) of each such cell.
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such cell.
     """
-    found, counts = np.unique(cells, axis=0, return_counts=True)
+    different, counts = np.unique(cells, axis=0, return_counts=True)
     if not (counts >= min_images).any():
         raise ValueError(
             f"no cell of the grid holds {min_images} images (the fullest holds {counts.max()} of "
             f"{len(cells)}); take a coarser grid, fewer images a cell, or more images"
         )
-    return found[counts >= min_images]
+    return different[counts >= min_images]
 
 
 def trustworthiness(
     vectors: Float[np.ndarray, "n d"], square: Float[np.ndarray, "n 2"], neighbours: int, seed: int
 ) -> float:
-    """How far neighbours on the map are neighbours in truth, from 0 to 1; of a sample if large.
+    """How far neighbours on the map are neighbours by their vectors, from 0 to 1.
 
+    Args:
+        vectors: what was laid out.
+        square: places on the map.
+        neighbours: how many neighbours are compared.
+        seed: seed of the sample that is taken of more than `TRUSTED` images.
     Source: Venna & Kaski (2001), with the cosine distance.
     """
     from sklearn.manifold import trustworthiness as measure

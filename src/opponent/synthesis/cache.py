@@ -1,7 +1,7 @@
-"""Synthesised images in a run folder: made once, kept for whoever asks again.
+"""Synthesised images in a run folder: each is computed once.
 
-RUN/synthesis/NAME.png   image, with its opacity as the alpha channel
-RUN/synthesis/NAME.json  what it is, from which settings, and the feature's activation by step
+RUN/synthesis/NAME.png   the image, with its opacity as alpha channel
+RUN/synthesis/NAME.json  what it shows, its settings, and the feature's activation by step
 """
 
 import json
@@ -38,12 +38,13 @@ class CachedImage:
     """One synthesised image of a run.
 
     Args:
-        kind, side: what it is, and for which side.
+        kind: an inversion, an accentuation or a feature visualisation.
+        side: the side of the attribution that it shows.
         image: id of the photograph that it explains; None for a feature visualisation.
-        path: its PNG.
-        activation: the feature's, at each step.
-        objective: at each step.
-        final: the feature's activation in the image itself.
+        path: the PNG file.
+        activation: the feature's activation at each step.
+        objective: the objective at each step.
+        final: the feature's activation in the finished image.
     """
 
     kind: Kind
@@ -55,7 +56,7 @@ class CachedImage:
     final: float
 
     def pixels(self) -> UInt8[np.ndarray, "h w 4"]:
-        """The image with its opacity."""
+        """The image, with its opacity as alpha channel."""
         with local(self.path) as file, Image.open(file) as image:
             return np.asarray(image.convert("RGBA"))
 
@@ -72,19 +73,23 @@ def synthesise(
     rule: AttributionRule | None = None,
     progress: Progress = silent,
 ) -> CachedImage:
-    """Synthesise one image for a run, or read it where the same was made before.
+    """Synthesise an image for a run, or read it where the run folder holds it.
 
     Args:
-        run: the run, which also says the through layer.
+        run: the run, which names the through layer.
         network: the network that was scanned.
-        feature: one of the run's features.
-        image: id of one of its images; None for a feature visualisation.
-        kind, side, settings: what to make, and how.
-        rule: the rule that the run was scanned by, where it is the user's own.
+        feature: a feature of the run.
+        image: id of an image of the run; None for a feature visualisation.
+        kind: 'inversion', 'accentuation' or 'visualisation'.
+        side: the side of the attribution that the image shows.
+        settings: how it is synthesised.
+        rule: the rule that the run was scanned by, where it is a user's own.
         progress: called with what is being done, the steps done and the steps in all.
+    Returns:
+        The image in the run folder.
     Raises:
-        EmptyTarget: nothing excites, or inhibits, the feature in that image.
-        RunError: another network, or another rule, than the run was scanned with.
+        EmptyTarget: that side of the attribution is empty in that image.
+        RunError: the run was scanned with another network or rule, or the file is damaged.
     """
     rule = rule_of(run, rule) if image is not None else Gradient()
     question = _question(run, feature, image, kind, side, settings, rule)
@@ -95,8 +100,8 @@ def synthesise(
     if image is None:
         result = visualise(network, feature, side=side, settings=settings, progress=progress)
     else:
-        make = invert if kind == "inversion" else accentuate
-        result = make(
+        explain = invert if kind == "inversion" else accentuate
+        result = explain(
             network,
             ImageSet(source=image, entries=(run.images.find(image),)),
             feature,
@@ -138,15 +143,15 @@ def _question(
 
 
 def _name(question: dict[str, Any]) -> str:
-    """A readable name that differs whenever anything in the question differs."""
+    """A readable name, and a digest of the question."""
     label = Feature.restore(question["feature"]).label
     words = [label, Path(question["image"] or "").stem, question["kind"], question["side"]]
     return f"{file_name('-'.join(word for word in words if word))}-{question_digest(question)}"
 
 
 def _write(path: AnyPath, question: dict[str, Any], result: Synthesis) -> None:
-    with whole(path.with_suffix(".png")) as part:
-        Image.fromarray(result.rgba()[0]).save(part)
+    with whole(path.with_suffix(".png")) as temporary:
+        Image.fromarray(result.rgba()[0]).save(temporary)
     values = question | {
         "activation": result.activation[:, 0].tolist(),
         "objective": result.objective[:, 0].tolist(),

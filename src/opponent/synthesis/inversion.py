@@ -1,4 +1,4 @@
-"""Inversion, accentuation, feature visualisation: what each side of a drive looks like."""
+"""Inversion, accentuation and feature visualisation: what either side of S looks like."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ from opponent.synthesis.settings import SynthesisSettings
 
 # Adam's learning rates. Source: paper's code.
 INVERSION_RATE, ACCENTUATION_RATE = 0.05, 0.02
-# Gives what is optimised for the images of a batch.
+# From the images of a batch, as a slice, and the source of noise, what is optimised for them.
 _Start = Callable[[slice, torch.Generator], Parameterisation]
 
 
@@ -50,25 +50,27 @@ def invert(
     baseline: Float[Tensor, "k h w"] | None = None,
     progress: Progress | None = None,
 ) -> Synthesis:
-    """From noise, make images that drive a feature as one side of given images does.
+    """Synthesise images, from noise, that show one side of what drives a feature in given images.
 
     Args:
         network: a network, a module or a name.
         images: photographs, or the network's own input as a tensor.
-        feature: the feature.
-        through: the layer whose attribution is the target.
-        side: 'excitation' for the positive part of S, 'inhibition' for the negative part, 'both'
-            for |S|.
-        settings: how.
-        rule, baseline: how S is computed, as in `attribute`.
+        feature: the feature, or its name.
+        through: the layer that it is explained through.
+        side: 'excitation' inverts the positive part of S, 'inhibition' the negative part, 'both'
+            |S|.
+        settings: how the images are synthesised.
+        rule: how S is computed, as in `attribute`.
+        baseline: the through layer's mean, for 'integrated-mean'; default: the mean over these
+            images.
         progress: called with what is being done, the steps done and the steps in all; default: a
             display that appears after two seconds.
     Returns:
-        One image for each of the images, with its opacity, and the activation on the way.
+        An image for each of the images, with its opacity, and the activation on the way.
     Raises:
-        EmptyTarget: an image in which that part of S is empty.
-        ValueError: names, units or positions that do not fit.
-        Unreadable: an image that cannot be read.
+        EmptyTarget: that side of S is empty in an image.
+        ValueError: a name, unit or position that does not fit.
+        Unreadable: an image cannot be read.
     Source: paper, section 4, eqs. 4 and 5.
 
     >>> import opponent, torch
@@ -83,8 +85,8 @@ def invert(
     network = network.at_size((inputs.shape[2], inputs.shape[3]))
     targets = _targets(network, inputs, feature, through, Side.of(side), rule, baseline)
     start = _noise(network, len(targets.direction), settings)
-    made = _in_batches(network, targets, start, INVERSION_RATE, settings, progress)
-    return replace(made, images=ids)
+    synthesis = _in_batches(network, targets, start, INVERSION_RATE, settings, progress)
+    return replace(synthesis, images=ids)
 
 
 @torch.inference_mode(False)
@@ -99,26 +101,25 @@ def invert_attribution(
     settings: SynthesisSettings | None = None,
     progress: Progress | None = None,
 ) -> Synthesis:
-    """From noise, make images whose through layer looks as one side of given attributions does.
+    """Synthesise images, from noise, that show one side of given attributions.
 
-    Unlike `invert`, which computes S itself, this takes any S, such as the mean of many images'.
-    The feature's activation is not watched on the way, so that a pass ends at the through layer.
+    `invert` computes S itself; this function takes any S, such as the mean over many images. It
+    does not record the feature's activation, so that a pass ends at the through layer.
 
     Args:
         network: the network.
-        attribution: S within the window of the through layer where it is not zero.
-        feature: the feature.
+        attribution: S, within the window of the through layer where it is not zero.
+        feature: the feature, or its name.
         through: the layer that S belongs to.
-        side: 'excitation' for the positive part of S, 'inhibition' for the negative part, 'both'
-            for |S|.
-        hidden: h within the window, where it can be negative; by default it is >= 0.
-        settings: how.
+        side: as in `invert`.
+        hidden: h within the window, where h can be negative; default: h is >= 0.
+        settings: how the images are synthesised.
         progress: as in `invert`.
     Returns:
-        One image for each S, with its opacity.
+        An image for each S, with its opacity.
     Raises:
-        EmptyTarget: that part of an S is empty.
-        ValueError: names, units, positions or shapes that do not fit.
+        EmptyTarget: that side of an S is empty.
+        ValueError: a name, unit, position or shape that does not fit.
     Source: paper, section 5 and eq. 5.
     """
     settings, side = settings or SynthesisSettings(), Side.of(side)
@@ -131,7 +132,7 @@ def invert_attribution(
             f"the attribution has shape {shape}; {feature.label} through {through!r} takes "
             f"(n, {', '.join(map(str, expected))})"
         )
-    direction = _part(attribution, side)
+    direction = _one_side(attribution, side)
     _check_not_empty(direction, feature, through, side)
     if hidden is not None:
         direction = hidden.sign() * direction
@@ -162,19 +163,19 @@ def accentuate(
 
     Args:
         network: a network, a module or a name.
-        images: photographs; not a tensor, since they are where the optimisation starts.
-        feature: the feature.
-        through: the layer whose attribution is the target.
+        images: photographs. A tensor is not enough: the optimisation starts from the photographs.
+        feature: the feature, or its name.
+        through: the layer that it is explained through.
         side: as in `invert`.
-        settings: how.
-        rule, baseline: how S is computed, as in `attribute`.
+        settings: how the photographs are changed.
+        rule, baseline: as in `invert`.
         progress: as in `invert`.
     Returns:
-        Each photograph as it has become, and the activation on the way.
+        The changed photographs, with their opacity, and the activation on the way.
     Raises:
-        EmptyTarget: an image in which that part of S is empty.
-        ValueError: names, units or positions that do not fit.
-        Unreadable: an image that cannot be read.
+        EmptyTarget: that side of S is empty in an image.
+        ValueError: a name, unit or position that does not fit.
+        Unreadable: an image cannot be read.
     Source: paper, section 4.
     """
     network, settings = load(network), settings or SynthesisSettings()
@@ -187,8 +188,8 @@ def accentuate(
     def start(which: slice, _: torch.Generator) -> Parameterisation:
         return Photographs(photographs[which].to(network.device))
 
-    made = _in_batches(network, targets, start, ACCENTUATION_RATE, settings, progress)
-    return replace(made, images=ids)
+    synthesis = _in_batches(network, targets, start, ACCENTUATION_RATE, settings, progress)
+    return replace(synthesis, images=ids)
 
 
 @torch.inference_mode(False)
@@ -200,20 +201,20 @@ def visualise(
     settings: SynthesisSettings | None = None,
     progress: Progress | None = None,
 ) -> Synthesis:
-    """From noise, make an image that excites or inhibits a feature: one image.
+    """Synthesise one image, from noise, that excites or inhibits a feature.
 
-    The objective is the activation itself, before the ReLU, or its negative.
+    The objective is the activation, before the ReLU, or its negative.
 
     Args:
         network: a network, a module or a name.
-        feature: the feature.
+        feature: the feature, or its name.
         side: 'excitation' or 'inhibition'.
-        settings: how.
+        settings: how the image is synthesised.
         progress: as in `invert`.
     Returns:
         The image, with its opacity, and the activation on the way.
     Raises:
-        ValueError: names, units or positions that do not fit; both sides at once.
+        ValueError: a name, unit or position that does not fit, or both sides at once.
     Source: Olah et al. (2017); paper, figure 5.
     """
     network, settings, side = load(network), settings or SynthesisSettings(), Side.one(side)
@@ -240,7 +241,7 @@ def visualise(
 
 @dataclass(frozen=True, kw_only=True)
 class _Targets:
-    """Directions of the through layer, one an image, within the window where S is not zero."""
+    """For each image a direction of the through layer, within the window where S is not zero."""
 
     feature: Feature
     side: Side
@@ -257,50 +258,51 @@ def _targets(
     rule: AttributionRule | str,
     baseline: Tensor | None,
 ) -> _Targets:
-    """One side of S of each image, as a direction of the through layer."""
+    """For each image one side of S, as a direction of the through layer."""
     feature = network.resolve(feature)
     # Silent: it takes a hundredth of the time of what follows, which has a display.
     result = attribute(
         network, inputs, feature, through, rule=rule, baseline=baseline, progress=silent
     )
-    part = _part(result.window_attribution, side)
-    _check_not_empty(part, feature, through, side)
+    target = _one_side(result.window_attribution, side)
+    _check_not_empty(target, feature, through, side)
     # Where the layer lies under what S starts from (GELU, before a ReLU, a mean as the baseline),
     # growing drive means a more negative layer.
     return _Targets(
         feature=feature,
         side=side,
         plan=plan_crop(network, [feature], through),
-        direction=result.change.sign() * part,
+        direction=result.change.sign() * target,
     )
 
 
-def _part(attribution: Float[Tensor, "n k y x"], side: Side) -> Float[Tensor, "n k y x"]:
-    """The positive part of S, of -S, or |S|; all >= 0."""
+def _one_side(attribution: Float[Tensor, "n k y x"], side: Side) -> Float[Tensor, "n k y x"]:
+    """The positive part of S, the positive part of -S, or |S|; all >= 0."""
     if side is Side.BOTH:
         return attribution.abs()
     return (side.sign * attribution).clamp(min=0)
 
 
 def _check_not_empty(
-    part: Float[Tensor, "n k y x"], feature: Feature, through: str, side: Side
+    target: Float[Tensor, "n k y x"], feature: Feature, through: str, side: Side
 ) -> None:
-    empty = (~part.flatten(1).any(1)).nonzero().flatten().tolist()
+    empty = (~target.flatten(1).any(1)).nonzero().flatten().tolist()
     if empty:
         verb = {"excitation": "excites", "inhibition": "inhibits", "both": "drives"}[side]
         raise EmptyTarget(
             f"nothing {verb} {feature.label} through {through!r} in image "
-            f"{', '.join(map(str, empty))} of {len(part)} (counted from 0): there is no direction "
-            "to invert"
+            f"{', '.join(map(str, empty))} of {len(target)} (counted from 0): there is no "
+            "direction to invert"
         )
 
 
 def _noise(network: Network, count: int, settings: SynthesisSettings) -> _Start:
-    begin = parse_parameterisation(settings.parameterisation)
+    parameterisation = parse_parameterisation(settings.parameterisation)
     size = settings.canvas_for(network)
 
     def start(which: slice, generator: torch.Generator) -> Parameterisation:
-        return begin(len(range(count)[which]), size, generator=generator, device=network.device)
+        here = len(range(count)[which])
+        return parameterisation(here, size, generator=generator, device=network.device)
 
     return start
 
@@ -356,7 +358,7 @@ def _in_batches(
 def _photograph(
     network: Network, entry: ImageEntry, canvas: tuple[int, int]
 ) -> Float[Tensor, "3 h w"]:
-    """The part of a photograph that the network sees, at the canvas' size, in [0, 1]."""
+    """The crop of a photograph that the network sees, at the canvas' size, in [0, 1]."""
     prepared = network.preprocessing
     factor = canvas[0] / prepared.size[0]
     short = None if prepared.resize is None else round(prepared.resize * factor)

@@ -1,4 +1,7 @@
-"""What an image is optimised for: objectives, which add and scale, and how to write one."""
+"""What an image is optimised for: the built-in objectives, and the protocol.
+
+Objectives add and scale: `DotCosine() + 0.1 * Mine()`.
+"""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -10,22 +13,24 @@ from torch import Tensor
 from opponent.core.plugins import load_object
 from opponent.core.side import Side
 
-# A start that points away from the target still climbs; without it dot * cos = dot^2 / norms would
-# reward pointing away. Source: as in Lucid's activation atlas objective.
+# With it, a start that points away from the target still climbs. Without it, dot * cos = dot^2 /
+# norms would reward pointing away. Source: as in Lucid's activation atlas objective.
 LEAST_COSINE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """What an objective sees of the images at one step: m views of them, with their graph.
+    """What an objective sees at one step: m views of the images, with the graph to them.
+
+    A step draws several views of each image: m is their number times the number of images.
 
     Args:
-        images: the views themselves, in [0, 1], with noise; the part that the network is given.
-        hidden: the through layer within the window where S is not zero; without a through layer,
-            the feature's own layer.
-        target: the direction that `hidden` is to take; None in a feature visualisation.
-        activation: the feature's, in a feature visualisation; else None, since a pass then keeps no
-            graph beyond the through layer.
+        images: the views, in [0, 1], with noise; only the box that the feature depends on.
+        hidden: the through layer, within the window where S is not zero; in a feature
+            visualisation, the feature's own layer.
+        target: the direction that `hidden` should take; None in a feature visualisation.
+        activation: the feature's activation in a feature visualisation; None elsewhere, where a
+            pass keeps no graph beyond the through layer.
     """
 
     images: Float[Tensor, "m 3 y x"]
@@ -36,19 +41,19 @@ class Views:
 
 @runtime_checkable
 class Objective(Protocol):
-    """An objective: one value for each view, to be made large.
+    """An objective: one value for each view, which the optimisation raises.
 
-    A class of the user's own inherits from this one and defines `label` and `values`; then it adds
-    to other objectives and scales, `DotCosine() + 0.1 * Mine()`.
+    A user's class inherits from this class and defines `label` and `values`. It can then be added
+    to other objectives and scaled, `DotCosine() + 0.1 * Mine()`.
     """
 
     @property
     def label(self) -> str:
-        """The objective's name in files. Objectives that differ have other labels."""
+        """The objective's name in files. Objectives that differ need different labels."""
         ...
 
     def values(self, views: Views) -> Float[Tensor, " m"]:
-        """One value a view, with the graph to its images."""
+        """One value for each view, with the graph to its images."""
         ...
 
     def __add__(self, other: "Objective") -> "Objective":
@@ -98,7 +103,7 @@ class DotCosine(Objective):
     """The dot product with the target times a power of the cosine: what inversions climb.
 
     Args:
-        power: p; 0 is the dot product alone.
+        power: p; 0 gives the dot product alone.
     Source: paper, eq. 5 and appendix C.
     """
 
@@ -112,6 +117,8 @@ class DotCosine(Objective):
     def values(self, views: Views) -> Float[Tensor, " m"]:
         """The dot product times the power of the cosine, which is clamped from below.
 
+        Args:
+            views: of an inversion or an accentuation.
         Raises:
             ValueError: there is no target, as in a feature visualisation.
         """
@@ -139,8 +146,10 @@ class Activation(Objective):
     def values(self, views: Views) -> Float[Tensor, " m"]:
         """The activation times +1 or -1.
 
+        Args:
+            views: of a feature visualisation.
         Raises:
-            ValueError: it has no graph, as in an inversion.
+            ValueError: there is no activation, as in an inversion.
         """
         if views.activation is None:
             raise ValueError(f"{self.label} serves feature visualisations")
@@ -159,10 +168,10 @@ def dot_cosine(
 
     Args:
         hidden: h, a layer's output.
-        target: the direction that it should take, S's positive or negative part.
-        power: p; 0 is the dot product alone.
+        target: the direction that h should take: one side of S.
+        power: p; 0 gives the dot product alone.
     Returns:
-        One value an image.
+        One value for each image.
     Source: paper, eq. 5 and appendix C.
     """
     h, t = hidden.flatten(1), target.flatten(1)
@@ -176,10 +185,13 @@ def dot_cosine(
 
 
 def parse_objective(objective: "Objective | str | None") -> Objective | None:
-    """The objective that a caller gave: itself, or 'module:PACKAGE.MODULE:NAME'.
+    """The objective itself, or that of a name.
 
+    Args:
+        objective: an objective; 'module:PACKAGE.MODULE:NAME' for an objective or for a class, which
+            is called without arguments; None stays None.
     Raises:
-        ValueError: the text names no objective.
+        ValueError: the name is unknown, or names something else.
     """
     if not isinstance(objective, str):
         return objective

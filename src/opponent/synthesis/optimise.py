@@ -38,33 +38,36 @@ def ascend(
     watch: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Synthesis:
-    """Optimise images by Adam.
+    """Optimise images with Adam.
 
     Args:
         network: the network.
-        start: what is optimised.
-        objective: one value a view, to be made large. It sees the plan's through layer, and
-            gradients start from there; without one, from the feature's own layer.
-        feature: whose activation is watched.
-        side: what the result is to say of its purpose.
+        start: the parameterisation that is optimised.
+        objective: the objective that is raised. It sees the plan's through layer, or the feature's
+            own layer where the plan has none.
+        feature: the feature whose activation is recorded.
+        side: the side that the result names.
         plan: what a pass computes.
-        target: for each image the direction that the through layer is to take.
-        transforms: the views.
-        steps, rate: how many steps, of which learning rate.
-        generator: for the views.
-        watch: take down the activation at each step. Without, a pass ends at the through layer.
+        target: for each image the direction that the through layer should take.
+        transforms: how views are drawn.
+        steps: number of steps.
+        rate: learning rate.
+        generator: source of the views.
+        watch: record the activation at each step. If False, a pass ends at the through layer.
         progress: called with the steps done and the steps in all.
+    Returns:
+        The images, their opacity, and what was recorded at each step.
     """
     # Gradients by phase are tiny; Adam's usual 1e-8 would damp them.
     adam = torch.optim.Adam(start.parameters, lr=rate, maximize=True, eps=1e-16, fused=True)
     size = network.preprocessing.size
     targets = None if target is None else target.repeat(transforms.draws, 1, 1, 1)
     objectives, activations = [], []
-    # How much each place was acted on, over all steps.
+    # The absolute gradient of each pixel, summed over all steps.
     acted = torch.zeros(len(start.parameters[0]), *start.size, device=network.device)
     with torch.inference_mode(False), torch.enable_grad():
         for step in range(steps):
-            # What no view shows of the images has no gradient, and is not computed.
+            # Pixels that no view shows have no gradient, and are not computed.
             seen, boxes = transforms.draw(start.size, size, generator, plan.box)
             images = start.images(seen)
             shown = transforms(images, boxes, size, generator, plan.box)
@@ -73,7 +76,7 @@ def ascend(
             [to_images] = torch.autograd.grad(values.sum() / transforms.draws, images)
             gradients = torch.autograd.grad(images, start.parameters, to_images)
             for parameter, gradient in zip(start.parameters, gradients, strict=True):
-                # Fused, Adam takes both in the order in which they lie in memory.
+                # Fused Adam reads parameter and gradient in the order in which they lie in memory.
                 parameter.grad = gradient.contiguous()
             adam.step()
             acted[:, *seen.slices] += to_images.abs().mean(1)
@@ -104,7 +107,7 @@ def _forward(
     target: Float[Tensor, "m k h w"] | None,
     watch: bool,
 ) -> tuple[Views, Float[Tensor, " m"] | None]:
-    """What an objective sees of views, and the feature's activation where it is watched."""
+    """What an objective sees, and the feature's activation where it is recorded."""
     inputs = network.preprocessing.normalise(images).to(
         network.dtype, memory_format=torch.channels_last
     )
@@ -122,15 +125,15 @@ def _mean_of_views(values: Float[Tensor, " m"], count: int) -> Float[Tensor, " n
 
 
 def _opacity(acted: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:
-    """From the summed absolute gradient: clipped, blurred, scaled to its own largest value."""
+    """The summed absolute gradient, clipped, blurred, and scaled to its largest value."""
     limit = torch.quantile(acted.flatten(1).double(), OPACITY_PERCENTILE / 100, dim=1)
     clipped = torch.minimum(acted, limit.to(acted)[:, None, None])[:, None]
     for axis, length in ((2, acted.shape[1]), (3, acted.shape[2])):
         sd = OPACITY_BLUR * length
-        reach = int(3 * sd) + 1
-        kernel = torch.exp(-(torch.arange(-reach, reach + 1).to(acted) ** 2) / (2 * sd**2))
+        radius = int(3 * sd) + 1
+        kernel = torch.exp(-(torch.arange(-radius, radius + 1).to(acted) ** 2) / (2 * sd**2))
         kernel = (kernel / kernel.sum()).view(1, 1, -1, 1)
-        padding = (0, 0, reach, reach)
+        padding = (0, 0, radius, radius)
         turned = F.pad(clipped.transpose(2, axis), padding, mode="replicate")
         clipped = F.conv2d(turned, kernel).transpose(2, axis)
     opacity = clipped[:, 0]

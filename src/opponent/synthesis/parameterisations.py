@@ -1,7 +1,7 @@
-"""What is optimised in place of pixels, how it becomes an image, and how to write another.
+"""What is optimised in place of pixels: the built-in parameterisations, and the protocol.
 
-A parameterisation holds tensors to optimise and gives images in [0, 1]. All images of a batch start
-from the same noise, so that none depends on what else is in the batch.
+A parameterisation holds the tensors that are optimised and turns them into images in [0, 1]. All
+images of a batch start from the same noise, so that no image depends on the rest of the batch.
 """
 
 from functools import lru_cache
@@ -23,8 +23,8 @@ EDGE = 0.5 / 255
 class Parameterisation(Protocol):
     """Tensors to optimise, and the images that they stand for.
 
-    A class of the user's own with these members serves as `SynthesisSettings.parameterisation`, if
-    it is made as `ParameterisationClass` says.
+    A user's class with these members, and the constructor of `ParameterisationClass`, can be given
+    as `SynthesisSettings.parameterisation`.
     """
 
     parameters: list[Tensor]
@@ -32,14 +32,18 @@ class Parameterisation(Protocol):
     size: tuple[int, int]
     """(height, width) of the images."""
 
-    def images(self, part: Box | None = None) -> Float[Tensor, "n 3 y x"]:
-        """The images, or a box of them, in [0, 1], with a graph to the parameters."""
+    def images(self, box: Box | None = None) -> Float[Tensor, "n 3 y x"]:
+        """The images, or a box of them, in [0, 1], with the graph to the parameters."""
         ...
 
 
 @runtime_checkable
 class ParameterisationClass(Protocol):
-    """How a parameterisation is made: a class, or a function of the same arguments."""
+    """The constructor of a parameterisation: a class, or a function with the same arguments.
+
+    Its name in files is its module and name, or its `label` where it has one. Parameterisations
+    that differ need different labels.
+    """
 
     def __call__(
         self,
@@ -49,19 +53,19 @@ class ParameterisationClass(Protocol):
         generator: torch.Generator,
         device: torch.device | str = "cpu",
     ) -> Parameterisation:
-        """Begin with noise.
+        """Start from noise.
 
         Args:
-            count: how many images, all from the same noise.
-            size: their (height, width).
-            generator: gives the noise.
-            device: where to compute.
+            count: number of images, all with the same noise.
+            size: (height, width) of the images.
+            generator: source of the noise.
+            device: where the tensors lie.
         """
         ...
 
 
-# Half spectra lie with their columns last: each is transformed by itself, and then only the rows
-# that are wanted.
+# Half spectra are stored with their columns last: each column is transformed by itself, and then
+# only the rows that are wanted.
 
 
 @lru_cache(maxsize=4)
@@ -75,12 +79,12 @@ def _spectrum(images: Float[Tensor, "n 3 h w"]) -> Complex[Tensor, "n 3 k h"]:
 
 
 def _inverse(
-    columns: Complex[Tensor, "n 3 k h"], size: tuple[int, int], part: Box | None
+    columns: Complex[Tensor, "n 3 k h"], size: tuple[int, int], box: Box | None
 ) -> Float[Tensor, "n 3 y x"]:
-    """A part of the images whose half spectra's columns `torch.fft.ifft` gave."""
-    down, across = (part or Box.of([0, 0, *size])).slices
-    found: Tensor = torch.fft.irfft(columns[..., down], n=size[1], dim=2)[:, :, across].mT
-    return found
+    """The images, or a box of them, from half spectra after `torch.fft.ifft` of the columns."""
+    down, across = (box or Box.of([0, 0, *size])).slices
+    images: Tensor = torch.fft.irfft(columns[..., down], n=size[1], dim=2)[:, :, across].mT
+    return images
 
 
 def _recolour(plain: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
@@ -91,26 +95,26 @@ def _recolour(plain: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
 class _Polar(torch.autograd.Function):
     """Complex numbers from magnitude and phase, differentiated by the phase.
 
-    `torch.polar` does the same, but on processors one number at a time.
+    `torch.polar` does the same, but on CPUs it takes one number at a time.
     """
 
     @staticmethod
     def forward(ctx: Any, magnitude: Tensor, phase: Tensor) -> Tensor:
-        found = torch.complex(phase.cos().mul_(magnitude), phase.sin().mul_(magnitude))
-        ctx.save_for_backward(found)
-        return found
+        values = torch.complex(phase.cos().mul_(magnitude), phase.sin().mul_(magnitude))
+        ctx.save_for_backward(values)
+        return values
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
-        [found] = ctx.saved_tensors
-        return None, found.real * gradient.imag - found.imag * gradient.real
+        [values] = ctx.saved_tensors
+        return None, values.real * gradient.imag - values.imag * gradient.real
 
 
 class _Deviation(torch.autograd.Function):
     """The standard deviation of recoloured images of mean 0, from columns as `_inverse` has them.
 
-    By Parseval's theorem: inner frequencies count twice, and of the first (and last, if the width
-    is even) only the real part, as in the inverse transform.
+    By Parseval's theorem. Inner frequencies count twice. Of the first (and the last, if the width
+    is even) only the real part counts, as in the inverse transform.
     """
 
     @staticmethod
@@ -130,15 +134,15 @@ class _Deviation(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         columns, weights, deviation = ctx.saved_tensors
         scaled = (2 * gradient.flatten() / deviation).view(-1, 1, 1) * weights
-        found = (scaled @ torch.view_as_real(columns).flatten(2)).view(*columns.shape, 2)
-        found[:, :, :: ctx.step] *= found.new_tensor([0.5, 0.0])
-        return torch.view_as_complex(found), None
+        slope = (scaled @ torch.view_as_real(columns).flatten(2)).view(*columns.shape, 2)
+        slope[:, :, :: ctx.step] *= slope.new_tensor([0.5, 0.0])
+        return torch.view_as_complex(slope), None
 
 
 def _products(values: Float[Tensor, "n 3 k h"]) -> Float[Tensor, "n 3 3"]:
     """The sums of all products of two colours."""
     lines = values.transpose(1, 2)
-    # Line by line: one sum adds one product after the other, and loses digits over a million.
+    # Line by line: a single sum adds product after product, and loses digits over a million.
     return (lines @ lines.mT).sum(1)
 
 
@@ -151,9 +155,10 @@ class Phases(Parameterisation):
     """Phases are optimised; magnitudes stay those of photographs.
 
     Args:
-        count, size: how many images, and their (height, width).
-        generator: gives the first phases, uniform over the circle.
-        device: where to compute.
+        count: number of images.
+        size: (height, width) of the images.
+        generator: source of the first phases, uniform over the circle.
+        device: where the tensors lie.
     Source: MACO (Fel et al., 2023), section 3.2; paper, section 4.
     """
 
@@ -167,22 +172,22 @@ class Phases(Parameterisation):
     ) -> None:
         self.size = size
         self.magnitude = _magnitude(*size).to(device)
-        # Those of white noise: a real image's first and last columns mirror themselves, and phases
-        # that do not would cost magnitude.
+        # The phases of white noise: a real image's first and last columns mirror themselves, and
+        # phases that do not would lose magnitude.
         phase = _spectrum(torch.randn(1, 3, *size, generator=generator)).angle()
         self.parameters = [_leaf(phase.to(device), count)]
 
-    def images(self, part: Box | None = None) -> Float[Tensor, "n 3 y x"]:
-        """Images whose logits have mean 0 and standard deviation 1, or a part of them."""
+    def images(self, box: Box | None = None) -> Float[Tensor, "n 3 y x"]:
+        """Images whose logits have mean 0 and standard deviation 1, or a box of them."""
         spectrum = _Polar.apply(self.magnitude, self.parameters[0])  # type: ignore[no-untyped-call]
         columns = torch.fft.ifft(spectrum)
         deviation = _Deviation.apply(columns, self.size[1])  # type: ignore[no-untyped-call]
-        return torch.sigmoid(_recolour(_inverse(columns, self.size, part)) / deviation)
+        return torch.sigmoid(_recolour(_inverse(columns, self.size, box)) / deviation)
 
 
 @final
 class Photographs(Parameterisation):
-    """Starts as photographs: their phases change, and a gate on each frequency's magnitude.
+    """Photographs: their phases are optimised, and a gate on each frequency's magnitude.
 
     A gate lies between 0 and 2, starts at 1 and is shared by the three colours.
 
@@ -198,17 +203,22 @@ class Photographs(Parameterisation):
         gates = torch.zeros_like(self.magnitude[:, :1])
         self.parameters = [spectrum.angle().requires_grad_(), gates.requires_grad_()]
 
-    def images(self, part: Box | None = None) -> Float[Tensor, "n 3 y x"]:
-        """The photographs as they have become, or a part of them."""
+    def images(self, box: Box | None = None) -> Float[Tensor, "n 3 y x"]:
+        """The changed photographs, or a box of them."""
         phases, gates = self.parameters
         spectrum = torch.polar(self.magnitude * (2 * torch.sigmoid(gates)), phases)
-        return torch.sigmoid(_inverse(torch.fft.ifft(spectrum), self.size, part))
+        return torch.sigmoid(_inverse(torch.fft.ifft(spectrum), self.size, box))
 
 
 @final
 class Fourier(Parameterisation):
     """Real and imaginary parts are optimised, scaled by the magnitudes of photographs.
 
+    Args:
+        count: number of images.
+        size: (height, width) of the images.
+        generator: source of the faint noise at the start.
+        device: where the tensors lie.
     Source: Olah, Mordvintsev & Schubert (2017), preconditioning.
     """
 
@@ -228,15 +238,22 @@ class Fourier(Parameterisation):
         noise = torch.randn(1, *magnitude.shape, 2, generator=generator) * 0.1
         self.parameters = [_leaf(noise.to(device), count)]
 
-    def images(self, part: Box | None = None) -> Float[Tensor, "n 3 y x"]:
-        """The images that the coefficients stand for, or a part of them."""
+    def images(self, box: Box | None = None) -> Float[Tensor, "n 3 y x"]:
+        """The images of the coefficients, or a box of them."""
         spectrum = torch.view_as_complex(self.parameters[0] * self.scale)
-        return torch.sigmoid(_recolour(_inverse(torch.fft.ifft(spectrum), self.size, part)))
+        return torch.sigmoid(_recolour(_inverse(torch.fft.ifft(spectrum), self.size, box)))
 
 
 @final
 class Pixels(Parameterisation):
-    """Logits of pixels are optimised directly, from faint grey noise."""
+    """Logits of pixels are optimised directly.
+
+    Args:
+        count: number of images.
+        size: (height, width) of the images.
+        generator: source of the faint grey noise at the start.
+        device: where the tensors lie.
+    """
 
     def __init__(
         self,
@@ -250,10 +267,10 @@ class Pixels(Parameterisation):
         noise = torch.randn(1, 3, *size, generator=generator) * 0.1
         self.parameters = [_leaf(noise.to(device), count)]
 
-    def images(self, part: Box | None = None) -> Float[Tensor, "n 3 y x"]:
-        """The images that the logits stand for, or a part of them."""
+    def images(self, box: Box | None = None) -> Float[Tensor, "n 3 y x"]:
+        """The images of the logits, or a box of them."""
         [logits] = self.parameters
-        return torch.sigmoid(logits if part is None else logits[:, :, *part.slices])
+        return torch.sigmoid(logits if box is None else logits[:, :, *box.slices])
 
 
 PARAMETERISATIONS: dict[str, ParameterisationClass] = {
@@ -264,12 +281,12 @@ PARAMETERISATIONS: dict[str, ParameterisationClass] = {
 
 
 def parse_parameterisation(parameterisation: ParameterisationClass | str) -> ParameterisationClass:
-    """The parameterisation that a caller gave: itself, or its name.
+    """The parameterisation itself, or that of a name.
 
     Args:
         parameterisation: a class, 'phases', 'fourier', 'pixels', or 'module:PACKAGE.MODULE:NAME'.
     Raises:
-        ValueError: the text names none.
+        ValueError: the name is unknown.
     """
     if not isinstance(parameterisation, str):
         return parameterisation
@@ -288,8 +305,10 @@ def parse_parameterisation(parameterisation: ParameterisationClass | str) -> Par
 def parameterisation_label(parameterisation: ParameterisationClass | str) -> str:
     """A parameterisation's name in files: its own `label`, or its module and name.
 
+    Args:
+        parameterisation: as for `parse_parameterisation`.
     Raises:
-        ValueError: it has neither, as a lambda or a `functools.partial`.
+        ValueError: it has neither, such as a lambda or a `functools.partial`.
     """
     chosen = parse_parameterisation(parameterisation)
     for name, known in PARAMETERISATIONS.items():

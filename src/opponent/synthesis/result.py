@@ -1,4 +1,4 @@
-"""Synthesised images, and how the feature responded while they were made."""
+"""Synthesised images, and the feature's activation while they were optimised."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +17,18 @@ from opponent.storage.files import whole
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Synthesis:
-    """n images made for a feature, and how it responded on the way.
+    """n images optimised for a feature, and its activation on the way.
 
     Args:
-        feature: with its position written out.
-        side: excitation where the feature was to be excited, inhibition, or both at once.
-        image: in [0, 1].
-        opacity: in [0, 1], how much the pixels' gradient acted on each place, over all steps.
-        objective: at each step, the mean over its views.
-        activation: the feature's, before the ReLU, at each step, the mean over its views; no steps
-            where it was not watched.
-        final: the feature's activation in the finished image itself.
-        images: ids of the photographs that they explain; None where there are none.
+        feature: the feature, with its position written out.
+        side: the side of the attribution that the images show.
+        image: the images, in [0, 1].
+        opacity: the absolute pixel gradient, summed over all steps, scaled to [0, 1].
+        objective: the objective at each step, the mean over its views.
+        activation: the feature's activation, before the ReLU, at each step, the mean over its
+            views; no steps where it was not recorded.
+        final: the feature's activation in the finished images.
+        images: ids of the photographs that the images explain; None where there are none.
     """
 
     feature: Feature
@@ -51,19 +51,19 @@ class Synthesis:
         )
 
     def rgba(self) -> UInt8[np.ndarray, "n h w 4"]:
-        """Image and opacity as bytes, ready to be saved."""
+        """The images as bytes, with their opacity as alpha channel."""
         both = torch.cat([self.image, self.opacity[:, None]], 1)
         return (both * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
     def save(self, path: str | Path) -> list[Path]:
-        """Write the images, with their opacity as alpha channel.
+        """Write the images as PNG files, with their opacity as alpha channel.
 
         Args:
-            path: of a PNG; of several images each has its number before the suffix.
+            path: the file, ending .png. Several images get their number before the suffix.
         Returns:
-            The files' paths.
+            The paths of the files.
         Raises:
-            ValueError: another suffix.
+            ValueError: the suffix is not .png.
         """
         path = Path(path)
         if path.suffix.lower() != ".png":
@@ -73,8 +73,8 @@ class Synthesis:
             names = [f"{path.stem}-{number}{path.suffix}" for number in range(len(self))]
         paths = [path.with_name(name) for name in names]
         for file, pixels in zip(paths, self.rgba(), strict=True):
-            with whole(file) as part:
-                Image.fromarray(pixels).save(part)
+            with whole(file) as temporary:
+                Image.fromarray(pixels).save(temporary)
         return paths
 
     def _repr_html_(self) -> str:

@@ -12,7 +12,7 @@ from opponent.synthesis.parameterisations import (
 )
 from opponent.synthesis.transforms import Transforms
 
-# The canvas for a network of 224 pixels; others in proportion. Source: design of the paper's code.
+# Pixels of the canvas for each pixel of the network's input. Source: design of the paper's code.
 CANVAS = 512 / 224
 
 
@@ -21,19 +21,20 @@ class SynthesisSettings:
     """How images are synthesised.
 
     Args:
-        steps: of Adam.
+        steps: number of Adam's steps.
         rate: learning rate; None is 0.05, and 0.02 for accentuations.
-        canvas: (height, width) of the image; None is 512 for a network of 224, else in proportion.
+        canvas: (height, width) of the images in pixels; None is 512 for a network of 224 pixels,
+            and in proportion for others.
         power: p of dot * cos^p, the objective of inversions.
-        objective: another objective, or 'module:PACKAGE.MODULE:NAME' for one; None is dot * cos^p
-            for inversions and accentuations, and the activation for feature visualisations.
-        parameterisation: 'phases', 'fourier', 'pixels', or a class of the user's own
-            (accentuations start from the photograph, whatever it is).
-        transforms: the views of each step.
-        seed: of the first image and of the views.
-        batch: how many images are optimised at once; results do not depend on it but for rounding.
+        objective: an objective, or 'module:PACKAGE.MODULE:NAME'; None is dot * cos^p for inversions
+            and accentuations, and the activation for feature visualisations.
+        parameterisation: 'phases', 'fourier', 'pixels', a class, or 'module:PACKAGE.MODULE:NAME'.
+            Accentuations do not use it: they start from the photograph.
+        transforms: how the views of each step are drawn.
+        seed: seed of the first image and of the views.
+        batch: number of images that are optimised together. It changes results by rounding alone.
     Raises:
-        ValueError: a number below 1, or an unknown name.
+        ValueError: a number is below 1, or a name is unknown.
 
     >>> SynthesisSettings(steps=50).describe()["parameterisation"]
     'phases'
@@ -61,7 +62,7 @@ class SynthesisSettings:
         return self.canvas or (round(height * CANVAS), round(width * CANVAS))
 
     def describe(self) -> dict[str, Any]:
-        """What determines the images, ready for JSON; an objective only where one is given."""
+        """What determines the images, ready for JSON; an objective only where it is given."""
         objective = parse_objective(self.objective)
         values: dict[str, Any] = {
             "steps": self.steps,
@@ -71,6 +72,6 @@ class SynthesisSettings:
             "parameterisation": parameterisation_label(self.parameterisation),
             "transforms": asdict(self.transforms),
             "seed": self.seed,
-            # How many are made at once changes nothing in any of them.
+            # The batch is left out: it changes no image.
         }
         return values if objective is None else values | {"objective": objective.label}

@@ -1,4 +1,4 @@
-"""The magnitude spectrum and the colours of photographs, which synthesised images keep.
+"""Magnitude spectrum and colours of photographs, which synthesised images share.
 
 The numbers in spectrum.json were measured by training/measure_spectrum.py.
 """
@@ -17,12 +17,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Spectrum:
-    """The mean magnitude of photographs' Fourier transform, by frequency and orientation.
+    """Mean magnitude of the Fourier transform of photographs, by frequency and orientation.
 
     Args:
         frequencies: in cycles per short side, rising.
-        orientations: of the wave's normal, in radians, even from 0 to pi, pi left out.
-        log_magnitude: for each uncorrelated colour, natural logarithm, mean of each colour 0.
+        orientations: of the wave's normal, in radians, evenly spaced from 0 to pi, without pi.
+        log_magnitude: natural logarithm, for each uncorrelated colour; each colour has mean 0.
         recolour: logits of red, green, blue = recolour @ uncorrelated colours of unit variance.
     """
 
@@ -32,9 +32,12 @@ class Spectrum:
     recolour: Float[np.ndarray, "3 3"]
 
     def magnitude(self, height: int, width: int) -> Float[Tensor, "3 h w"]:
-        """The magnitudes of `torch.fft.rfft2` of an image; the constant term is 0.
+        """Magnitudes of `torch.fft.rfft2` of an image; the constant term is 0.
 
         Between measured frequencies and beyond them, magnitudes follow power laws.
+
+        Args:
+            height, width: of the image, in pixels.
         """
         rows = np.fft.fftfreq(height)[:, None]
         columns = np.fft.rfftfreq(width)[None, :]
@@ -44,11 +47,11 @@ class Spectrum:
         x = np.log(frequency)
         at = np.log(self.frequencies)
         step = np.clip(np.searchsorted(at, x) - 1, 0, len(at) - 2)
-        part = (x - at[step]) / (at[step + 1] - at[step])
+        fraction = (x - at[step]) / (at[step + 1] - at[step])
         low, share = np.floor(turn).astype(int), turn - np.floor(turn)
         values = sum(
             weight_f * weight_o * self.log_magnitude[:, f, o % len(self.orientations)]
-            for f, weight_f in ((step, 1 - part), (step + 1, part))
+            for f, weight_f in ((step, 1 - fraction), (step + 1, fraction))
             for o, weight_o in ((low, 1 - share), (low + 1, share))
         )
         magnitude = np.exp(values)
@@ -71,9 +74,9 @@ def measure(
     """Measure the spectrum of square photographs.
 
     Args:
-        images: logits of pixels, all of one size.
-        rings, turns: how finely frequencies (in even steps of their logarithm) and orientations
-            are told apart.
+        images: logits of pixels, all of the same size.
+        rings: number of frequencies, in even steps of their logarithm.
+        turns: number of orientations.
     """
     side = len(images[0])
     pixels = np.concatenate([(x - x.mean((0, 1))).reshape(-1, 3) for x in images])
@@ -95,7 +98,7 @@ def measure(
     log_magnitude = np.empty((3, rings, turns))
     for ring, (low, high) in enumerate(pairwise(edges)):
         for o in range(turns):
-            # Rings of low frequency hold few elements: the nearest ones in both senses count.
+            # Rings of low frequency hold few elements: elements near in both senses count too.
             off = np.abs((turn - o + turns / 2) % turns - turns / 2)
             near = (frequency >= low * 0.7) & (frequency < high * 1.4) & (off <= 1.0)
             weight = near * np.exp(-(np.log(frequency.clip(0.5) / np.sqrt(low * high)) ** 2) / 0.02)

@@ -1,4 +1,4 @@
-"""What is done to an image before the network sees it, anew at each step."""
+"""Random views of the images, drawn at each step: boxes, resized, with noise."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,14 +14,16 @@ from opponent.core.box import Box, bounding_box
 
 @dataclass(frozen=True, kw_only=True)
 class Transforms:
-    """A box of the image, scaled to the network's size, with noise.
+    """How views are drawn: a box of the image, resized to the network's input size, with noise.
 
     Args:
-        smallest, largest: the box's side as a share of the image's.
-        wander: standard deviation of the box's centre, as a share of the side.
+        smallest, largest: limits of the box's side, as shares of the image's side.
+        wander: standard deviation of the box's centre, as a share of the image's side.
         uniform: half the width of the uniform noise, for pixels in [0, 1].
-        gaussian: standard deviation of the Gaussian noise.
-        draws: how many boxes a step.
+        gaussian: standard deviation of the Gaussian noise, for pixels in [0, 1].
+        draws: number of boxes in a step.
+    Raises:
+        ValueError: a share is not between 0 and 1, or the largest is below the smallest.
     Source: paper, section 4, for boxes and kinds of noise; the rest is ours.
     """
 
@@ -46,16 +48,16 @@ class Transforms:
         generator: torch.Generator,
         window: Box | None = None,
     ) -> tuple[Box, list[Box]]:
-        """The boxes of a step.
+        """Draw the boxes of a step.
 
         Args:
             canvas: (height, width) of the images.
-            size: of a view.
-            generator: of the boxes.
-            window: the part of each view that is wanted; None is all of it.
+            size: (height, width) of a view.
+            generator: source of the boxes.
+            window: the box of each view that is computed; None is the whole view.
         Returns:
-            The part of the images that the views' parts show, and the boxes, counted from where it
-            begins. They may reach beyond it.
+            The box of the images that the windows show, and the drawn boxes relative to its top
+            left corner. They may extend beyond it.
         """
         boxes = [self._box(canvas, generator) for _ in range(self.draws)]
         seen = bounding_box([_seen(box, size, window) for box in boxes])
@@ -69,25 +71,32 @@ class Transforms:
         generator: torch.Generator,
         window: Box | None = None,
     ) -> Float[Tensor, "m 3 y x"]:
-        """Views of each image, one box after the other, with noise.
+        """Views of the images, box after box, with noise.
 
-        Box and noise are those of all images of a batch, so that none depends on the others.
+        All images of a batch share boxes and noise, so that no image depends on the others.
 
         Args:
-            images: the part of them that `draw` gave.
-            boxes: as it gave them.
+            images: the box of the images that `draw` returned.
+            boxes: the boxes that `draw` returned.
             size: (height, width) of a view.
-            generator: of noise.
-            window: the part of each view that is wanted; None is all of it.
+            generator: source of the noise.
+            window: the box of each view that is computed; None is the whole view.
+        Returns:
+            The views of all images by the first box, then by the second, and so on.
         """
         views = torch.cat([resize(images, size, window, box) for box in boxes])
-        # No more noise than is wanted: to draw a whole view's takes as long as its gradient.
+        # Only the window's noise: drawing that of a whole view takes as long as its gradient.
         noise = self.noise((len(boxes), 1, *views.shape[1:]), generator).to(views)
         noisy: Tensor = views.unflatten(0, (len(boxes), -1)) + noise
         return noisy.flatten(0, 1)
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Noise of both kinds; the generator's state after it does not depend on the shape."""
+        """Uniform plus Gaussian noise. The generator's next state does not depend on the shape.
+
+        Args:
+            shape: of the noise.
+            generator: its source.
+        """
         seed = int(torch.randint(2**62, (), generator=generator))
         own = torch.Generator().manual_seed(seed)
         uniform = torch.rand(shape, generator=own) * 2 - 1
@@ -110,9 +119,14 @@ def resize(
     window: Box | None = None,
     box: Box | None = None,
 ) -> Float[Tensor, "n 3 y x"]:
-    """Images, or a box of them, at another size, without aliasing; of it all, or a window.
+    """Resize images, or a box of them, without aliasing.
 
-    With a window the box may reach beyond the images, where the window shows nothing of that.
+    Args:
+        images: the images.
+        size: (height, width) of the result.
+        window: the box of the result that is computed; None is all of it.
+        box: the box of the images that is resized; None is all of them. With a window it may
+            extend beyond the images, where the window does not show it.
     """
     box = box or Box.of([0, 0, *images.shape[2:]])
     if window is None:
@@ -125,7 +139,7 @@ def resize(
 
 
 def _seen(box: Box, size: tuple[int, int], window: Box | None) -> Box:
-    """What a window of a box at another size shows of the image."""
+    """The box of the image that a window of a resized box shows."""
     if window is None:
         return box
     (top, rows), (left, columns) = _sides(box, size, window)
@@ -141,10 +155,10 @@ def _sides(
 
 @lru_cache(maxsize=256)
 def _weights(length: int, resized: int, start: int, stop: int) -> tuple[int, Float[Tensor, "y h"]]:
-    """What the places from start to stop of a resized side take from the places of the side.
+    """Weights by which pixels from start to stop of a resized side sum pixels of the side.
 
     Returns:
-        The first place that they take anything from, and triangles, each of sum 1.
+        The first pixel with a weight, and for each resized pixel a triangle of weights of sum 1.
     """
     step = length / resized
     centres = (torch.arange(start, stop, dtype=torch.float64) + 0.5) * step
