@@ -6,7 +6,7 @@ import pytest
 from tests.support.atlas import Call, copy_of, files
 
 from opponent import Atlas, atlases
-from opponent.plots.gallery import write_atlas
+from opponent.plots.files import write_atlas
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
