@@ -121,6 +121,7 @@ def test_damaged_sums_are_made_again(
         (folder / "cells.safetensors").unlink()
 
 
+@pytest.mark.slow
 def test_an_atlas_killed_at_steps_of_every_file_goes_on(
     wave_run: Run, wave_network: Network, tmp_path: Path
 ) -> None:

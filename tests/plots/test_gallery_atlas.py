@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from opponent.plots.gallery import write_atlas
+from opponent.plots.files import write_atlas
 from tests.support.atlas import Call, copy_of, files
 
 from opponent import Atlas, atlases
