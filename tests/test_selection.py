@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 from opponent.selection import (
-    GROUPS,
+    SELECTIONS,
     exciting,
     in_balance,
     inhibiting,
@@ -145,7 +145,7 @@ def slow_select(columns: Columns, k: int) -> dict[str, list[int]]:
 def test_every_group_equals_its_slow_twin(parts: dict[str, Any], k: int) -> None:
     columns = columns_of(**parts)
     groups = select(columns, k)
-    assert tuple(groups) == GROUPS
+    assert tuple(groups) == tuple(SELECTIONS)
     assert {name: found.tolist() for name, found in groups.items()} == slow_select(columns, k)
 
 
@@ -163,7 +163,7 @@ def test_every_group_equals_its_slow_twin_on_real_valued_columns(seed: int) -> N
 def test_a_smaller_k_is_the_start_of_a_larger(parts: dict[str, Any], k: int) -> None:
     columns = columns_of(**parts)
     few, many = select(columns, k), select(columns, k + 3)
-    for name in GROUPS:
+    for name in SELECTIONS:
         assert few[name].tolist() == many[name][:k].tolist()
         assert len(set(many[name].tolist())) == len(many[name])
 

@@ -40,7 +40,7 @@ from opponent.explain.crops import photograph, zoom_for
 from opponent.geometry.receptive_field import receptive_field
 from opponent.plots import plot_who
 from opponent.reports.explanations import silence_facts, write_who
-from opponent.selection import GROUPS
+from opponent.selection import SELECTIONS
 from opponent.synthesis.transforms import Transforms
 
 # The package gives the function the name of its module.
@@ -282,7 +282,7 @@ def test_channels_are_what_attribute_gives_image_by_image(
 # Which images
 
 
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("group", SELECTIONS)
 def test_groups_are_those_of_select(run: Run, group: str) -> None:
     columns = run.columns()
     rows = select(columns, 20)[group]

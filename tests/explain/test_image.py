@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from opponent import Network, Preprocessing, Run, RunError, load, scan_images, why
-from opponent.attribution.attribute import attribute, network_input
+from opponent.attribution.attribute import attribute
 from opponent.explain.image import _place
 
 
@@ -47,7 +47,7 @@ def test_numbers_are_those_of_attribute(folder: Path) -> None:
 def test_a_class_is_named_and_ranked(folder: Path) -> None:
     network = load()
     answer = why(network, folder / "00.png", "logits:7", "mixed5a")
-    inputs = network_input(network, folder / "00.png")
+    inputs, _ = network.load_inputs(folder / "00.png")
     with torch.no_grad():
         logits = network.module(inputs)[0]
     order = logits.argsort(descending=True).tolist()
