@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 from opponent.selection import (
-    GROUPS,
+    SELECTIONS,
+    Selected,
     exciting,
     in_balance,
     inhibiting,
@@ -50,7 +51,7 @@ def columns_of(
 
 
 @st.composite
-def some_columns(draw: st.DrawFn) -> dict[str, Any]:
+def small_columns(draw: st.DrawFn) -> dict[str, Any]:
     """Small whole numbers, so that ties, zero maps and constant columns are common.
 
     What `columns_of` takes, and not yet its result: beartype draws random numbers to check it.
@@ -112,15 +113,15 @@ def slow_together(columns: Columns) -> list[bool]:
     plus, minus = columns.excitation_map, columns.inhibition_map
     high_plus = percentile([Fraction(float(x)) for x in plus.ravel()], 99)
     high_minus = percentile([Fraction(float(x)) for x in minus.ravel()], 99)
-    found = []
+    fits = []
     for i in range(len(plus)):
         here = False
         for y in range(plus.shape[1]):
             for x in range(plus.shape[2]):
                 if plus[i, y, x] > high_plus and minus[i, y, x] > high_minus:
                     here = True
-        found.append(here)
-    return found
+        fits.append(here)
+    return fits
 
 
 def slow_select(columns: Columns, k: int) -> dict[str, list[int]]:
@@ -141,36 +142,50 @@ def slow_select(columns: Columns, k: int) -> dict[str, list[int]]:
     }
 
 
-@given(some_columns(), st.integers(0, 15))
-def test_every_group_equals_its_slow_twin(parts: dict[str, Any], k: int) -> None:
-    columns = columns_of(**parts)
-    groups = select(columns, k)
-    assert tuple(groups) == GROUPS
-    assert {name: found.tolist() for name, found in groups.items()} == slow_select(columns, k)
+def rows_of(selected: dict[str, Selected]) -> dict[str, list[int]]:
+    return {name: group.rows.tolist() for name, group in selected.items()}
+
+
+@given(small_columns(), st.integers(1, 15))
+def test_every_selection_equals_its_slow_twin(given: dict[str, Any], k: int) -> None:
+    columns = columns_of(**given)
+    selected = select(columns, k)
+    assert tuple(selected) == tuple(SELECTIONS)
+    assert rows_of(selected) == slow_select(columns, k)
+    for name, group in selected.items():
+        assert group.selection.name == name
+        assert group.images == tuple(columns.images[row] for row in group.rows)
+        assert len(group) == len(group.rows)
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_every_group_equals_its_slow_twin_on_real_valued_columns(seed: int) -> None:
+def test_every_selection_equals_its_slow_twin_on_real_valued_columns(seed: int) -> None:
     generator = np.random.default_rng(seed)
     n, h, w = generator.integers(1, 40), generator.integers(1, 5), generator.integers(1, 5)
     plus, minus = generator.gamma(0.3, size=(2, n, h, w)).astype(np.float32)
     columns = columns_of(generator.normal(size=n) - 0.2, plus=plus, minus=minus)
-    groups = select(columns, 7)
-    assert {name: found.tolist() for name, found in groups.items()} == slow_select(columns, 7)
+    assert rows_of(select(columns, 7)) == slow_select(columns, 7)
 
 
-@given(some_columns(), st.integers(0, 15))
-def test_a_smaller_k_is_the_start_of_a_larger(parts: dict[str, Any], k: int) -> None:
-    columns = columns_of(**parts)
-    few, many = select(columns, k), select(columns, k + 3)
-    for name in GROUPS:
-        assert few[name].tolist() == many[name][:k].tolist()
-        assert len(set(many[name].tolist())) == len(many[name])
+@given(small_columns(), st.integers(1, 15))
+def test_a_smaller_k_is_the_start_of_a_larger(given: dict[str, Any], k: int) -> None:
+    columns = columns_of(**given)
+    few, many = rows_of(select(columns, k)), rows_of(select(columns, k + 3))
+    for name in SELECTIONS:
+        assert few[name] == many[name][:k]
+        assert len(set(many[name])) == len(many[name])
 
 
-@given(some_columns())
-def test_the_band_equals_its_slow_twin(parts: dict[str, Any]) -> None:
-    columns = columns_of(**parts)
+@given(small_columns())
+def test_rules_choose_no_image_where_none_is_wanted(given: dict[str, Any]) -> None:
+    columns = columns_of(**given)
+    for selection in SELECTIONS.values():
+        assert len(selection.rule(columns, 0)) == 0
+
+
+@given(small_columns())
+def test_the_band_equals_its_slow_twin(given: dict[str, Any]) -> None:
+    columns = columns_of(**given)
     assert in_balance(columns).tolist() == slow_balance(columns)
 
 
@@ -245,8 +260,7 @@ def test_apart_and_together_come_in_order_of_tension() -> None:
 
 def test_one_image_is_the_most_exciting_and_inhibiting() -> None:
     columns = columns_of([-1.0], plus=np.ones((1, 1, 1)), minus=np.ones((1, 1, 1)))
-    found = {name: indices.tolist() for name, indices in select(columns, 4).items()}
-    assert found == {
+    assert rows_of(select(columns, 4)) == {
         "exciting": [0],
         "inhibiting": [0],
         "silent": [0],
@@ -258,7 +272,7 @@ def test_one_image_is_the_most_exciting_and_inhibiting() -> None:
 
 def test_no_image_at_all_gives_empty_groups() -> None:
     columns = columns_of([], plus=np.zeros((0, 2, 2)), minus=np.zeros((0, 2, 2)))
-    assert all(len(indices) == 0 for indices in select(columns, 4).values())
+    assert all(len(group) == 0 for group in select(columns, 4).values())
 
 
 def test_the_band_of_large_values_is_right() -> None:

@@ -1,11 +1,9 @@
 """Photographs with their maps: where each element of a map lies on the picture."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -24,14 +22,7 @@ from opponent.explain.crops import (
 )
 from opponent.images.imageset import ImageEntry
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Threads would wait for each other longer than such small layers take."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def box(top: int, left: int, height: int, width: int) -> Box:
@@ -87,11 +78,11 @@ def test_an_upsampled_map_equals_its_slow_twin(
     values = np.random.default_rng(seed).gamma(1, size=shape).astype(np.float32)
     values[values < 0.3] = 0
     placement = (*starts, *steps)
-    found = upsample_map(values, window, placement, size, zoom)
-    assert found.dtype == np.float32
-    assert (found >= 0).all()
+    upsampled = upsample_map(values, window, placement, size, zoom)
+    assert upsampled.dtype == np.float32
+    assert (upsampled >= 0).all()
     expected = slow_map(values, window, placement, size, zoom)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(upsampled, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -111,9 +102,9 @@ def test_a_hot_element_peaks_where_it_lies(
     values = np.zeros((3, 3), np.float32)
     values[1, 2] = 5
     # The columns have another step: rows and columns must not be swapped.
-    found = upsample_map(values, box(1, 2, 3, 3), (row, column, down, 3.0), (30, 22), zoom)
-    y, x = np.unravel_index(found.argmax(), found.shape)
-    assert found[y, x] == 5
+    upsampled = upsample_map(values, box(1, 2, 3, 3), (row, column, down, 3.0), (30, 22), zoom)
+    y, x = np.unravel_index(upsampled.argmax(), upsampled.shape)
+    assert upsampled[y, x] == 5
     assert (y + 0.5) / zoom - 0.5 == row + down * (1 + 1)
     assert (x + 0.5) / zoom - 0.5 == column + 3 * (2 + 2)
 
@@ -121,24 +112,24 @@ def test_a_hot_element_peaks_where_it_lies(
 def test_the_mass_of_an_inner_element_is_its_value_times_the_pixels_between_elements() -> None:
     for zoom in (1, 2, 3):
         values = np.array([[0.0, 2.0], [0.5, 0.0]])
-        found = upsample_map(values, box(1, 1, 2, 2), (3.5, 2.0, 4.0, 2.0), (24, 16), zoom)
-        assert found.sum() == pytest.approx(2.5 * 4 * zoom * 2 * zoom)
+        upsampled = upsample_map(values, box(1, 1, 2, 2), (3.5, 2.0, 4.0, 2.0), (24, 16), zoom)
+        assert upsampled.sum() == pytest.approx(2.5 * 4 * zoom * 2 * zoom)
 
 
 def test_a_constant_map_is_constant_between_its_outermost_elements() -> None:
-    found = upsample_map(np.ones((6, 4)), box(0, 0, 6, 4), (1.0, 1.5, 2.0, 4.0), (13, 17), 1)
+    upsampled = upsample_map(np.ones((6, 4)), box(0, 0, 6, 4), (1.0, 1.5, 2.0, 4.0), (13, 17), 1)
     # Rows 1 to 11; columns from 1.5 to 13.5, so 2 to 13.
-    np.testing.assert_allclose(found[1:12, 2:14], 1, rtol=1e-6)
-    np.testing.assert_allclose(found[0], found[1] / 2, rtol=1e-6)
-    np.testing.assert_allclose(found[1, 16], hat(2.5 / 4), rtol=1e-6)
+    np.testing.assert_allclose(upsampled[1:12, 2:14], 1, rtol=1e-6)
+    np.testing.assert_allclose(upsampled[0], upsampled[1] / 2, rtol=1e-6)
+    np.testing.assert_allclose(upsampled[1, 16], hat(2.5 / 4), rtol=1e-6)
 
 
 def test_of_the_pixels_themselves_each_is_its_own() -> None:
     values = np.random.default_rng(0).random((3, 5)).astype(np.float32)
-    found = upsample_map(values, box(2, 1, 3, 5), (0.0, 0.0, 1.0, 1.0), (7, 8))
-    np.testing.assert_allclose(found[2:5, 1:6], values, rtol=1e-6)
-    found[2:5, 1:6] = 0
-    assert not found.any()
+    upsampled = upsample_map(values, box(2, 1, 3, 5), (0.0, 0.0, 1.0, 1.0), (7, 8))
+    np.testing.assert_allclose(upsampled[2:5, 1:6], values, rtol=1e-6)
+    upsampled[2:5, 1:6] = 0
+    assert not upsampled.any()
 
 
 @given(
@@ -167,7 +158,7 @@ def test_zoom_of_the_papers_network_and_of_the_small_one() -> None:
 # Of a run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five pictures of noise that the zoom of 42 shows pixel by pixel, wider than the crop."""
     return write_noise(tmp_path_factory.mktemp("pictures"), 5)
@@ -179,8 +170,9 @@ def seen(path: Path) -> np.ndarray:
     return pixels[1 * 42 : 13 * 42, 5 * 42 : 15 * 42]
 
 
-@pytest.fixture(scope="module")
-def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+@pytest.fixture(scope="session")
+def plain_run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A scan of them, for a feature in the middle and one in a corner."""
     folder = tmp_path_factory.mktemp("run")
     return scan_images(plain_network(), pictures, ["after:0", "after:1@0,4"], "relu", out=folder)
 
@@ -196,26 +188,28 @@ def test_a_photograph_that_is_gone_is_named() -> None:
         photograph(ImageEntry(id="x", path=Path("/nowhere/x.png")), PREPARED)
 
 
-def test_the_geometry_of_the_run_is_that_of_the_network(run: Run) -> None:
+def test_the_geometry_of_the_run_is_that_of_the_network(plain_run: Run) -> None:
     # Element 0 of the layer is centred on pixel 0, and each next one two pixels on.
-    assert run.manifest.placement == [0, 0, 2, 2]
-    first, second = run.features
+    assert plain_run.manifest.placement == (0, 0, 2, 2)
+    first, second = plain_run.features
     # At 3, 2 of 6 x 5 the unit sees rows 2 to 4 and columns 1 to 3; in pixels 3 to 9 and 1 to 7.
     assert first.position == (3, 2)
-    assert run.through_window(first) == box(2, 1, 3, 3)
-    assert run.receptive_field(first) == box(3, 1, 7, 7)
+    assert plain_run.through_window(first) == box(2, 1, 3, 3)
+    assert plain_run.receptive_field(first) == box(3, 1, 7, 7)
     # In a corner less: rows 0 to 1 and columns 3 to 4; in pixels 0 to 3 and 5 to 9.
-    assert run.through_window(second) == box(0, 3, 2, 2)
-    assert run.receptive_field(second) == box(0, 5, 4, 5)
+    assert plain_run.through_window(second) == box(0, 3, 2, 2)
+    assert plain_run.receptive_field(second) == box(0, 5, 4, 5)
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_tiles_are_crops_of_what_the_network_saw(run: Run, pictures: Path, number: int) -> None:
-    feature = run.features[number]
-    columns, field = run.columns(feature), run.receptive_field(feature)
+def test_tiles_are_crops_of_what_the_network_saw(
+    plain_run: Run, pictures: Path, number: int
+) -> None:
+    feature = plain_run.features[number]
+    columns, field = plain_run.columns(feature), plain_run.receptive_field(feature)
     indices = [3, 0, 4]
     # Wanted as large as may be: 512 pixels for 12 rows.
-    tiles = run_tiles(run, feature, columns, indices, shown=10_000)
+    tiles = run_tiles(plain_run, feature, columns, indices, shown=10_000)
     for index, each in zip(indices, tiles, strict=True):
         crop = seen(pictures / columns.images[index])[
             field.top * 42 : (field.top + field.height) * 42,
@@ -231,7 +225,7 @@ def test_tiles_are_crops_of_what_the_network_saw(run: Run, pictures: Path, numbe
             # At the centre of each element, its value; 42 is even, so the centre lies between two.
             for i in range(values.shape[0]):
                 for j in range(values.shape[1]):
-                    window = run.through_window(feature)
+                    window = plain_run.through_window(feature)
                     y = (2 * (window.top + i) - field.top) * 42 + 21
                     x = (2 * (window.left + j) - field.left) * 42 + 21
                     near = shown[max(y - 1, 0) : y + 1, max(x - 1, 0) : x + 1]
@@ -242,11 +236,11 @@ def test_tiles_are_crops_of_what_the_network_saw(run: Run, pictures: Path, numbe
         assert each.caption == f"{deviations:+.1f} sd"
 
 
-def test_a_smaller_crop_is_shown_smaller(run: Run) -> None:
-    columns = run.columns("after:0")
-    [small] = run_tiles(run, run.features[0], columns, [0], shown=21)
+def test_a_smaller_crop_is_shown_smaller(plain_run: Run) -> None:
+    columns = plain_run.columns("after:0")
+    [small] = run_tiles(plain_run, plain_run.features[0], columns, [0], shown=21)
     assert small.image.shape == (21, 21, 3)
-    assert run_tiles(run, run.features[0], columns, []) == []
+    assert run_tiles(plain_run, plain_run.features[0], columns, []) == []
 
 
 def test_no_maps_where_the_layer_has_no_places(pictures: Path, tmp_path: Path) -> None:

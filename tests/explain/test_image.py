@@ -9,26 +9,33 @@ from PIL import Image
 from torch import nn
 
 from opponent import Network, Preprocessing, Run, RunError, load, scan_images, why
-from opponent.attribution.attribute import attribute, network_input
+from opponent.attribution.attribute import attribute
 from opponent.explain.image import _place
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve pictures of coloured blobs."""
-    (tmp_path / "pictures").mkdir()
+    folder = tmp_path_factory.mktemp("blobs")
     rng = np.random.default_rng(0)
     for i in range(12):
         small = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
         picture = Image.fromarray(small).resize((96, 72), Image.Resampling.BICUBIC)
-        picture.save(tmp_path / "pictures" / f"{i:02d}.png")
-    return tmp_path / "pictures"
+        picture.save(folder / f"{i:02d}.png")
+    return folder
 
 
-def test_numbers_are_those_of_attribute(folder: Path) -> None:
-    network, image = load(), folder / "03.png"
-    answer = why(network, image, "mixed3b:168", "mixed3a", channels=5)
-    result = attribute(network, image, "mixed3b:168", "mixed3a")
+@pytest.fixture(scope="session")
+def blobs_run(mini: Network, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A scan of them."""
+    out = tmp_path_factory.mktemp("blobs-run") / "run"
+    return scan_images(mini, folder, "mixed3b:168", "mixed3a", out=out)
+
+
+def test_numbers_are_those_of_attribute(mini: Network, folder: Path) -> None:
+    image = folder / "03.png"
+    answer = why(mini, image, "mixed3b:168", "mixed3a", channels=5)
+    result = attribute(mini, image, "mixed3b:168", "mixed3a")
     assert answer.activation == float(result.activation[0])
     assert answer.excitation == float(result.excitation[0])
     assert answer.inhibition == float(result.inhibition[0])
@@ -44,30 +51,27 @@ def test_numbers_are_those_of_attribute(folder: Path) -> None:
     assert answer.feature.label == "mixed3b:168@8,8"
 
 
-def test_a_class_is_named_and_ranked(folder: Path) -> None:
-    network = load()
-    answer = why(network, folder / "00.png", "logits:7", "mixed5a")
-    inputs = network_input(network, folder / "00.png")
+def test_a_class_is_named_and_ranked(mini: Network, folder: Path) -> None:
+    answer = why(mini, folder / "00.png", "logits:7", "mixed5a")
+    inputs, _ = mini.load_inputs(folder / "00.png")
     with torch.no_grad():
-        logits = network.module(inputs)[0]
+        logits = mini.module(inputs)[0]
     order = logits.argsort(descending=True).tolist()
     assert answer.answer is not None
-    assert network.classes is not None
+    assert mini.classes is not None
     name, value, rank = answer.answer
-    assert name == network.classes[order[0]]
+    assert name == mini.classes[order[0]]
     assert value == pytest.approx(float(logits.max()), rel=1e-5)
     assert rank == order.index(7) + 1
-    assert answer.meaning == network.classes[7]
-    assert network.classes[7] in answer.title
+    assert answer.meaning == mini.classes[7]
+    assert mini.classes[7] in answer.title
     assert name in answer.verdict or rank == 1
 
 
-def test_standing_among_a_run(folder: Path, tmp_path: Path) -> None:
-    network = load()
-    run = scan_images(network, folder, "mixed3b:168", "mixed3a", out=tmp_path / "run")
-    columns = run.columns()
+def test_standing_among_a_run(mini: Network, folder: Path, blobs_run: Run) -> None:
+    columns = blobs_run.columns()
     best = columns.images[int(columns.activation.argmax())]
-    answer = why(network, folder / best, "mixed3b:168", "mixed3a", run=run)
+    answer = why(mini, folder / best, "mixed3b:168", "mixed3a", run=blobs_run)
     assert answer.standing is not None
     # Among twelve, the largest has eleven below it; itself counts half, but for rounding.
     assert answer.standing["activation"] == pytest.approx(100 * 11.5 / 12, abs=100 * 0.51 / 12)
@@ -75,23 +79,21 @@ def test_standing_among_a_run(folder: Path, tmp_path: Path) -> None:
     assert any("percentile of tension" in name for name, _ in answer.facts())
 
 
-def test_a_run_of_something_else_is_refused(folder: Path, tmp_path: Path) -> None:
-    network = load()
-    run = scan_images(network, folder, "mixed3b:168", "mixed3a", out=tmp_path / "run")
-    image = folder / "00.png"
+def test_a_run_of_something_else_is_refused(folder: Path, blobs_run: Run) -> None:
+    network, image = load(), folder / "00.png"
     with pytest.raises(RunError, match="scanned through 'mixed3a', not through 'conv2d2'"):
-        why(network, image, "mixed3b:168", "conv2d2", run=run)
+        why(network, image, "mixed3b:168", "conv2d2", run=blobs_run)
     with pytest.raises(ValueError, match="holds no 'mixed3b:5@8,8'; it holds mixed3b:168@8,8"):
-        why(network, image, "mixed3b:5", "mixed3a", run=run)
+        why(network, image, "mixed3b:5", "mixed3a", run=blobs_run)
     with torch.no_grad():
         network.module.conv2d0_pre_relu_conv.weight.mul_(2)
     with pytest.raises(RunError, match="other weights"):
-        why(network, image, "mixed3b:168", "mixed3a", run=run)
+        why(network, image, "mixed3b:168", "mixed3a", run=blobs_run)
 
 
-def test_more_than_one_image_is_refused(folder: Path) -> None:
+def test_more_than_one_image_is_refused(mini: Network, folder: Path) -> None:
     with pytest.raises(ValueError, match="holds 12 images; name one file"):
-        why(load(), folder, "mixed3b:168", "mixed3a")
+        why(mini, folder, "mixed3b:168", "mixed3a")
 
 
 def test_nothing_moves_a_feature_behind_a_shut_relu(folder: Path) -> None:

@@ -12,7 +12,7 @@ def test_a_figure_joins_bottlenecks_only() -> None:
         depth=np.array([0, 0.5, 0.7, 1]),
         mean=np.array([0.2, np.nan, 0.5, 0.9]),
         spread=np.array([0.1, np.nan, 0.1, 0.1]),
-        whole=np.array([True, True, False, True]),
+        bottleneck=np.array([True, True, False, True]),
     )
     figure = completeness_figure([("Pearson's r", [curve]), ("mean |f - E|", [curve])])
     for axes in figure.axes:

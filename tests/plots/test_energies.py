@@ -77,6 +77,19 @@ def test_chosen_images_are_ringed_in_the_colour_of_their_group() -> None:
     assert sizes[0] > sizes[1] == rings[0].get_sizes()[1]
 
 
+def test_colours_that_are_given_are_those_of_their_groups() -> None:
+    excitation, inhibition, activation = random_energies(30)
+    groups = {"exciting": [3, 4], "mine": [9]}
+    figure = energies_figure(
+        excitation, inhibition, activation, groups=groups, colours={"mine": "#123456"},
+        label="f", through="l",
+    )  # fmt: skip
+    _, first, second = figure.axes[0].collections
+    colours = [group_colours(["exciting"])["exciting"], "#123456"]
+    for ring, colour in zip((first, second), colours, strict=True):
+        np.testing.assert_allclose(ring.get_edgecolor()[0], matplotlib.colors.to_rgba(colour))
+
+
 def test_energy_refuses_what_cannot_be_drawn() -> None:
     one, none = np.ones(3), np.zeros(0)
     with pytest.raises(ValueError, match="hold 0, 0 and 0 values"):

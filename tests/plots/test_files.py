@@ -26,8 +26,9 @@ from opponent.storage.columns import Columns
 STEPS = SynthesisSettings(steps=1)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A scan of pictures of noise."""
     images = write_noise(tmp_path_factory.mktemp("pictures"), 30)
     folder = tmp_path_factory.mktemp("run")
     return scan_images(plain_network(), images, ["after:0", "after:1@0,4"], "relu", out=folder)
@@ -41,7 +42,7 @@ def saved(figure: object, path: Path) -> bytes:
 def test_figures_of_a_run_are_those_of_its_columns(run: Run, tmp_path: Path) -> None:
     feature = run.features[1]
     columns = run.columns(feature)
-    groups = {name: rows.tolist() for name, rows in select(columns, 3).items()}
+    groups = {name: group.rows.tolist() for name, group in select(columns, 3).items()}
     expected = {
         "energies": energies_figure(
             columns.excitation,

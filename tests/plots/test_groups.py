@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from matplotlib.lines import Line2D
 from tests.support.figures import pictures, plain, tile, words
 
-from opponent.core.colour import subdued
+from opponent.core.colour import group_colours, subdued
 from opponent.explain.crops import Tile
 from opponent.plots import groups_figure
 
@@ -43,6 +44,18 @@ def test_a_tile_without_maps_says_so() -> None:
     figure = groups_figure({"exciting": [plain()]}, label="f")
     assert "no map" in words(figure)
     assert len(pictures(figure)) == 2  # the square and the photograph
+
+
+def test_groups_keep_their_order_and_have_the_colours_that_are_given() -> None:
+    groups = {"exciting": [tile()], "tense": [tile(1)], "mine": []}
+    figure = groups_figure(groups, label="f", colours={"mine": "#123456", "exciting": "#abcdef"})
+    names = [line for line in words(figure).splitlines() if line in groups]
+    assert names == list(groups)
+    rings = [x.get_markeredgecolor() for x in figure.artists if isinstance(x, Line2D)]
+    assert rings == ["#abcdef", group_colours(["tense"])["tense"], "#123456"]
+    expected = [tile().image, tile(1).image]
+    for shown, image in zip(pictures(figure)[1::2], expected, strict=True):
+        np.testing.assert_array_equal(shown, image)
 
 
 def test_no_group_is_refused() -> None:

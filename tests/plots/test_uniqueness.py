@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from opponent.explain.crops import Tile
 from opponent.paper.uniqueness.measure import (
     KINDS,
     SELECTIONS,
@@ -10,7 +11,6 @@ from opponent.paper.uniqueness.measure import (
 from opponent.plots import (
     SharedRow,
     TenseRow,
-    Tile,
     UniquenessLine,
     shared_figure,
     tense_rows_figure,

@@ -14,8 +14,9 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 from opponent import Network, Run, load, scan_images, why
 from opponent.core.box import Box, scale_box
-from opponent.reports.explanations import write_answer
-from opponent.reports.html import picture, render
+from opponent.reports.explanations import write_why
+from opponent.core.pictures import data_uri
+from opponent.reports.html import render
 from opponent.reports.report import write_report
 from opponent.synthesis.settings import SynthesisSettings
 from opponent.synthesis.transforms import Transforms
@@ -153,7 +154,7 @@ def test_names_are_escaped() -> None:
 def test_an_answer_is_written(run: Run, tmp_path: Path, suffix: str) -> None:
     image = run.images.find("05.png").path
     answer = why(load(), image, "mixed3b:168", "mixed3a", run=run)
-    path = write_answer(answer, tmp_path / f"answer{suffix}")
+    path = write_why(answer, tmp_path / f"answer{suffix}")
     assert path.stat().st_size > 5000
     if suffix == ".html":
         assert answer.verdict in path.read_text()
@@ -164,18 +165,18 @@ def test_an_answer_to_nowhere(run: Run, tmp_path: Path) -> None:
     image = run.images.find("05.png").path
     answer = why(network, image, "mixed3b:168", "mixed3a")
     with pytest.raises(ValueError, match=r"ends in none of \.html"):
-        write_answer(answer, tmp_path / "answer.docx")
+        write_why(answer, tmp_path / "answer.docx")
     without = why(network, image, "logits:3", "avgpool0")
     with pytest.raises(ValueError, match="no rows and columns"):
-        write_answer(without, tmp_path / "answer.html")
+        write_why(without, tmp_path / "answer.html")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_pictures_are_inside() -> None:
     pixels = np.zeros((300, 200, 3), dtype=np.uint8)
-    assert picture(pixels, side=50).startswith("data:image/jpeg;base64,")
+    assert data_uri(pixels, side=50).startswith("data:image/jpeg;base64,")
     clear = np.zeros((30, 20, 4), dtype=np.uint8)
-    assert picture(clear).startswith("data:image/png;base64,")
+    assert data_uri(clear).startswith("data:image/png;base64,")
 
 
 def test_boxes_are_scaled_by_their_edges() -> None:

@@ -112,7 +112,7 @@ def energies_figure(
     """
     n = len(excitation)
     chosen = {name: list(members) for name, members in (groups or {}).items()}
-    colours = colours or group_colours(list(chosen))
+    colours = group_colours(list(chosen)) | dict(colours or {})
     _check(excitation, inhibition, activation, chosen, deviation)
     power = _power(max(float(values.max()) for values in (excitation, inhibition)))
     excitation, inhibition, activation = (

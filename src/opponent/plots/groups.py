@@ -81,7 +81,7 @@ def groups_figure(
         groups: images by name of the group; an empty group is said to be empty.
         label: the feature.
         first_letter: letter of the first panel; the square takes the one after the last group.
-        colours: of the groups; default: those of the built-in selections.
+        colours: of the groups by name; default: those of the built-in selections.
     Returns:
         A figure at most two columns wide.
     Raises:
@@ -113,13 +113,14 @@ def groups_figure(
     add_square(figure, width - aside + 0.42, top + 1.4 * LINE, 1.0, scale)
     if scale == 0:
         add_text(figure, width - aside + 0.42, top + 1.62, "every map is blank", color=FAINT)
-    for k, (name, colour) in enumerate((colours or group_colours(list(groups))).items()):
+    colours = group_colours(list(groups)) | dict(colours or {})
+    for k, (name, tiles) in enumerate(groups.items()):
         words, room = name.replace("_", " "), width - aside - 2 * MARGIN
-        _panel(figure, MARGIN, top, letters[k], words, colour, room)
-        if not groups[name]:
+        _panel(figure, MARGIN, top, letters[k], words, colours[name], room)
+        if not tiles:
             x = MARGIN + 0.32
             add_text(figure, x, top + 1.2 * LINE, "none among these images", color=FAINT)
-        for i, tile in enumerate(groups[name]):
+        for i, tile in enumerate(tiles):
             x = MARGIN + i % per_line * pair
             y = top + 1.3 * LINE + i // per_line * pitch
             # Narrow crops stand beside their maps, not a cell apart.

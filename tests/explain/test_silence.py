@@ -1,0 +1,176 @@
+"""Channels set to zero: against networks without their weights, and the check that `who` prints."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tests.support.drivers import DEAD, PLAIN, WIDTH, close, doubled, noise
+
+from opponent import Feature, Network, Run
+from opponent.explain.channels import silence, silence_check, who
+from opponent.explain.crops import photograph
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_silence_is_a_network_without_the_channels_weights(integer_network: Network) -> None:
+    network = doubled(integer_network)
+    inputs = noise(network)
+    feature = Feature.parse("mixed:3@4,0")
+    before = network.run(inputs, "mixed").target[:, 3, 4, 0]
+    changes = silence(network, inputs, feature, "early", range(WIDTH))
+    assert changes.shape == (WIDTH, 3)
+    assert changes.dtype == torch.float64
+    assert not changes.requires_grad
+    for channel in range(WIDTH):
+        cut = copy.deepcopy(network.module)
+        cut.second.weight.data[:, channel] = 0
+        after = Network(cut, preprocessing=PLAIN).run(inputs, "mixed").target[:, 3, 4, 0]
+        close(changes[channel], after - before)
+    assert not changes[DEAD].any()
+    assert changes.any(1).sum() >= WIDTH - 3
+
+
+@pytest.mark.parametrize("channel", [0, 50, 127])
+def test_silence_of_the_embedded_network(mini: Network, channel: int) -> None:
+    """All four branches of the next block lose their weights of that channel."""
+    network = doubled(mini)
+    inputs = noise(network)
+    before = network.run(inputs, "mixed4a").target[:, 7, 3, 4]
+    [change] = silence(network, inputs, "mixed4a:7@3,4", "mixed3a", [channel])
+    cut = copy.deepcopy(network.module)
+    layers = ("1x1", "3x3_bottleneck", "5x5_bottleneck", "pool_reduce")
+    for name in layers:
+        convolution = cut.get_submodule(f"mixed3b_{name}_pre_relu_conv")
+        convolution.weight.data[:, channel] = 0
+    twin = Network(cut, preprocessing=network.preprocessing)
+    close(change, twin.run(inputs, "mixed4a").target[:, 7, 3, 4] - before)
+    assert change.abs().max() > 1e-3
+
+
+def test_silence_before_a_relu_in_place(integer_network: Network) -> None:
+    """The through layer's own output is written over by what follows it."""
+    network = doubled(integer_network)
+    inputs = noise(network)
+    given = inputs.clone()
+    state = {name: x.clone() for name, x in network.module.state_dict().items()}
+    before = network.run(inputs, "mixed").target[:, 1, 6, 5]
+    for channel in (0, 9):
+        cut = copy.deepcopy(network.module)
+        cut.first.weight.data[channel] = 0
+        cut.first.bias.data[channel] = 0
+        after = Network(cut, preprocessing=PLAIN).run(inputs, "mixed").target[:, 1, 6, 5]
+        for _ in range(2):
+            close(silence(network, inputs, "mixed:1", "first", [channel])[0], after - before)
+    torch.testing.assert_close(inputs, given, rtol=0, atol=0)
+    for name, values in network.module.state_dict().items():
+        assert torch.equal(values, state[name])
+    assert all(x.grad is None and x.requires_grad for x in network.module.parameters())
+
+
+def test_silence_of_directions_and_logits(mini: Network) -> None:
+    network = doubled(mini)
+    inputs = noise(network, 2)
+    both = [1.0, -2.0, *[0.0] * 238]
+    feature = Feature.direction("mixed3b", both, position=(2, 2))
+    change = silence(network, inputs, feature, "mixed3a", [5])
+    parts = [silence(network, inputs, f"mixed3b:{k}@2,2", "mixed3a", [5]) for k in (0, 1)]
+    close(change, parts[0] - 2 * parts[1])
+    logit = silence(network, inputs, "logits:3", "avgpool0", [8])
+    weight = network.module.get_submodule("softmax2_pre_activation_matmul").weight
+    hidden = network.run(inputs, "logits", "avgpool0").through
+    assert hidden is not None
+    close(logit[0], -weight[3, 8].detach() * hidden[:, 8, 0, 0])
+
+
+def test_silencing_nothing(integer_network: Network) -> None:
+    changes = silence(integer_network, noise(integer_network, 2).float(), "mixed:1", "early", [])
+    assert changes.shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("feature", "through", "channels", "message"),
+    [
+        ("mixed:1", "early", [0, WIDTH], r"'early' has 14 channels, 0 to 13; got \[14\]"),
+        ("mixed:1", "early", [-1], r"'early' has 14 channels, 0 to 13; got \[-1\]"),
+        ("mixed:1", "pixels", [3], r"'pixels' has 3 channels, 0 to 2; got \[3\]"),
+        ("mixed:4", "early", [0], "has 4 channels, 0 to 3"),
+        ("mixed:1@12,0", "early", [0], "outside the layer's map"),
+        ("mixed:1", "erly", [0], "no layer 'erly'; did you mean early"),
+        ("mixed:1", "mixed", [0], "does not lie before the target"),
+    ],
+)
+def test_what_cannot_be_silenced_is_refused(
+    integer_network: Network, feature: str, through: str, channels: list[int], message: str
+) -> None:
+    """And no hook is left behind, as the fixture around every test sees."""
+    with pytest.raises(ValueError, match=message):
+        silence(integer_network, noise(integer_network, 1).float(), feature, through, channels)
+
+
+def test_a_check_silences_the_tops_and_all_others(
+    integer_run: Run, integer_network: Network
+) -> None:
+    """Fewer others than asked for: each of them once, in some order."""
+    answer = who(integer_run, channels=2, crops=0)
+    checked = silence_check(integer_run, integer_network, answer, random=100)
+    tops = answer.exciting[0].channel, answer.inhibiting[0].channel
+    rows = np.array([integer_run.columns().images.index(x) for x in answer.images])
+    means = -integer_run.channels(rows=rows).astype(np.float64).mean(0)
+    assert checked.exciting == pytest.approx(means[tops[0]], abs=1e-4)
+    assert checked.inhibiting == pytest.approx(means[tops[1]], abs=1e-4)
+    others = sorted(means[k] for k in range(WIDTH) if k not in tops)
+    np.testing.assert_allclose(sorted(checked.random), others, atol=1e-4)
+    assert checked.inhibiting > 0 > checked.exciting
+
+
+def test_a_check_draws_from_its_seed(run: Run, mini: Network) -> None:
+    answer = who(run, images=["03.png", "33.png"], channels=1, crops=0)
+    one = silence_check(run, mini, answer)
+    assert one == silence_check(run, mini, answer, seed=0)
+    assert len(one.random) == 8
+    other = silence_check(run, mini, answer, random=3, seed=1)
+    assert len(other.random) == 3
+    assert other.random != one.random[:3]
+    assert (other.exciting, other.inhibiting) == (
+        pytest.approx(one.exciting), pytest.approx(one.inhibiting),
+    )  # fmt: skip
+    none = silence_check(run, mini, answer, random=0)
+    assert none.random == ()
+    # One image and one channel at a time, by another way than the check's.
+    path = [run.images.find(image).path for image in answer.images]
+    feature, plain = run.features[0], []
+    for channel in (answer.exciting[0].channel, answer.inhibiting[0].channel):
+        changes = []
+        for each in path:
+            inputs = mini.inputs(photograph(run.images.find(each.name), run.preprocessing)[None])
+            hidden = mini.run(inputs, feature.layer, "mixed3a").through
+            assert hidden is not None
+            hidden[:, channel] = 0
+            with_it = mini.run(inputs, feature.layer).target
+            without = mini.run(
+                inputs, feature.layer, "mixed3a", substitute=lambda _, hidden=hidden: hidden
+            )
+            changes.append(float(feature.read(without.target) - feature.read(with_it)))
+        plain.append(sum(changes) / len(changes))
+    assert (one.exciting, one.inhibiting) == (
+        pytest.approx(plain[0], rel=1e-3, abs=1e-4), pytest.approx(plain[1], rel=1e-3, abs=1e-4),
+    )  # fmt: skip
+
+
+def test_a_side_without_channels_is_not_silenced(
+    integer_run: Run, integer_network: Network
+) -> None:
+    answer = who(integer_run, channels=1, crops=0)
+    whole_check = silence_check(integer_run, integer_network, answer, random=0)
+    for side, other in (("exciting", "inhibiting"), ("inhibiting", "exciting")):
+        checked = silence_check(
+            integer_run, integer_network, replace(answer, **{side: ()}), random=0
+        )
+        assert getattr(checked, side) is None
+        assert getattr(checked, other) == pytest.approx(getattr(whole_check, other))
+    neither = replace(answer, exciting=(), inhibiting=())
+    assert silence_check(integer_run, integer_network, neither, random=0).random == ()
+    assert len(silence_check(integer_run, integer_network, neither).random) == 8
