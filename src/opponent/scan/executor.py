@@ -1,13 +1,14 @@
 """Where the parts of a long computation run: here, or wherever an executor sends them."""
 
 from collections.abc import Callable, Generator, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from opponent.models.network import Network
 
 Part = TypeVar("Part")
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Computes parts elsewhere, in any order. `opponent.Ray` is one."""
 

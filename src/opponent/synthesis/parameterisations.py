@@ -37,6 +37,7 @@ class Parameterisation(Protocol):
         ...
 
 
+@runtime_checkable
 class ParameterisationClass(Protocol):
     """How a parameterisation is made: a class, or a function of the same arguments."""
 
