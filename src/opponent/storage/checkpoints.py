@@ -174,9 +174,9 @@ def map_images(
         for batch in batches:
             unreadable |= _reasons(batch, places, images)
             if batch.numbers:
-                numbers = np.array([places[k] for k in batch.numbers])
+                numbers = [places[k] for k in batch.numbers]
                 ids += [images[n].id for n in numbers]
-                results.append(compute(network.inputs(batch.pixels), numbers))
+                results.append(compute(network.inputs(batch.pixels), np.array(numbers)))
             if batch.ends_group:
                 about = {"images": ids, "unreadable": unreadable}
                 checkpoints.write(shard_names[missing[batch.group]], _joined(results), about)
