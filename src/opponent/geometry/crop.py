@@ -89,7 +89,7 @@ class CropPlan:
         self,
         network: Network,
         inputs: Float[Tensor, "n 3 h w"],
-        hidden: Float[Tensor, "m k h w"],
+        hidden: Float[Tensor, "m k y x"],
     ) -> ForwardResult:
         """Run on from the through layer, where the crop begins, with gradients from there on.
 
