@@ -20,11 +20,10 @@ def equal(network: Network, pairs: Sequence[LayerPair], *, cropped: bool = True)
     for pair in pairs:
         channels = network.layer(pair.target).shape[0]
         vector = torch.randn(channels, generator=generator)
-        chosen = [
+        features[pair] = [
             Feature(layer=pair.target, unit=unit) for unit in range(0, channels, channels // 3)
         ]
-        chosen += [Feature.direction(pair.target, vector, power=p) for p in (0, 2)]
-        features[pair] = [network.resolve(feature) for feature in chosen]
+        features[pair] += [Feature.direction(pair.target, vector, power=p) for p in (0, 2)]
     plans = plan_crops(network, features)
     assert all((plans[pair].box is not None) == cropped for pair in pairs)
     arrays = measure_batch(network, inputs, plans)
