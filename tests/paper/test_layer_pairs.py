@@ -5,7 +5,6 @@ from tests.support.inversions import UNITS, Branches, Small, small_network
 from torch import nn
 
 from opponent.models.network import Network
-from opponent.models.registry import load
 from opponent.paper.layer_pairs import (
     LayerPair,
     bottleneck_pairs,
@@ -16,18 +15,13 @@ from opponent.paper.layer_pairs import (
 )
 
 
-@pytest.fixture(scope="module")
-def mini() -> Network:
-    return load("inceptionv1-mini")
-
-
 def test_preceding_layer_carries_all() -> None:
     branches = small_network(Branches)
     assert preceding(branches, "relu") is None
     assert preceding(branches, "relu_left") == "relu"
     # The concatenation and the sum lie in no block of their own, and each branch carries a part.
     assert preceding(branches, "relu_last") == "relu"
-    assert bottleneck_pairs(branches) == [LayerPair(target="relu_last", through="relu", whole=True)]
+    assert bottleneck_pairs(branches) == [LayerPair(target="relu_last", through="relu", bottleneck=True)]
 
 
 def test_bottlenecks_are_what_preceding_says(mini: Network) -> None:
@@ -62,10 +56,10 @@ def test_a_network_without_bottlenecks_needs_pairs() -> None:
 def test_pairs_by_name() -> None:
     branches = small_network(Branches)
     assert parse_pair(branches, "relu_last") == LayerPair(
-        target="relu_last", through="relu", whole=True
+        target="relu_last", through="relu", bottleneck=True
     )
-    assert not parse_pair(branches, "relu_last:relu_left").whole
-    assert parse_pair(branches, "relu:pixels").whole
+    assert not parse_pair(branches, "relu_last:relu_left").bottleneck
+    assert parse_pair(branches, "relu:pixels").bottleneck
     with pytest.raises(ValueError, match="no layer before 'relu' alone carries"):
         parse_pair(branches, "relu")
     with pytest.raises(ValueError, match="does not lie before"):

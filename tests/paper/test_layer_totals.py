@@ -1,7 +1,6 @@
 """f and E of all layers: by hand, by slow twins, integrated."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -10,20 +9,13 @@ from tests.support.chains import Residual, chain, double
 from torch import Tensor, nn
 
 from opponent import Feature, Network, Preprocessing, attribute
-from opponent.attribution.attribute import Rule
+from opponent.attribution.attribute import attribute_each
+from opponent.attribution.rules import IntegratedGradients, parse_rule
 from opponent.geometry.bottlenecks import through_layers
-from opponent.paper.layer_totals import integrated_totals, totals
+from opponent.paper.layer_totals import integrated_totals, rule_totals, totals
 
 
-@pytest.fixture(autouse=True)
-def _random_weights() -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        # Threads would wait for each other longer than such small layers take.
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        yield
-        torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread", "random_weights")
 
 
 def whole_numbers(*shape: int, low: int = -3, high: int = 4, seed: int = 0) -> Tensor:
@@ -107,9 +99,10 @@ def test_totals_are_the_sums_of_s() -> None:
     f, e = totals(network, x, features, throughs)
     for k, feature in enumerate(features):
         for i, through in enumerate(throughs):
-            one = attribute(network, x, feature, through)
-            assert torch.equal(f[:, k], one.activation)
-            assert torch.allclose(e[:, k, i], one.excitation - one.inhibition, atol=1e-12)
+            # Over all of the image, without a crop, which would round otherwise.
+            [result] = attribute_each(network, x, [feature], through)
+            assert torch.equal(f[:, k], result.activation)
+            assert torch.allclose(e[:, k, i], result.excitation - result.inhibition, atol=1e-12)
 
 
 @pytest.mark.parametrize("rule", ["integrated-zero/5", "integrated-mean/5"])
@@ -117,21 +110,41 @@ def test_integrated_totals_are_the_sums_of_s(rule: str) -> None:
     network = double(Residual())
     x = torch.randn(3, 3, 7, 10, dtype=torch.float64)
     features = [network.resolve(f"logits:{unit}") for unit in range(2)]
-    found = through_layers(network)
+    throughs = [through.layer for through in through_layers(network)]
     baselines: dict[str, Tensor] = {}
     if "mean" in rule:
         baselines = {
-            through.layer: torch.rand(network.map_shape(through.layer), dtype=torch.float64)
-            for through in found
+            name: torch.rand(network.map_shape(name), dtype=torch.float64) for name in throughs
         }
-    f, e = integrated_totals(
-        network, x, features, [through.layer for through in found], Rule.parse(rule), baselines
-    )
-    assert e.shape == (3, 2, len(found))
-    for i, through in enumerate(found):
+    integrated = parse_rule(rule)
+    assert isinstance(integrated, IntegratedGradients)
+    f, e = integrated_totals(network, x, features, throughs, integrated, baselines)
+    assert e.shape == (3, 2, len(throughs))
+    for i, through in enumerate(throughs):
         for k, feature in enumerate(features):
-            one = attribute(
-                network, x, feature, through.layer, rule=rule, baseline=baselines.get(through.layer)
+            result = attribute(
+                network, x, feature, through, rule=rule, baseline=baselines.get(through)
             )
-            assert torch.allclose(f[:, k], one.activation)
-            assert torch.allclose(e[:, k, i], one.excitation - one.inhibition, atol=1e-12)
+            assert torch.allclose(f[:, k], result.activation)
+            assert torch.allclose(e[:, k, i], result.excitation - result.inhibition, atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", ["gradient", "integrated-mean/5"])
+def test_totals_of_any_rule_are_the_sums_of_s(rule: str) -> None:
+    network = double(Residual())
+    x = torch.randn(3, 3, 7, 10, dtype=torch.float64)
+    features = [network.resolve(f"logits:{unit}") for unit in range(2)]
+    throughs = [through.layer for through in through_layers(network)]
+    any_rule = parse_rule(rule)
+    baselines: dict[str, Tensor] = {}
+    if any_rule.needs_mean:
+        baselines = {
+            name: torch.rand(network.map_shape(name), dtype=torch.float64) for name in throughs
+        }
+    f, e = rule_totals(network, x, features, throughs, any_rule, baselines)
+    if isinstance(any_rule, IntegratedGradients):
+        expected = integrated_totals(network, x, features, throughs, any_rule, baselines)
+    else:
+        expected = totals(network, x, features, throughs)
+    assert torch.allclose(f, expected[0])
+    assert torch.allclose(e, expected[1], atol=1e-12)

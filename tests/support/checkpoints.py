@@ -3,7 +3,7 @@
 from pathlib import Path
 
 # The folder's name, as `opponent.storage.checkpoints` gives it.
-CHECKPOINTS = "parts"
+CHECKPOINTS = "checkpoints"
 
 
 def checkpoint_files(folder: Path) -> list[Path]:

@@ -24,7 +24,7 @@ def measurements_of(
     values: dict[str, np.ndarray], population: int | None = None
 ) -> FeatureMeasurements:
     """Measurements of one layer: images by features by numbers."""
-    pair = LayerPair(target="b", through="a", whole=True)
+    pair = LayerPair(target="b", through="a", bottleneck=True)
     groups = [
         FeatureGroup(
             pair=pair,

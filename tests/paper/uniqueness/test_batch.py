@@ -8,15 +8,12 @@ import opponent
 from opponent import Feature, Network
 from opponent.attribution.attribute import attribute_each
 from opponent.paper.layer_pairs import LayerPair
-from opponent.paper.uniqueness.batch import measure_batch, norms
-from opponent.paper.uniqueness.measure import (
-    choose_layers,
-)
-from opponent.paper.uniqueness.window import find_window
+from opponent.paper.uniqueness.batch import measure_batch, norms, plan_crops
+from opponent.paper.uniqueness.measure import choose_layers
 
 
 def equal(network: Network, pairs: Sequence[LayerPair], *, cropped: bool = True) -> None:
-    """FeatureMeasurements at once, and feature by feature over the whole maps."""
+    """Measured at once, and feature by feature over the whole maps."""
     generator = torch.Generator().manual_seed(3)
     inputs = torch.randn(5, 3, *network.preprocessing.size, generator=generator)
     features = {}
@@ -27,15 +24,16 @@ def equal(network: Network, pairs: Sequence[LayerPair], *, cropped: bool = True)
             Feature(layer=pair.target, unit=unit) for unit in range(0, channels, channels // 3)
         ]
         features[pair] += [Feature.direction(pair.target, vector, power=p) for p in (0, 2)]
-    windows = [find_window(network, pair).box for pair in pairs]
-    assert all((window is not None) == cropped for window in windows)
-    found = measure_batch(network, inputs, features)
+    plans = plan_crops(network, features)
+    assert all((plans[pair].box is not None) == cropped for pair in pairs)
+    arrays = measure_batch(network, inputs, plans)
     for pair in pairs:
-        for i, one in enumerate(attribute_each(network, inputs, features[pair], pair.through)):
-            want = torch.stack([one.activation, one.excitation, one.inhibition, one.l2], 1)
-            got = torch.from_numpy(found[pair.target][:, i])
+        results = attribute_each(network, inputs, features[pair], pair.through)
+        for i, s in enumerate(results):
+            want = torch.stack([s.activation, s.excitation, s.inhibition, s.l2], 1)
+            got = torch.from_numpy(arrays[pair.target][:, i])
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
-            torch.testing.assert_close(got[:, 1] + got[:, 2], one.l1, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(got[:, 1] + got[:, 2], s.l1, rtol=1e-4, atol=1e-5)
 
 
 def test_measured_at_once_is_as_measured_one_by_one(small: Network) -> None:
@@ -57,9 +55,9 @@ def test_norms_of_whole_maps_lose_no_digits() -> None:
     maps = torch.randn(3, 64, 56, 56, generator=torch.Generator().manual_seed(0))
     plus, minus, l2 = norms(maps)
     exact = maps.double()
-    for found, expected in (
+    for ours, expected in (
         (plus, exact.clamp(min=0).sum((1, 2, 3))),
         (minus, (-exact).clamp(min=0).sum((1, 2, 3))),
         (l2, exact.square().sum((1, 2, 3)).sqrt()),
     ):
-        torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
+        torch.testing.assert_close(ours.double(), expected, rtol=1e-6, atol=0)

@@ -19,7 +19,9 @@ def plan_crops(
 ) -> dict[LayerPair, CropPlan]:
     """For each layer the window of the through layer that decides its features, as a plan."""
     return {
-        pair: plan_crop(network, of_layer, pair.through, start=pair.through)
+        pair: plan_crop(
+            network, [network.resolve(x) for x in of_layer], pair.through, start=pair.through
+        )
         for pair, of_layer in features.items()
     }
 

@@ -203,9 +203,8 @@ def measure_features(
             report,
         )  # fmt: skip
         chosen = directions.spread(settings.features, seed=settings.seed)
-        named = [Feature(layer=pair.target, unit=unit) for unit in units]
-        named += chosen.features([f"{pair.target}:*"], power=settings.power)
-        features[pair] = [network.resolve(feature) for feature in named]
+        features[pair] = [Feature(layer=pair.target, unit=unit) for unit in units]
+        features[pair] += chosen.features([f"{pair.target}:*"], power=settings.power)
     plans = plan_crops(network, features)
     arrays, read, unreadable = map_images(
         checkpoints,
