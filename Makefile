@@ -1,4 +1,4 @@
-# Everything a person needs: `make demo`, `make test`, `make check`, `make bench`.
+# Everything a person needs: `make demo`, `make test`, `make quick`, `make check`, `make bench`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,9 +8,9 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 
 # Threads that wait do not spin: where processes share a machine, that costs several times what it
 # saves. Benchmarks have it to themselves and keep PyTorch's default.
-demo test check figures: export OMP_WAIT_POLICY ?= passive
+demo test quick check figures: export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test check bench figures clean
+.PHONY: demo test quick check bench figures clean
 
 # The library and what the demo needs.
 $(VENV)/.demo: pyproject.toml constraints.txt
@@ -35,6 +35,10 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev $(PAGE)/node_modules/.package-lock.json
 	$(TEST)
 
+# For everyday work: without browsers, clusters and what takes over five seconds.
+quick: $(VENV)/.dev
+	$(TEST) -m "not slow and not browser and not cluster"
+
 check: $(VENV)/.dev $(PAGE)/node_modules/.package-lock.json
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,9 +48,11 @@ check: $(VENV)/.dev $(PAGE)/node_modules/.package-lock.json
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.bench
 
-# The README's picture and the documentation's.
+# The README's pictures and the notebook's.
 figures: $(VENV)/.dev
+	$(PIP) --editable ".[docs]"
 	$(BIN)/python docs/make_figures.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python docs/make_notebook.py
 
 clean:
 	rm -rf $(VENV) demo

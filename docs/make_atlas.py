@@ -35,8 +35,7 @@ def main() -> None:
     run = scan_images("inceptionv1-mini", arguments.images, FEATURES, THROUGH, out=folder)
     for feature in run.features:
         atlas = make_atlas(run, feature, settings=SETTINGS)
-        about = atlas.about
-        print(feature.label, {k: v for k, v in about.items() if k != "asked"})
+        print(atlas, atlas.about)
         [path] = [path for path in write_atlas(atlas) if path.name == "atlas.png"]
         _keep(path, f"atlas-{feature.at(None).label.replace(':', '-')}.png")
     page = write_explorer(run, feature=run.features[-1])

@@ -9,6 +9,7 @@ from PIL import Image
 
 from opponent.plots.files import write_figures
 from opponent.reports.demo import run_demo
+from opponent.scan.reopen import network_of
 from opponent.storage.run import Run
 
 HERE = Path(__file__).parent
@@ -19,12 +20,10 @@ WIDTH = 1200
 def main() -> None:
     """Run the demo where it has not been run, and draw its figures."""
     folder = HERE.parent / "demo"
-    run_demo(folder, lambda *_: None)
+    run_demo(folder)
     run = Run(folder)
-    made = write_figures(
-        run, folder / "figures", features=run.features, k=3, network=run.load_network()
-    )
-    names = {path.name.split("-mixed")[0]: path for path in made}
+    paths = write_figures(run, folder / "figures", k=3, network=network_of(run))
+    names = {path.name.split("-mixed")[0]: path for path in paths}
     for name in ("figure4a", "figure4b-g", "figure5"):
         with Image.open(names[name]) as figure:
             figure.thumbnail((WIDTH, 2 * WIDTH), Image.Resampling.LANCZOS)

@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     for task in TASKS:
         out = parser.parse_args().folder / f"toy-{task}"
-        study = train_study(task, out=out, progress=lambda *x: print(*x, end="\r", flush=True))
+        study = train_study(task, out=out)
         picture = write_study(study, out)[-1]
         with Image.open(picture) as figure:
             figure.thumbnail((WIDTH, 2 * WIDTH), Image.Resampling.LANCZOS)

@@ -119,7 +119,7 @@ def test_torchvision_without_a_network(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(OSError, match=r"weights of torchvision:squeezenet1_1 could not") as caught:
         load("torchvision:squeezenet1_1")
     assert "no route to host" in str(caught.value)
-    assert "--weights FILE" in str(caught.value)
+    assert "MODEL=FILE" in str(caught.value)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -150,7 +150,7 @@ def test_timm_from_a_file_and_without_a_network(
             raise error
 
         monkeypatch.setattr(timm, "create_model", offline)
-        with pytest.raises(OSError, match=r"weights of timm:test_resnet .* route .*--weights FILE"):
+        with pytest.raises(OSError, match=r"weights of timm:test_resnet .* route .*MODEL=FILE"):
             load("timm:test_resnet")
 
 

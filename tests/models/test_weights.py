@@ -207,7 +207,7 @@ def test_without_a_network_the_message_says_where_to_put_the_file(
     message = str(caught.value)
     assert "no route to host" in message
     assert f"put it at {cache / 'inception5h.pth'}" in message
-    assert "--weights FILE" in message
+    assert "MODEL=FILE" in message
     assert list(cache.iterdir()) == []
 
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from opponent.plots.files import write_atlas
 from tests.support.atlas import Call, copy_of, files
 
 from opponent import Atlas, atlases
+from opponent.plots.files import write_atlas
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

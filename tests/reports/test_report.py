@@ -14,8 +14,8 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 from opponent import Network, Run, load, scan_images, why
 from opponent.core.box import Box, scale_box
-from opponent.reports.explanations import write_why
 from opponent.core.pictures import data_uri
+from opponent.reports.explanations import write_why
 from opponent.reports.html import render
 from opponent.reports.report import write_report
 from opponent.synthesis.settings import SynthesisSettings

@@ -185,7 +185,7 @@ def _library(name: str, module: str) -> "torch.types.ModuleType":  # type: ignor
 def _offline(name: str, error: Exception) -> OSError:
     return OSError(
         f"the pretrained weights of {name} could not be fetched ({error}). Without a network, get "
-        "the file elsewhere and name it with --weights FILE"
+        "the file elsewhere and name it as MODEL=FILE"
     )
 
 

@@ -112,6 +112,6 @@ def fetch(address: str) -> Path:
     ) as error:  # fmt: skip
         raise OSError(
             f"{file.name} could not be downloaded from {address} ({error}). Without a network, get "
-            f"it elsewhere and put it at {file}, or name it with --weights FILE"
+            f"it elsewhere and put it at {file}, or name it as MODEL=FILE"
         ) from error
     return file
