@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 
-from opponent.atlas.build import cells_of, largest, lay_out, occupied, to_square, trustworthiness
+from opponent.atlas.layout import cells_of, largest, lay_out, occupied, to_square, trustworthiness
 
 
 def main() -> None:

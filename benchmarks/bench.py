@@ -23,7 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import decode, icons, toy
 from opponent.attribution.all_units import AllUnits, scores
-from opponent.attribution.attribute import attribute_each
+from opponent.attribution.attribute import attribute, attribute_each
+from opponent.core.progress import silent
 from opponent.geometry.crop import CropPlan
 from opponent.geometry.planning import plan_crop
 from opponent.images.imageset import ImageEntry
@@ -96,6 +97,13 @@ def ours(
     """The same by the library."""
     placed = network.resolve(feature)
     [result] = attribute_each(network, images, [placed], through, plan=part)
+    names = ("activation", "excitation", "inhibition")
+    return {name: getattr(result, name)[:, None] for name in names}
+
+
+def called(network: Network, images: Tensor, feature: str, through: str) -> dict[str, Tensor]:
+    """The same by the function that people call, which plans and checks the crop at first."""
+    result = attribute(network, images, feature, through, progress=silent)
     names = ("activation", "excitation", "inhibition")
     return {name: getattr(result, name)[:, None] for name in names}
 
@@ -196,6 +204,11 @@ def scans(count: int, repeats: int, device: str) -> None:
             f"scan {FEATURE} through {THROUGH}",
             lambda: plain(network, images, FEATURE, THROUGH),
             lambda: ours(network, images, FEATURE, THROUGH, one),
+        ),
+        (
+            f"attribute {FEATURE} through {THROUGH}",
+            lambda: plain(network, images, FEATURE, THROUGH),
+            lambda: called(network, images, FEATURE, THROUGH),
         ),
         (
             f"scan {LOGIT} through {BEFORE}",

@@ -22,7 +22,7 @@ import numpy as np
 import PIL
 from PIL import Image, features
 
-from opponent.images.decode import load_image
+from opponent.images.decode import Fit, load_image
 from opponent.images.imageset import ImageEntry
 from opponent.images.loader import stream
 from opponent.images.sources import open_images
@@ -65,7 +65,7 @@ def plain(entries: list[ImageEntry], size: int) -> list[np.ndarray]:
 
 def threads(entries: list[ImageEntry], size: int, *, draft: bool = False) -> list[np.ndarray]:
     """Ours."""
-    results = list(stream(entries, size=(size, size), draft=draft))
+    results = list(stream(entries, Fit(size=(size, size), draft=draft)))
     arrays = [result for result in results if isinstance(result, np.ndarray)]
     assert len(arrays) == len(entries)
     return arrays
@@ -76,7 +76,7 @@ def in_processes(
 ) -> list[np.ndarray]:
     """By the function that our threads call."""
     chunk = min(16, -(-len(entries) // (3 * WORKERS)))
-    return list(pool.map(partial(load_image, size=(size, size)), entries, chunksize=chunk))
+    return list(pool.map(partial(load_image, fit=Fit(size=(size, size))), entries, chunksize=chunk))
 
 
 def main() -> None:

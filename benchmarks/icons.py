@@ -77,9 +77,9 @@ def measure(
     settings = SynthesisSettings(steps=steps, rate=0.06, power=2.0, batch=8)
     warm = SynthesisSettings(steps=1, rate=0.06, power=2.0)
     plain(network, targets[0], feature, warm)
-    invert_attribution(network, targets[:1], feature, THROUGH, sign=0, settings=warm)
+    invert_attribution(network, targets[:1], feature, THROUGH, side="both", settings=warm)
     begun = time.perf_counter()
-    ours = invert_attribution(network, targets, feature, THROUGH, sign=0, settings=settings)
+    ours = invert_attribution(network, targets, feature, THROUGH, side="both", settings=settings)
     ours_time = (time.perf_counter() - begun) / icons
     begun = time.perf_counter()
     theirs = [plain(network, targets[i], feature, settings)[1] for i in range(plain_icons)]

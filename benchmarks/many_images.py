@@ -26,7 +26,7 @@ from torch import nn
 from opponent import Network, Preprocessing, Run, scan_images
 from opponent.images.imageset import ImageEntry, ImageSet
 
-ASKED = {"one unit": "4:3", "all units": "4:*"}
+FEATURES = {"one unit": "4:3", "all units": "4:*"}
 PICTURES = 8
 MIB = 2**20
 
@@ -50,8 +50,8 @@ def entries(folder: Path, count: int, size: int) -> ImageSet:
         pixels = generator.integers(0, 256, (size, size, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(paths[-1])
     # A path of its own each, as a folder's have.
-    found = (ImageEntry(id=f"{k:08d}.png", path=Path(paths[k % PICTURES])) for k in range(count))
-    return ImageSet(source="the same over and over", entries=tuple(found))
+    listed = (ImageEntry(id=f"{k:08d}.png", path=Path(paths[k % PICTURES])) for k in range(count))
+    return ImageSet(source="the same over and over", entries=tuple(listed))
 
 
 def memory() -> int:
@@ -84,13 +84,16 @@ def measure(what: str, count: int, every: int, size: int) -> dict[str, Any]:
             images.digest()
         network, begun = small_network(size), time.perf_counter()
 
-        def tell(done: int, _total: int) -> None:
-            if done % every == 0:
+        def note(_what: str, done: int, _total: int) -> None:
+            # The first sign of progress after every so many images.
+            if done >= every * len(record["steps"]):
                 passed = time.perf_counter() - begun
                 record["steps"].append({"done": done, "s": passed, "bytes": memory()})
 
         def again() -> Run:
-            return scan_images(network, images, ASKED[what], "1", out=folder / "run", progress=tell)
+            return scan_images(
+                network, images, FEATURES[what], "1", out=folder / "run", progress=note
+            )
 
         run = again()
         # Of a finished scan nothing is left to do but to look what is there.
@@ -129,7 +132,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=16, help="of the network's input, in pixels")
     parser.add_argument("--json", action="store_true", help="print records, one a line")
     arguments = parser.parse_args()
-    for what in ASKED:
+    for what in FEATURES:
         # A process that is new: memory once taken is seldom given back.
         with get_context("spawn").Pool(1) as pool:
             given = (what, arguments.entries, arguments.every, arguments.size)

@@ -4,45 +4,62 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from opponent.atlas.atlas import Atlas, AtlasSettings, atlases
-    from opponent.atlas.build import make_atlas
-    from opponent.attribution.attribute import attribute, mean_activation
-    from opponent.attribution.result import Attribution
-    from opponent.attribution.rules import AttributionRule, Gradient, IntegratedGradients
-    from opponent.attribution.segment import Segment
-    from opponent.core.box import Box
-    from opponent.core.errors import EmptyTarget, RunError, Unreadable
-    from opponent.core.feature import Feature
-    from opponent.core.progress import silent
-    from opponent.core.side import Side
-    from opponent.directions import Directions, find_directions
-    from opponent.explain.channels import Who, who
-    from opponent.explain.image import Why, why
-    from opponent.geometry.bottlenecks import ThroughLayer, through_layers
-    from opponent.images.imageset import ImageSet
-    from opponent.images.sources import ImageSource, open_images
-    from opponent.models.network import Network
-    from opponent.models.preprocessing import Preprocessing
-    from opponent.models.registry import load
-    from opponent.paper.completeness import Completeness, completeness
-    from opponent.scan.executor import Executor
-    from opponent.scan.local import scan_images
-    from opponent.scan.ray import Ray
-    from opponent.scan.reopen import network_of
-    from opponent.selection import Selected, Selection, select
-    from opponent.storage.columns import Columns
-    from opponent.storage.run import Run
-    from opponent.synthesis.inversion import (
-        accentuate,
-        invert,
-        invert_attribution,
-        visualise,
-    )
-    from opponent.synthesis.objectives import Activation, DotCosine, Objective, Views
-    from opponent.synthesis.parameterisations import Parameterisation
-    from opponent.synthesis.result import Synthesis
-    from opponent.synthesis.settings import SynthesisSettings
-    from opponent.synthesis.transforms import Transforms
+    from opponent.atlas.atlas import Atlas as Atlas
+    from opponent.atlas.atlas import AtlasSettings as AtlasSettings
+    from opponent.atlas.atlas import atlases as atlases
+    from opponent.atlas.build import make_atlas as make_atlas
+    from opponent.attribution.attribute import attribute as attribute
+    from opponent.attribution.attribute import mean_activation as mean_activation
+    from opponent.attribution.result import Attribution as Attribution
+    from opponent.attribution.rules import AttributionRule as AttributionRule
+    from opponent.attribution.rules import Gradient as Gradient
+    from opponent.attribution.rules import IntegratedGradients as IntegratedGradients
+    from opponent.attribution.segment import Segment as Segment
+    from opponent.core.box import Box as Box
+    from opponent.core.errors import EmptyTarget as EmptyTarget
+    from opponent.core.errors import RunError as RunError
+    from opponent.core.errors import Unreadable as Unreadable
+    from opponent.core.feature import Feature as Feature
+    from opponent.core.progress import silent as silent
+    from opponent.core.side import Side as Side
+    from opponent.directions import Directions as Directions
+    from opponent.directions import find_directions as find_directions
+    from opponent.explain.channels import Who as Who
+    from opponent.explain.channels import who as who
+    from opponent.explain.image import Why as Why
+    from opponent.explain.image import why as why
+    from opponent.geometry.bottlenecks import ThroughLayer as ThroughLayer
+    from opponent.geometry.bottlenecks import through_layers as through_layers
+    from opponent.images.imageset import ImageSet as ImageSet
+    from opponent.images.sources import ImageSource as ImageSource
+    from opponent.images.sources import open_images as open_images
+    from opponent.models.network import Network as Network
+    from opponent.models.preprocessing import Preprocessing as Preprocessing
+    from opponent.models.registry import load as load
+    from opponent.paper.completeness import Completeness as Completeness
+    from opponent.paper.completeness import completeness as completeness
+    from opponent.scan.executor import Executor as Executor
+    from opponent.scan.local import scan_images as scan_images
+    from opponent.scan.ray import Ray as Ray
+    from opponent.scan.reopen import network_of as network_of
+    from opponent.selection import Selected as Selected
+    from opponent.selection import Selection as Selection
+    from opponent.selection import select as select
+    from opponent.storage.columns import Columns as Columns
+    from opponent.storage.run import Run as Run
+    from opponent.synthesis.inversion import accentuate as accentuate
+    from opponent.synthesis.inversion import invert as invert
+    from opponent.synthesis.inversion import invert_attribution as invert_attribution
+    from opponent.synthesis.inversion import visualise as visualise
+    from opponent.synthesis.objectives import Activation as Activation
+    from opponent.synthesis.objectives import DotCosine as DotCosine
+    from opponent.synthesis.objectives import Objective as Objective
+    from opponent.synthesis.objectives import Views as Views
+    from opponent.synthesis.parameterisations import Parameterisation as Parameterisation
+    from opponent.synthesis.result import Synthesis as Synthesis
+    from opponent.synthesis.settings import SynthesisSettings as SynthesisSettings
+    from opponent.synthesis.transforms import Transforms as Transforms
+
 
 # Where each public name lives. A room is imported when one of its names is first used.
 _ROOMS = {
