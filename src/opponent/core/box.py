@@ -6,7 +6,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """A rectangle of a map or an image, in rows and columns."""
+    """A rectangle of a map or an image, in rows and columns.
+
+    Args:
+        top: the first row.
+        left: the first column.
+        height: number of rows.
+        width: number of columns.
+
+    >>> import opponent
+    >>> box = opponent.Box(top=2, left=1, height=3, width=4)
+    >>> box.slices
+    (slice(2, 5, None), slice(1, 5, None))
+    >>> box.moved(1, 0).numbers
+    [3, 1, 3, 4]
+    """
 
     top: int
     left: int
@@ -15,13 +29,21 @@ class Box:
 
     @classmethod
     def of(cls, numbers: Sequence[int]) -> "Box":
-        """The box of [top, left, height, width]."""
+        """The box of four numbers.
+
+        Args:
+            numbers: [top, left, height, width].
+        """
         top, left, height, width = numbers
         return cls(top=top, left=left, height=height, width=width)
 
     @classmethod
     def whole(cls, size: Sequence[int]) -> "Box":
-        """The box that covers all of a map of (height, width)."""
+        """The box that covers all of a map.
+
+        Args:
+            size: (height, width) of the map.
+        """
         height, width = size
         return cls(top=0, left=0, height=height, width=width)
 
@@ -37,7 +59,12 @@ class Box:
         return rows, slice(self.left, self.left + self.width)
 
     def moved(self, rows: int, columns: int) -> "Box":
-        """The same box so many rows further down and columns further right."""
+        """The same box at another place.
+
+        Args:
+            rows: how many rows further down.
+            columns: how many columns further right.
+        """
         return Box(
             top=self.top + rows, left=self.left + columns, height=self.height, width=self.width
         )
@@ -58,6 +85,8 @@ def scale_box(box: Box, source: tuple[int, int], size: tuple[int, ...]) -> Box:
         box: in the picture at its first size.
         source: that size, (height, width).
         size: the other size; only its first two numbers count.
+    Returns:
+        The box, with edges at the nearest whole pixels.
     """
     top, bottom = (round(x * size[0] / source[0]) for x in (box.top, box.top + box.height))
     left, right = (round(x * size[1] / source[1]) for x in (box.left, box.left + box.width))

@@ -6,6 +6,16 @@ class Unreadable(Exception):
 
     Args:
         reason: why, in one line.
+
+    >>> import opponent, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = pathlib.Path(folder, "broken.png")
+    ...     _ = file.write_bytes(b"no picture")
+    ...     try:
+    ...         opponent.attribute("inceptionv1-mini", file, "mixed3b:168", "mixed3a")
+    ...     except opponent.Unreadable as error:
+    ...         print(error.reason.removeprefix(folder))
+    /broken.png cannot be read: not an image
     """
 
     def __init__(self, reason: str) -> None:
@@ -14,7 +24,15 @@ class Unreadable(Exception):
 
 
 class RunError(RuntimeError):
-    """A folder of results that is missing, unfinished, damaged, or of another question."""
+    """A folder of results that is missing, unfinished, damaged, or of another question.
+
+    >>> import opponent
+    >>> try:
+    ...     opponent.Run("no-such-folder")
+    ... except opponent.RunError as error:
+    ...     print(error)
+    no-such-folder is no run folder: it has no manifest.json; `opponent scan` makes one
+    """
 
 
 class UnknownGeometry(RuntimeError):
@@ -26,4 +44,15 @@ class IndependentFeature(ValueError):
 
 
 class EmptyTarget(ValueError):
-    """Nothing excites, or inhibits, the feature in an image: there is no direction to invert."""
+    """Nothing excites, or inhibits, the feature in an image: there is no direction to invert.
+
+    >>> import opponent, torch
+    >>> network = opponent.load("inceptionv1-mini")
+    >>> nothing = torch.zeros(1, 128, 5, 5)
+    >>> try:
+    ...     opponent.invert_attribution(
+    ...         network, nothing, "mixed3b:168", "mixed3a", side="inhibition")
+    ... except opponent.EmptyTarget as error:
+    ...     print(str(error).partition(" in image")[0])
+    nothing inhibits mixed3b:168@8,8 through 'mixed3a'
+    """

@@ -30,8 +30,12 @@ class Feature:
             is empty, not finite or zero; a power that is odd or negative.
     Source: paper, section 1, notation, and appendix B for the power.
 
-    >>> Feature.parse("mixed3b:379@7,3")
+    >>> import opponent, torch
+    >>> opponent.Feature.parse("mixed3b:379@7,3")
     Feature('mixed3b:379@7,3')
+    >>> feature = opponent.Feature.direction("mixed3b", [1.0, -1.0], name="edge")
+    >>> feature.read(torch.tensor([5.0, 2.0]).view(1, 2, 1, 1))
+    tensor([3.])
     """
 
     layer: str
@@ -61,8 +65,10 @@ class Feature:
 
     @classmethod
     def parse(cls, text: str) -> "Feature":
-        """The feature that a text names, such as 'mixed3b:379' or 'mixed3b:379@7,3'.
+        """The feature that a text names.
 
+        Args:
+            text: LAYER:UNIT or LAYER:UNIT@ROW,COLUMN, such as 'mixed3b:379' or 'mixed3b:379@7,3'.
         Raises:
             ValueError: the text does not have that form.
         """
@@ -79,7 +85,13 @@ class Feature:
 
     @classmethod
     def of(cls, feature: "Feature | str") -> "Feature":
-        """A feature from what a caller gave: itself, or its text."""
+        """A feature from what a caller gave: itself, or its text.
+
+        Args:
+            feature: a feature, or its name as `parse` reads it.
+        Raises:
+            ValueError: the text does not name a feature.
+        """
         return feature if isinstance(feature, Feature) else cls.parse(feature)
 
     @classmethod
@@ -92,7 +104,17 @@ class Feature:
         position: tuple[int, int] | None = None,
         power: int = 0,
     ) -> "Feature":
-        """A feature from a vector with one weight a channel."""
+        """A feature from a vector with one weight a channel.
+
+        Args:
+            layer: the layer's name.
+            vector: one weight a channel.
+            name: what to call the direction in tables and figures.
+            position: (row, column) in the layer's map; None is the centre.
+            power: p of dot * cos^p, as in `Feature`.
+        Raises:
+            ValueError: the vector has another number of axes than one, or `Feature` refuses it.
+        """
         values = torch.as_tensor(vector, dtype=torch.float64).detach().cpu()
         if values.ndim != 1:
             raise ValueError(f"a direction has one axis, channels; got shape {tuple(values.shape)}")
@@ -107,12 +129,20 @@ class Feature:
         return f"{self.layer}:{what}{where}"
 
     def at(self, position: tuple[int, int] | None) -> "Feature":
-        """The same direction at another position, or with none of its own."""
+        """The same direction at another position, or with none of its own.
+
+        Args:
+            position: (row, column) in the layer's map; None is the centre.
+        """
         return replace(self, position=position)
 
     def placed(self, channels: int, height: int, width: int) -> "Feature":
         """The same feature with its position written out, if the map has more than one.
 
+        Args:
+            channels: number of the layer's channels.
+            height: rows of its map.
+            width: columns of its map.
         Raises:
             ValueError: the feature does not fit a map of that shape.
         """
@@ -122,6 +152,12 @@ class Feature:
     def resolve(self, channels: int, height: int, width: int) -> tuple[int, int]:
         """The position in a map of that shape, after checking that the feature fits it.
 
+        Args:
+            channels: number of the layer's channels.
+            height: rows of its map.
+            width: columns of its map.
+        Returns:
+            (row, column).
         Raises:
             ValueError: the unit, the vector's length or the position does not fit the map.
         """
@@ -145,7 +181,15 @@ class Feature:
     def read(self, layer: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
         """The feature's activation in each map of its layer, f_v = h . v at the position.
 
-        With a power p, h . v * cos(h, v)^p. Source: paper, section 1, notation, and appendix B.
+        With a power p, h . v * cos(h, v)^p.
+
+        Args:
+            layer: the layer's maps.
+        Returns:
+            One value a map, in the layer's own units.
+        Raises:
+            ValueError: the feature does not fit maps of that shape.
+        Source: paper, section 1, notation, and appendix B.
         """
         row, column = self.resolve(*layer.shape[1:])
         hidden = layer[:, :, row, column]
@@ -165,7 +209,7 @@ class Feature:
         weighted: Tensor = dot * (scaled @ along / norms) ** self.power
         return weighted
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """What determines the feature, ready for JSON; `Feature(**...)` gives it back."""
         given = {name: getattr(self, name) for name in ("layer", "unit", "name")}
         given["power"] = self.power or None
@@ -174,10 +218,14 @@ class Feature:
         return {name: value for name, value in given.items() if value is not None}
 
     @classmethod
-    def restore(cls, description: Mapping[str, Any]) -> "Feature":
-        """The feature that `describe` described."""
-        lists = {k: tuple(description[k]) for k in ("vector", "position") if k in description}
-        values: dict[str, Any] = {**description, **lists}
+    def restore(cls, description: Mapping[str, object]) -> "Feature":
+        """The feature that `describe` described.
+
+        Args:
+            description: what `describe` gave, or the same read from JSON.
+        """
+        values: dict[str, Any] = dict(description)
+        values |= {k: tuple(values[k]) for k in ("vector", "position") if k in values}
         return cls(**values)
 
     def __repr__(self) -> str:

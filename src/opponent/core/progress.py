@@ -18,7 +18,19 @@ DELAY, PAUSE = 2.0, 60.0
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """Progress that shows nothing."""
+    """Progress that shows nothing.
+
+    Args:
+        what: what is being done.
+        done: steps done.
+        total: steps in all.
+
+    >>> import opponent, torch
+    >>> image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    >>> opponent.attribute(
+    ...     "inceptionv1-mini", image, "mixed3b:168", "mixed3a", progress=opponent.silent)
+    Attribution('mixed3b:168@8,8' through 'mixed3a': 1 image)
+    """
 
 
 @contextmanager
@@ -31,6 +43,8 @@ def shown(progress: Progress | None, *, delay: float = DELAY) -> Iterator[Progre
     Args:
         progress: the caller's.
         delay: seconds before the display appears.
+    Returns:
+        A context manager that gives the progress to call.
     """
     if progress is not None:
         yield progress
@@ -46,6 +60,9 @@ def displayed(function: _Function) -> _Function:
     """Give a function a display for its `progress`, where the caller gives it none.
 
     The function's `progress` is a keyword argument; it is never None inside.
+
+    Args:
+        function: what gets the display.
     """
 
     @wraps(function)
@@ -72,7 +89,13 @@ class Display:
         self._tasks: dict[str, Any] = {}
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Show it, or keep it until the delay is over."""
+        """Show it, or keep it until the delay is over.
+
+        Args:
+            what: what is being done.
+            done: steps done.
+            total: steps in all.
+        """
         now = time.monotonic()
         self._latest[what] = done, total
         self._first.setdefault(what, (now, done))

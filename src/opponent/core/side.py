@@ -6,7 +6,10 @@ from enum import StrEnum
 class Side(StrEnum):
     """A side of what drives a feature; a text of the same value serves wherever one is taken.
 
-    >>> Side.of("inhibition").sign
+    >>> import opponent
+    >>> [str(side) for side in opponent.Side]
+    ['excitation', 'inhibition', 'both']
+    >>> opponent.Side.of("inhibition").sign
     -1
     """
 
@@ -18,6 +21,8 @@ class Side(StrEnum):
     def of(cls, side: "Side | str") -> "Side":
         """The side that a caller gave: itself, or its text.
 
+        Args:
+            side: a side, 'excitation', 'inhibition' or 'both'.
         Raises:
             ValueError: another text.
         """
@@ -30,6 +35,8 @@ class Side(StrEnum):
     def one(cls, side: "Side | str") -> "Side":
         """As `of`, where only excitation or inhibition has a meaning.
 
+        Args:
+            side: a side, 'excitation' or 'inhibition'.
         Raises:
             ValueError: both, or another text.
         """

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 from jaxtyping import UInt8
@@ -16,6 +16,9 @@ from PIL import Image
 
 from opponent.core.text import some
 from opponent.images.listing import file_size
+
+if TYPE_CHECKING:
+    from opponent.images.sources import ImageSource
 
 # A photograph that is no file: what an image source gives for an id.
 Picture = Image.Image | UInt8[np.ndarray, "h w 3"] | UInt8[np.ndarray, "h w"]
@@ -55,11 +58,21 @@ class ImageSet(Sequence[ImageEntry]):
         origin: the image source of the user's own that holds them, where they are no files.
     Raises:
         ValueError: two entries have the same id.
+
+    >>> import opponent
+    >>> images = opponent.open_images("photos", size=(64, 64))
+    >>> images[0].id
+    'astronaut@0,0+256'
+    >>> few = opponent.ImageSet(source="a few", entries=images[:3])
+    >>> few
+    ImageSet('a few': 3 images)
+    >>> few.find(images[1].id) == images[1]
+    True
     """
 
     source: str
     entries: tuple[ImageEntry, ...]
-    origin: Any = field(default=None, compare=False, repr=False)
+    origin: "ImageSource | None" = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self._by_id) < len(self.entries):
@@ -92,6 +105,9 @@ class ImageSet(Sequence[ImageEntry]):
 
         A cheap fingerprint of the list, the same wherever its folder lies. A file that is missing
         or cannot be looked at counts with size -1, an image that is no file without a size.
+
+        Returns:
+            64 hexadecimal digits.
         """
         sizes = (None if e.path is None else file_size(e.path) for e in self.entries)
         lines = (
@@ -103,6 +119,8 @@ class ImageSet(Sequence[ImageEntry]):
     def find(self, id: str) -> ImageEntry:
         """The one entry with this id, this file name, or an id that ends so.
 
+        Args:
+            id: the id, or its end.
         Raises:
             LookupError: no entry fits (the message lists the nearest ids), or several do.
         """

@@ -17,6 +17,18 @@ class ImageSource(Protocol):
     """Images that are no files: a data set, an archive, arrays in memory.
 
     A class with these three members serves wherever a folder does.
+
+    >>> import numpy as np, opponent
+    >>> class Noise:
+    ...     name = "noise"
+    ...     def ids(self):
+    ...         return ["0", "1"]
+    ...     def image(self, id):
+    ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
+    >>> opponent.open_images(Noise())
+    ImageSet('noise': 2 images)
+    >>> opponent.attribute("inceptionv1-mini", Noise(), "mixed3b:168", "mixed3a").images
+    ('0', '1')
     """
 
     @property
@@ -33,6 +45,11 @@ class ImageSource(Protocol):
 
         It is called from threads, one call at a time. An exception that it raises makes that image
         unreadable, with the exception's text as the reason.
+
+        Args:
+            id: one of `ids`.
+        Returns:
+            The image; an array has shape (height, width, 3) or (height, width).
         """
         ...
 
@@ -68,6 +85,14 @@ def open_images(source: Images, *, size: tuple[int, int] = (224, 224)) -> ImageS
         FileNotFoundError: there is no such folder or file.
         ImportError: 'photos' without scikit-image or scikit-learn.
         ValueError: no image in the source, or one named twice; a name that names no source.
+
+    >>> import opponent, pathlib, tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("b.png", "a.png"):
+    ...         Image.new("RGB", (64, 64)).save(pathlib.Path(folder, name))
+    ...     [entry.id for entry in opponent.open_images(folder)]
+    ['a.png', 'b.png']
     """
     if isinstance(source, ImageSet):
         return source

@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from platform import node
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, ForwardRef, Union
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     # A UPath is no Path: it has the same methods, on another file system.
     AnyPath = Path | UPath
 else:
-    AnyPath = Any  # universal-pathlib need not be installed
+    # By its name: universal-pathlib need not be installed.
+    AnyPath = Union[Path, ForwardRef("upath.UPath")]  # noqa: UP007
 
 
 def to_path(given: "str | AnyPath") -> AnyPath:
