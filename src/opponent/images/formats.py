@@ -71,7 +71,14 @@ def plugin_for(prefix: bytes) -> type[ImageFile.ImageFile] | None:
 
 
 def damage(error: Exception, name: str, prefix: bytes, size: int) -> str:
-    """What is wrong with a file that a plugin failed at, in one line."""
+    """What is wrong with a file that a plugin failed at, in one line.
+
+    Args:
+        error: what the plugin raised.
+        name: the format's, such as 'WEBP'.
+        prefix: the file's first bytes.
+        size: the file's length in bytes.
+    """
     promised = int.from_bytes(prefix[4:8], "little") + 8 if name == "WEBP" else 0
     if promised > size:
         return f"truncated: {size:,} of {promised:,} bytes"

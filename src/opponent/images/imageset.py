@@ -61,8 +61,6 @@ class ImageSet(Sequence[ImageEntry]):
 
     >>> import opponent
     >>> images = opponent.open_images("photos", size=(64, 64))
-    >>> images[0].id
-    'astronaut@0,0+256'
     >>> few = opponent.ImageSet(source="a few", entries=images[:3])
     >>> few
     ImageSet('a few': 3 images)
