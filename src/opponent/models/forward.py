@@ -20,7 +20,15 @@ Differentiate = Literal["target", "images"]
 
 @dataclass(frozen=True, kw_only=True)
 class ReadPoint:
-    """Where one tensor is read: a module's input or output, in its k-th call of a pass."""
+    """Where one tensor is read: a module's input or output, in its k-th call of a pass.
+
+    Args:
+        name: the layer's name.
+        module: the module; None for the pixels.
+        at: its input or its output.
+        call: k, from 1.
+        order: when in a pass, in ticks; -1 for the pixels.
+    """
 
     name: str
     module: nn.Module | None
@@ -31,7 +39,12 @@ class ReadPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class ForwardResult:
-    """What a pass read: the target's map and, if one was asked for, the through layer's."""
+    """What a pass read.
+
+    Args:
+        target: the target's map.
+        through: the through layer's map; None where none was asked for.
+    """
 
     target: Float[Tensor, "n c h w"]
     through: Float[Tensor, "n k y x"] | None
@@ -39,7 +52,12 @@ class ForwardResult:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerMaps:
-    """What one pass read at many layers, with the graph between them, as (n, c, h, w) maps."""
+    """What one pass read at many layers, with the graph between them, as (n, c, h, w) maps.
+
+    Args:
+        targets: maps of the targets, by name.
+        throughs: maps of the through layers, by name.
+    """
 
     targets: Mapping[str, Float[Tensor, "n ..."]]
     throughs: Mapping[str, Float[Tensor, "n ..."]]
@@ -51,7 +69,14 @@ class _TargetReached(BaseException):
 
 @dataclass(frozen=True)
 class Call:
-    """One call of one module in a traced pass: when it began, when it ended, what it gave."""
+    """One call of one module in a traced pass.
+
+    Args:
+        name: the module's name.
+        began: when it began, in ticks of the pass.
+        ended: when it ended, in the same ticks.
+        shape: of the tensor that it gave; None where it gave something else.
+    """
 
     name: str
     began: int

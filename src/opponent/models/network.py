@@ -1,6 +1,5 @@
 """A network: a module, its layers by name, and how images become its input."""
 
-import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -27,6 +26,7 @@ from opponent.models.forward import (
 )
 from opponent.models.layers import LOGITS, PIXELS, Layer, Layers
 from opponent.models.preprocessing import Preprocessing
+from opponent.models.weights import sha256_of
 
 __all__ = ["LOGITS", "PIXELS", "Layer", "Layers", "Network"]
 
@@ -45,9 +45,13 @@ class Network:
         classes: the logits' names, in order.
         weights_file: the file that the weights came from, if they came from one.
 
-    >>> network = Network(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), name="small")
+    >>> import opponent, torch
+    >>> module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+    >>> network = opponent.Network(module, name="small")
     >>> list(network.layers)
     ['0', '1', 'logits']
+    >>> network.activations(torch.zeros(2, 3, 224, 224), ["1"])["1"].shape
+    torch.Size([2, 8, 222, 222])
     """
 
     def __init__(
@@ -109,6 +113,9 @@ class Network:
     ) -> "Network":
         """Move the module to a device, or into another type of numbers.
 
+        Args:
+            device: where to, such as 'cuda'; None leaves it where it is.
+            dtype: the type of numbers; None leaves it as it is.
         Returns:
             The network itself.
         Raises:
@@ -122,7 +129,11 @@ class Network:
         return self
 
     def with_preprocessing(self, preprocessing: Preprocessing) -> "Network":
-        """A network around the same module whose images are prepared in another way."""
+        """A network around the same module whose images are prepared in another way.
+
+        Args:
+            preprocessing: the other way.
+        """
         return Network(
             self.module,
             preprocessing=preprocessing,
@@ -132,7 +143,11 @@ class Network:
         )
 
     def at_size(self, size: tuple[int, int]) -> "Network":
-        """The network for inputs of another (height, width); itself where it is its own size."""
+        """The network for inputs of another size; itself where it is its own size.
+
+        Args:
+            size: (height, width) of the input in pixels.
+        """
         if size == self.preprocessing.size:
             return self
         other = replace(self.preprocessing, size=size)
@@ -140,16 +155,14 @@ class Network:
 
     def weights_sha256(self) -> str:
         """SHA-256 over the names, types, shapes and bytes of all parameters and buffers."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.module.state_dict().items()):
-            if not isinstance(value, Tensor):
-                continue
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return sha256_of(self.module)
 
     def class_name(self, unit: int) -> str | None:
-        """The name of a logit, where the network has names."""
+        """The name of a logit, where the network has names.
+
+        Args:
+            unit: the logit's number.
+        """
         return self.classes[unit] if self.classes and unit < len(self.classes) else None
 
     def cached(self, key: Hashable, compute: Callable[[], _Value]) -> _Value:
@@ -157,13 +170,17 @@ class Network:
 
         For what depends on the network's structure and input size alone, such as receptive fields.
         It is computed again on another device and in another type of numbers.
+
+        Args:
+            key: what the value is kept under.
+            compute: gives the value.
+        Returns:
+            The value.
         """
         full = (key, self.device, self.dtype)
         if full not in self._cache:
             self._cache[full] = compute()
         return self._cache[full]  # type: ignore[return-value]
-
-    # Layers by name
 
     @property
     def layers(self) -> Layers:
@@ -177,24 +194,41 @@ class Network:
         return Layers(self.module, image, self.name)
 
     def layer(self, name: str) -> Layer:
-        """The layer of that name ('NAME#2' for its second call).
+        """The layer of that name.
 
+        Args:
+            name: a `named_modules()` path ('NAME#2' for its second call), or 'logits'.
         Raises:
             ValueError: no such layer; the message lists the nearest names.
         """
         return self.layers.find(name)
 
     def target_point(self, name: str) -> ReadPoint:
-        """Where a target is read: an activation function at its input, all else at its output."""
+        """Where a target is read: an activation function at its input, all else at its output.
+
+        Args:
+            name: the layer's name.
+        Raises:
+            ValueError: no such layer.
+        """
         return self.layers.target_point(name)
 
     def through_point(self, name: str) -> ReadPoint:
-        """Where a through layer is read: at its output; 'pixels' is the network's input."""
+        """Where a through layer is read: at its output.
+
+        Args:
+            name: the layer's name; 'pixels' is the network's input.
+        Raises:
+            ValueError: no such layer.
+        """
         return self.layers.through_point(name)
 
     def check(self, target: str, through: str) -> None:
         """Check that the through layer lies before the target.
 
+        Args:
+            target: the layer of a feature.
+            through: the layer to explain it through, or 'pixels'.
         Raises:
             ValueError: an unknown name, or a through layer at or after the target.
         """
@@ -203,6 +237,8 @@ class Network:
     def resolve(self, feature: Feature | str) -> Feature:
         """The feature with its position written out, checked against its layer.
 
+        Args:
+            feature: a feature or its name.
         Raises:
             ValueError: an unknown layer, or a unit, vector or position that does not fit it.
         """
@@ -210,13 +246,21 @@ class Network:
         return feature.placed(*self.layer(feature.layer).shape)
 
     def map_shape(self, name: str) -> tuple[int, int, int]:
-        """(channels, height, width) of a through layer, or of the pixels."""
+        """(channels, height, width) of a through layer, or of the pixels.
+
+        Args:
+            name: the layer's name, or 'pixels'.
+        Raises:
+            ValueError: no such layer.
+        """
         return (3, *self.preprocessing.size) if name == PIXELS else self.layer(name).shape
 
-    # Running
-
     def inputs(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
-        """The network's own input from decoded images, where and of what type it computes."""
+        """The network's own input from decoded images, where and of what type it computes.
+
+        Args:
+            images: RGB bytes, of the network's input size.
+        """
         inputs = self.preprocessing.from_bytes(images)
         return inputs.to(device=self.device, dtype=self.dtype)
 
@@ -227,6 +271,8 @@ class Network:
 
         Args:
             images: photographs, or the network's own input as a tensor, which has no ids.
+        Returns:
+            The input on the network's device, and the ids or None.
         Raises:
             ValueError: a tensor of another shape.
             Unreadable: an image that cannot be read.
@@ -234,9 +280,7 @@ class Network:
         if isinstance(images, Tensor):
             if images.ndim != 4 or images.shape[1] != 3:
                 shape = tuple(images.shape)
-                raise ValueError(
-                    f"images as a tensor have shape (n, 3, height, width), got {shape}"
-                )
+                raise ValueError(f"image tensors have shape (n, 3, height, width), got {shape}")
             return images.to(device=self.device, dtype=self.dtype), None
         chosen = open_images(images, size=self.preprocessing.size)
         pixels = np.stack([*load_images(chosen.entries, self.preprocessing.fit)])
@@ -256,10 +300,6 @@ class Network:
         Raises:
             ValueError: an unknown layer or none, or a tensor of another shape.
             Unreadable: an image that cannot be read.
-
-        >>> network = Network(nn.Conv2d(3, 8, 3), preprocessing=Preprocessing(size=(5, 5)))
-        >>> network.activations(torch.zeros(2, 3, 5, 5), ["logits"])["logits"].shape
-        torch.Size([2, 8, 3, 3])
         """
         inputs, _ = self.load_inputs(images)
         names = [layers] if isinstance(layers, str) else list(dict.fromkeys(layers))
@@ -351,6 +391,8 @@ class Network:
             images: the network's own input, preprocessed.
             do: called with the name and the map after each call of each layer.
             until: the last layer; without one, all.
+        Raises:
+            ValueError: `until` is unknown.
         """
         last = None if until is None else self.layers.output_point(until)
         layers = {name: self.layers.module(name) for name in self.layers}

@@ -25,8 +25,10 @@ class Preprocessing:
         draft: decode JPEGs that are far larger than that at fewer pixels. Faster, and activations
             differ a little: by 2 to 7 % where an input saved as JPEG once more differs by 7 to 19.
 
-    >>> Preprocessing(size=(64, 96)).fit
-    Fit(size=(64, 96), resize=None, draft=False)
+    >>> import opponent, torch
+    >>> preprocessing = opponent.Preprocessing(size=(64, 96), mean=(0.5,) * 3, std=(0.25,) * 3)
+    >>> preprocessing.normalise(torch.ones(1, 3, 64, 96)).unique()
+    tensor([2.])
     """
 
     size: tuple[int, int] = (224, 224)
@@ -41,10 +43,18 @@ class Preprocessing:
         return Fit(size=self.size, resize=self.resize, draft=self.draft)
 
     def normalise(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-        """The network's input from pixels in [0, 1]."""
+        """The network's input from pixels in [0, 1].
+
+        Args:
+            images: RGB, in [0, 1].
+        """
         mean, std = (images.new_tensor(x).view(3, 1, 1) for x in (self.mean, self.std))
         return (images - mean) / std
 
     def from_bytes(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
-        """The network's input, in float32, from decoded images."""
+        """The network's input, in float32, from decoded images.
+
+        Args:
+            images: RGB bytes.
+        """
         return self.normalise(torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 255)

@@ -30,13 +30,24 @@ def load(name: str | Network | nn.Module = EMBEDDED, weights: str | Path | None 
     """The network of that name.
 
     Args:
-        name: one of `opponent models`; a Network is returned as it is, a module is wrapped.
+        name: 'inceptionv1-mini' (it ships inside), 'inceptionv1' (the paper's network),
+            'torchvision:NAME', 'timm:NAME', or 'module:PACKAGE.MODULE:FACTORY' for what your own
+            function returns; a Network is returned as it is, a module is wrapped.
         weights: a file of weights: safetensors, or a state dict that `torch.save` wrote. Default:
             the model's own pretrained weights.
+    Returns:
+        The network, on the CPU where it is made from a name.
     Raises:
         ValueError: an unknown name, or weights that do not fit the model.
         ImportError: the library that the model comes from is missing; says what to install.
         OSError: weights that cannot be read or, offline, fetched; says what to put where.
+
+    >>> import opponent
+    >>> network = opponent.load("inceptionv1-mini")
+    >>> network
+    Network('inceptionv1-mini')
+    >>> network.preprocessing.size, network.map_shape("mixed3b")
+    ((64, 64), (240, 16, 16))
     """
     if not isinstance(name, str):
         if weights is not None:

@@ -1,5 +1,6 @@
 """Files of weights: read safely, checked against the module, downloaded once."""
 
+import hashlib
 import http.client
 import os
 import shutil
@@ -79,6 +80,17 @@ def read_weights(file: str | Path) -> Mapping[str, Tensor]:
     ):
         raise OSError(f"{file} holds no state dict: a mapping from names to tensors is expected")
     return found
+
+
+def sha256_of(module: nn.Module) -> str:
+    """SHA-256 over the names, types, shapes and bytes of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        if not isinstance(value, Tensor):
+            continue
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def cache_folder() -> Path:
