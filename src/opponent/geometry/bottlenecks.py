@@ -35,9 +35,14 @@ class ThroughLayer:
         layer: its name; 'NAME#2' is the second call in a pass.
         bottleneck: whether all that the images do to the target goes through it. Through one branch
             of a block only, the sum of S leaves out what the others do.
-        depth: the share of the network's activation functions that lie before the layer's output,
-            its own among them: 0 for the pixels, 1 for the last. Source: paper, appendix E.
+        depth: of the activation functions that the target depends on, the share that lies before
+            the layer's output, its own among them: 0 for the pixels, 1 for the last.
         activation: whether it is the output of an activation function; else it joins branches.
+    Source: paper, appendix E, for the depth.
+
+    >>> import opponent
+    >>> opponent.through_layers(opponent.load("inceptionv1-mini"), "mixed3b")[1]
+    ThroughLayer(layer='conv2d0', bottleneck=True, depth=0.125, activation=True)
     """
 
     layer: str
@@ -60,6 +65,12 @@ def through_layers(network: Network, target: str = LOGITS) -> tuple[ThroughLayer
         The layers in the order of the pass, the pixels first.
     Raises:
         ValueError: an unknown target.
+    Source: paper, appendix E.
+
+    >>> import opponent
+    >>> layers = opponent.through_layers(opponent.load("inceptionv1-mini"), "mixed3b")
+    >>> [layer.layer for layer in layers if layer.bottleneck]
+    ['pixels', 'conv2d0', 'conv2d1', 'conv2d2', 'mixed3a']
     """
     key = ("through layers", target)
     return network.cached(key, lambda: _find_through_layers(network, target))

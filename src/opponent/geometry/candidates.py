@@ -21,6 +21,10 @@ def crops_from_pixels(
 ) -> list[CropPlan] | str:
     """Plans that begin at the pixels: one with all crops, one with the pixels' alone.
 
+    Args:
+        network: the network.
+        features: of one layer, with positions written out.
+        through: the through layer; None for the activation alone.
     Returns:
         The plans, the smallest first, or the reason why there is none.
     Raises:
@@ -58,6 +62,12 @@ def crops_from_through(
 ) -> list[CropPlan]:
     """Plans that begin at the through layer: one with its window, one with its whole map.
 
+    Args:
+        network: the network.
+        features: of one layer, with positions written out.
+        through: the through layer.
+    Returns:
+        The plans, the smallest first.
     Raises:
         UnknownGeometry: an operation mixes images or fails.
     """
