@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from opponent.atlas.atlas import atlases as atlases
     from opponent.atlas.build import make_atlas as make_atlas
     from opponent.attribution.attribute import attribute as attribute
-    from opponent.attribution.attribute import mean_activation as mean_activation
+    from opponent.attribution.baseline import mean_activation as mean_activation
     from opponent.attribution.result import Attribution as Attribution
     from opponent.attribution.rules import AttributionRule as AttributionRule
     from opponent.attribution.rules import Gradient as Gradient
@@ -65,7 +65,8 @@ if TYPE_CHECKING:
 _ROOMS = {
     "atlas.atlas": ["Atlas", "AtlasSettings", "atlases"],
     "atlas.build": ["make_atlas"],
-    "attribution.attribute": ["attribute", "mean_activation"],
+    "attribution.attribute": ["attribute"],
+    "attribution.baseline": ["mean_activation"],
     "attribution.result": ["Attribution"],
     "attribution.rules": ["AttributionRule", "Gradient", "IntegratedGradients"],
     "attribution.segment": ["Segment"],

@@ -1,6 +1,6 @@
 """What drives a feature, split into excitation and inhibition."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
 
@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from opponent.attribution.baseline import mean_activation
 from opponent.attribution.result import Attribution
 from opponent.attribution.rules import BUILT_IN, AttributionRule, Gradient, parse_rule
-from opponent.attribution.segment import Segment
+from opponent.attribution.segment import AT_ONCE, Segment
 from opponent.core.errors import Unreadable
 from opponent.core.feature import Feature
 from opponent.core.progress import Progress, shown
@@ -26,17 +27,13 @@ from opponent.geometry.planning import (
 from opponent.images.imageset import ImageSet
 from opponent.images.loader import load_batches
 from opponent.images.sources import Images, open_images
-from opponent.models.network import PIXELS, Network
+from opponent.models.network import Network
 from opponent.models.registry import load
 
-# Images that go through together, counting each copy that a rule takes as one.
-AT_ONCE = 64
 # Images a pass of `attribute`: 32 keep two cores busy and InceptionV1 at 224 x 224 under 2 GB.
 BATCH = 32
 # Images on which a crop is compared with the whole image before it is trusted.
 CHECKED = 8
-# Images that the mean of a layer is taken over.
-MEAN_OF = 1000
 
 
 @torch.inference_mode(False)
@@ -180,6 +177,8 @@ def checked_plan(
         rule: how S is computed. A rule of the user's own may look at more of h than S needs, and
             is checked itself; the built-in ones need no more than the gradient.
         baseline: the mean of h, for a rule that starts there.
+    Returns:
+        The plan.
     """
     plan = plan_crop(network, features, through)
     if plan.box is None or inputs is None or not len(inputs):
@@ -212,50 +211,6 @@ def checked_plan(
     return plan
 
 
-@torch.inference_mode(False)
-def mean_activation(
-    network: Network,
-    images: Float[Tensor, "n 3 h w"] | Images,
-    through: str,
-    count: int = MEAN_OF,
-) -> Float[Tensor, "k y x"]:
-    """The mean of a layer over the first images that can be read: a baseline.
-
-    Args:
-        network: the network.
-        images: photographs, or the network's own input as a tensor.
-        through: the layer, or 'pixels'.
-        count: how many images at most.
-    Raises:
-        ValueError: an unknown layer, or no image that can be read.
-    """
-    total, done = torch.zeros(()), 0
-    for inputs in _first_inputs(network, images, count):
-        hidden = inputs
-        if through != PIXELS:
-            hidden = network.run(inputs, through, after=True).target
-        total = total + hidden.sum(0, dtype=torch.float64)
-        done += len(inputs)
-    if not done:
-        raise ValueError(f"none of the first {count} images can be read")
-    return (total / done).to(network.dtype)
-
-
-def _first_inputs(
-    network: Network, images: Float[Tensor, "n 3 h w"] | Images, count: int
-) -> Iterator[Float[Tensor, "m 3 h w"]]:
-    """The network's input of the first images that can be read, in batches."""
-    if isinstance(images, Tensor):
-        yield from network.load_inputs(images[:count])[0].split(AT_ONCE)
-        return
-    entries = open_images(images, size=network.preprocessing.size).entries[:count]
-    batches = load_batches(entries, network.preprocessing.fit, batch_size=AT_ONCE)
-    with closing(batches):
-        for batch in batches:
-            if batch.numbers:
-                yield network.inputs(batch.pixels)
-
-
 def attribute(
     network: Network | nn.Module | str,
     images: Float[Tensor, "n 3 h w"] | Images,
@@ -286,7 +241,8 @@ def attribute(
         S, in the window of the through layer where it is not zero and in its whole map; activation,
         excitation, inhibition, norms and maps.
     Raises:
-        ValueError: a name, unit, position or shape that does not fit; the mean over one image.
+        ValueError: a name, unit, position or shape that does not fit; a baseline that the rule does
+            not take; the mean over one image.
         Unreadable: an image that cannot be read.
     Source: paper, eqs. 1 to 3.
 
@@ -362,7 +318,13 @@ def _input_batches(
 def refuse_unreadable(
     unreadable: dict[int, str], images: ImageSet, problem: str = "cannot be read"
 ) -> None:
-    """Raise `Unreadable` for the first of the images that cannot be read, if there is one."""
+    """Raise `Unreadable` for the first of the images that cannot be read, if there is one.
+
+    Args:
+        unreadable: reasons, by the images' places in the set.
+        images: the image set.
+        problem: what the message says of the image.
+    """
     for number, reason in unreadable.items():
         raise Unreadable(f"{images[number].where} {problem}: {reason}")
 

@@ -63,6 +63,17 @@ class Attribution:
         map_size: (H, W), rows and columns of the through layer's map.
         baseline: what S starts from, within the window; None is zero.
         images: the images' ids; None where a tensor was given.
+    Source: paper, eqs. 1 to 3.
+
+    >>> import opponent, torch
+    >>> images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    >>> result = opponent.attribute("inceptionv1-mini", images, "mixed3b:168", "mixed3a")
+    >>> result.attribution.shape, result.window_attribution.shape
+    (torch.Size([2, 128, 16, 16]), torch.Size([2, 128, 5, 5]))
+    >>> bool(torch.allclose(result.excitation_map.sum((1, 2)), result.excitation))
+    True
+    >>> list(result.to_pandas().columns)
+    ['image', 'activation', 'excitation', 'inhibition', 'l1', 'l2']
     """
 
     feature: Feature

@@ -24,6 +24,16 @@ class AttributionRule(Protocol):
 
     A class of the user's own with these members serves wherever a rule's name does. Whoever
     inherits from this class need not repeat `needs_mean` and `copies`.
+
+    >>> import opponent, torch
+    >>> class GradientAlone(opponent.AttributionRule):
+    ...     label = "gradient-alone"
+    ...     def attribute(self, segment):
+    ...         return segment.unchanged.gradients()
+    >>> image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    >>> opponent.attribute(
+    ...     "inceptionv1-mini", image, "mixed3b:168", "mixed3a", rule=GradientAlone())
+    Attribution('mixed3b:168@8,8' through 'mixed3a': 1 image)
     """
 
     needs_mean: bool = False
@@ -37,13 +47,26 @@ class AttributionRule(Protocol):
         ...
 
     def attribute(self, segment: Segment) -> Iterable[Float[Tensor, "n k y x"]]:
-        """S of each of the segment's features, in their order, as `segment.hidden` is shaped."""
+        """S of each of the segment's features, in their order, as `segment.hidden` is shaped.
+
+        Args:
+            segment: the part of the network from the through layer to the features.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Gradient(AttributionRule):
-    """The gradient times h. Source: paper, eq. 1."""
+    """The gradient times h.
+
+    Source: paper, eq. 1.
+
+    >>> import opponent, torch
+    >>> image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    >>> opponent.attribute(
+    ...     "inceptionv1-mini", image, "mixed3b:168", "mixed3a", rule=opponent.Gradient())
+    Attribution('mixed3b:168@8,8' through 'mixed3a': 1 image)
+    """
 
     @property
     def label(self) -> str:
@@ -51,7 +74,11 @@ class Gradient(AttributionRule):
         return "gradient"
 
     def attribute(self, segment: Segment) -> Iterable[Float[Tensor, "n k y x"]]:
-        """The derivative of each activation by h, times h."""
+        """The derivative of each activation by h, times h.
+
+        Args:
+            segment: the part of the network from the through layer to the features.
+        """
         hidden = segment.hidden
         return (gradient * hidden for gradient in segment.unchanged.gradients())
 
@@ -68,6 +95,14 @@ class IntegratedGradients(AttributionRule):
     Raises:
         ValueError: another baseline, or no step.
     Source: Sundararajan, Taly & Yan (2017), eq. 1.
+
+    >>> import opponent, torch
+    >>> rule = opponent.IntegratedGradients(steps=4)
+    >>> rule.label
+    'integrated-zero/4'
+    >>> image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    >>> opponent.attribute("inceptionv1-mini", image, "mixed3b:168", "mixed3a", rule=rule)
+    Attribution('mixed3b:168@8,8' through 'mixed3a': 1 image)
     """
 
     baseline: Literal["zero", "mean"] = "zero"
@@ -100,7 +135,11 @@ class IntegratedGradients(AttributionRule):
         return (points + 1) / 2, weights / 2
 
     def attribute(self, segment: Segment) -> Iterable[Float[Tensor, "n k y x"]]:
-        """The weighted sum of the gradients at the points of the path, times h less its start."""
+        """The weighted sum of the gradients at the points of the path, times h less its start.
+
+        Args:
+            segment: the part of the network from the through layer to the features.
+        """
         hidden = segment.hidden
         points, weights = (hidden.new_tensor(x) for x in self.path())
         start = torch.zeros_like(hidden[0]) if segment.baseline is None else segment.baseline

@@ -12,6 +12,9 @@ from opponent.core.feature import Feature
 from opponent.geometry.crop import CropPlan
 from opponent.models.network import Network
 
+# Images that go through together, counting each copy that a rule takes as one.
+AT_ONCE = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentPass:
@@ -32,6 +35,8 @@ class SegmentPass:
     def gradients(self) -> Iterator[Float[Tensor, "m k y x"]]:
         """The derivative of each feature's activation by `hidden`, one after another.
 
+        Returns:
+            One tensor a feature.
         Raises:
             ValueError: a feature does not depend on the through layer.
         """
@@ -65,6 +70,18 @@ class Segment:
         plan: what a pass computes of image and layers; it knows the features.
         features: the same features, at their positions in the whole map.
         baseline: the mean of the through layer, for a rule that starts there.
+
+    >>> import opponent, torch
+    >>> class AbsoluteGradient(opponent.AttributionRule):
+    ...     label = "absolute-gradient"
+    ...     def attribute(self, segment: opponent.Segment):
+    ...         halved = segment.forward(lambda hidden: hidden / 2)  # another pass, as it likes
+    ...         return [gradient.abs() * segment.hidden for gradient in halved.gradients()]
+    >>> image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    >>> result = opponent.attribute(
+    ...     "inceptionv1-mini", image, "mixed3b:168", "mixed3a", rule=AbsoluteGradient())
+    >>> float(result.inhibition)
+    0.0
     """
 
     def __init__(
@@ -90,6 +107,8 @@ class Segment:
                 them as they are.
             copies: how many copies of the images go through, one set of images after the other,
                 so that m is copies times n.
+        Returns:
+            The pass, which gives the gradients.
         """
         # From the images on: a network may remember how many images came.
         inputs = self._inputs if copies == 1 else self._inputs.repeat(copies, 1, 1, 1)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from opponent.attribution.attribute import mean_activation
+from opponent.attribution.baseline import mean_activation
 from opponent.attribution.rules import AttributionRule, Gradient, IntegratedGradients, parse_rule
 from opponent.core.feature import Feature
 from opponent.core.progress import Progress, shown

@@ -8,8 +8,9 @@ import torch.autograd.forward_ad as forward
 from jaxtyping import Float
 from torch import Tensor
 
-from opponent.attribution.attribute import AT_ONCE, attribute_each
+from opponent.attribution.attribute import attribute_each
 from opponent.attribution.rules import AttributionRule, IntegratedGradients
+from opponent.attribution.segment import AT_ONCE
 from opponent.core.feature import Feature
 from opponent.models.network import Network
 

@@ -10,7 +10,8 @@ from platform import node
 import torch
 from torch import nn
 
-from opponent.attribution.attribute import BATCH, mean_activation
+from opponent.attribution.attribute import BATCH
+from opponent.attribution.baseline import mean_activation
 from opponent.attribution.rules import AttributionRule, parse_rule
 from opponent.core.errors import RunError
 from opponent.core.progress import Progress, shown
