@@ -77,7 +77,15 @@ class CheckpointFolder:
 
     @classmethod
     def named(cls, parent: AnyPath, label: str, question: Mapping[str, Any]) -> "CheckpointFolder":
-        """The folder of a question among those of others: its name has a digest of the question."""
+        """The folder of a question among those of others: its name has a digest of the question.
+
+        Args:
+            parent: the folder of them all.
+            label: what the name begins with.
+            question: what determines the numbers, ready for JSON.
+        Raises:
+            RunError: the folder holds other files.
+        """
         return cls(parent / f"{file_name(label)}-{question_digest(question, 8)}", question)
 
     def path(self, name: str) -> AnyPath:

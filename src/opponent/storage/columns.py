@@ -26,12 +26,14 @@ class Columns:
     Args:
         images: the images' ids.
         activation, excitation, inhibition, l1, l2: one value an image, in units of the activation.
-        excitation_map, inhibition_map: phi+ and phi- within the window where S is not zero.
+        excitation_map, inhibition_map: phi+ and phi- within the window where S is not zero; of no
+            rows and columns where the maps were not read.
+    Source: paper, eqs. 2 and 3.
 
-    >>> import numpy as np
+    >>> import numpy as np, opponent
     >>> values = np.array([1.0, -2.0])
     >>> maps = np.zeros((2, 3, 3))
-    >>> columns = Columns(
+    >>> columns = opponent.Columns(
     ...     images=("a.jpg", "b.jpg"), activation=values, excitation=np.array([3.0, 1.0]),
     ...     inhibition=np.array([2.0, 3.0]), l1=values**2, l2=values**2,
     ...     excitation_map=maps, inhibition_map=maps,

@@ -53,7 +53,16 @@ class NetworkRecord(_Record, frozen=True, kw_only=True):
 
 
 class FeatureRecord(_Record, frozen=True, kw_only=True, omit_defaults=True):
-    """A feature with its position written out, as `Feature.describe` gives it."""
+    """A feature with its position written out, as `Feature.describe` gives it.
+
+    Args:
+        layer: the layer's name.
+        unit: the channel, for a one-hot direction.
+        name: what the direction is called.
+        power: p of dot * cos^p; None is 0.
+        vector: one weight a channel, for any other direction.
+        position: (row, column) in the layer's map; None where it has but one.
+    """
 
     layer: str
     unit: Count | None = None
@@ -84,7 +93,13 @@ class WindowRecord(_Record, frozen=True, kw_only=True):
 
 
 class ImagesRecord(_Record, frozen=True, kw_only=True):
-    """Which images were scanned: where they came from, how many, SHA-256 of their list."""
+    """Which images were scanned.
+
+    Args:
+        source: where they came from.
+        count: how many.
+        sha256: of their list, as `ImageSet.digest` gives it.
+    """
 
     source: str
     count: Positive
@@ -141,7 +156,8 @@ class Manifest(_Record, frozen=True, kw_only=True):
     Args:
         network: the network.
         features: the features, with positions written out.
-        through: the through layer; `through_shape` its (channels, rows, columns).
+        through: the through layer.
+        through_shape: its (channels, rows, columns).
         windows: for each feature the boxes that it depends on.
         placement: the input pixel (row, column) of the through layer's first element, and the steps
             to the next ones; None where it has no rows and columns.
@@ -152,6 +168,7 @@ class Manifest(_Record, frozen=True, kw_only=True):
         crop_plan: what is computed of image and layers for the features; None without features.
         units: where all units of the layer are scanned, which.
         units_crop_plan: what is computed for them.
+        format: of the run folder.
     """
 
     network: NetworkRecord

@@ -16,7 +16,6 @@ shards that are missing.
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -36,28 +35,16 @@ from opponent.models.preprocessing import Preprocessing
 from opponent.storage.columns import SCALARS, Columns, Indices
 from opponent.storage.files import AnyPath, names, to_path
 from opponent.storage.manifest import UnitsRecord, read_manifest
+from opponent.storage.shards import COMMAND, Exemplar, read_exemplars, read_rows
 from opponent.storage.summary import Summary, merge
 from opponent.storage.tables import damage_refused, matrix, read_metadata, read_table
 
-COMMAND = "opponent scan"
 MAPS = ("excitation_map", "inhibition_map")
 CHANNELS = ("channels", "inhibition_channels")
 # Exemplars of each channel that a shard keeps: three rows of three.
 EXEMPLARS = 9
 UNREADABLE = b"unreadable"
 BOX = ("top", "left", "height", "width")
-# A run of more images than this is not drawn in a notebook, for that reads all of its rows.
-_DRAWN = 50_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exemplar:
-    """Where in the images a channel is most active: an image's id, row and column of the map."""
-
-    image: str
-    row: int
-    column: int
-    activation: float
 
 
 class Run:
@@ -68,6 +55,20 @@ class Run:
         images: the images that were scanned, where they are no files; else the folder knows them.
     Raises:
         RunError: the folder is missing or damaged, or the images are others than were scanned.
+
+    >>> import tempfile, numpy as np, opponent
+    >>> class Noise:
+    ...     name = "noise"
+    ...     def ids(self):
+    ...         return ["0", "1", "2", "3"]
+    ...     def image(self, id):
+    ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     _ = opponent.scan_images(
+    ...         "inceptionv1-mini", Noise(), "mixed3b:168", "mixed3a", out=out)
+    ...     run = opponent.Run(out, images=Noise())
+    ...     run.through, run.features, run.columns()
+    ('mixed3a', (Feature('mixed3b:168@8,8'),), Columns(4 images, maps of 5 x 5))
     """
 
     def __init__(self, folder: str | AnyPath, *, images: Images | None = None) -> None:
@@ -90,27 +91,9 @@ class Run:
         return f"Run({str(self.folder)!r}: {what}, {count:,} images)"
 
     def _repr_html_(self) -> str:
-        from opponent.core import notebook
+        from opponent.storage.run_view import run_html
 
-        record, done = self.manifest, self.shard_count - len(self.missing())
-        facts = [
-            ("network", f"{record.network.name}, weights {record.network.weights_sha256[:12]}…"),
-            ("through", f"{self.through}, {' x '.join(map(str, record.through_shape))}"),
-            ("images", f"{record.images.count:,} from {record.images.source}"),
-            ("rule of attribution", record.rule),
-            ("shards", f"{done:,} of {self.shard_count:,}"),
-        ]
-        shown = []
-        if done == self.shard_count and record.images.count <= _DRAWN:
-            for feature in self.features[: notebook.PICTURES]:
-                columns = self.columns(feature, maps=False)
-                dots = notebook.scatter(columns.excitation, columns.inhibition, columns.activation)
-                shown.append((dots, f"{feature.label}: inhibition against excitation"))
-        return notebook.section(
-            repr(self),
-            notebook.facts(facts),
-            notebook.pictures(shown, total=len(self.features) if shown else 0),
-        )
+        return run_html(self)
 
     # What was scanned
 
@@ -122,6 +105,8 @@ class Run:
     def feature(self, feature: Feature | str | None = None) -> Feature:
         """One of the run's features; without a name, the only one or the first.
 
+        Args:
+            feature: a feature or its label, with or without the position.
         Raises:
             ValueError: the run does not hold that feature, or several that fit.
         """
@@ -157,11 +142,19 @@ class Run:
         return self.manifest.network.preprocessing
 
     def through_window(self, feature: Feature) -> Box:
-        """The box of the through layer that the feature's stored maps cover."""
+        """The box of the through layer that the feature's stored maps cover.
+
+        Args:
+            feature: one of the run's features.
+        """
         return Box.of(self.manifest.windows[self.features.index(feature)].through)
 
     def receptive_field(self, feature: Feature) -> Box:
-        """The box of the network's input, in pixels, that the feature depends on."""
+        """The box of the network's input, in pixels, that the feature depends on.
+
+        Args:
+            feature: one of the run's features.
+        """
         return Box.of(self.manifest.windows[self.features.index(feature)].pixels)
 
     @cached_property
@@ -197,20 +190,36 @@ class Run:
         return -(-self.manifest.images.count // self.manifest.shard_size)
 
     def shard_rows(self, number: int) -> range:
-        """The places among the images that a shard holds."""
+        """The places among the images that a shard holds.
+
+        Args:
+            number: the shard's, from 0.
+        """
         size = self.manifest.shard_size
         return range(number * size, min((number + 1) * size, self.manifest.images.count))
 
     def shard(self, number: int) -> AnyPath:
-        """A shard's file."""
+        """A shard's file.
+
+        Args:
+            number: the shard's, from 0.
+        """
         return self.folder / "scan" / f"{number:06d}.parquet"
 
     def exemplars_file(self, number: int) -> AnyPath:
-        """The file of a shard's exemplars."""
+        """The file of a shard's exemplars.
+
+        Args:
+            number: the shard's, from 0.
+        """
         return self.folder / "channels" / f"{number:06d}.parquet"
 
     def summary_file(self, number: int) -> AnyPath:
-        """The file of a shard's summary of all units."""
+        """The file of a shard's summary of all units.
+
+        Args:
+            number: the shard's, from 0.
+        """
         return self.folder / "units" / f"{number:06d}.safetensors"
 
     @property
@@ -241,7 +250,11 @@ class Run:
         return [self.shard(number) for number in range(self.shard_count)]
 
     def unreadable(self) -> dict[str, str]:
-        """The images that could not be read, with their reasons."""
+        """The images that could not be read, by id, with their reasons.
+
+        Raises:
+            RunError: the scan is not finished or damaged.
+        """
         reasons: dict[str, str] = {}
         for shard in self._shards():
             with damage_refused(shard, COMMAND):
@@ -281,6 +294,10 @@ class Run:
         Args:
             feature: one of the run's features; default: the first.
             rows: only these rows of the columns, in this order.
+        Raises:
+            RunError: the scan is not finished or damaged, or no image could be read.
+            ValueError: the run does not hold that feature.
+            IndexError: there is no such row.
         """
         table = self._rows(self.feature(feature), ["channels"], rows)
         return matrix(table["channels"], self.manifest.through_shape[0])
@@ -290,7 +307,15 @@ class Run:
     ) -> tuple[Float[np.ndarray, "n channels"], Float[np.ndarray, "n channels"]]:
         """What each upstream channel adds to excitation, and what to inhibition, in each image.
 
-        Both are >= 0; over channels they sum to excitation and inhibition. Args as `channels`.
+        Args:
+            feature: one of the run's features; default: the first.
+            rows: only these rows of the columns, in this order.
+        Returns:
+            Two arrays, both >= 0; over channels they sum to excitation and inhibition.
+        Raises:
+            RunError: the scan is not finished or damaged, or no image could be read.
+            ValueError: the run does not hold that feature.
+            IndexError: there is no such row.
         """
         table = self._rows(self.feature(feature), list(CHANNELS), rows)
         total, inhibition = (
@@ -308,48 +333,18 @@ class Run:
             RunError: the scan is not finished or damaged.
         """
         self._shards()
-        exemplars = []
-        for number in range(self.shard_count):
-            table = read_table(
-                self.exemplars_file(number),
-                COMMAND,
-                columns=["image", "row", "column", "activation"],
-                filters=[("channel", "==", channel), ("activation", ">", 0)],
-            )
-            exemplars += [Exemplar(**row) for row in table.to_pylist()]
-        # Stable: of equals, the image that comes first.
-        return sorted(exemplars, key=lambda x: -x.activation)[:count]
+        files = [self.exemplars_file(number) for number in range(self.shard_count)]
+        return read_exemplars(files, channel, count)
 
     def _rows(
         self, feature: Feature, names: Sequence[str], which: Indices | None = None
     ) -> pa.Table:
         """Some columns of one feature's rows: of all images, or of some, in their order."""
         place, count = self.features.index(feature), len(self.features)
-        wanted = None if which is None else np.sort(which)
-        tables, first = [], 0
-        for shard in self._shards():
-            table = read_table(shard, COMMAND, columns=names)
-            # Features follow each other in the manifest's order, each with the same images.
-            rows = len(table) // count
-            table = table.slice(place * rows, rows)
-            if wanted is not None:
-                here = wanted[
-                    np.searchsorted(wanted, first) : np.searchsorted(wanted, first + rows)
-                ]
-                table = table.take(here - first)
-            tables.append(table)
-            first += rows
-        table = pa.concat_tables(tables)
-        if wanted is not None and wanted.size and not 0 <= wanted[0] <= wanted[-1] < first:
-            raise IndexError(f"rows {wanted[0]} to {wanted[-1]} of {first} images")
-        if which is not None:
-            # From the order of the shards to the order that was asked for.
-            return table.take(np.argsort(np.argsort(which, kind="stable"), kind="stable"))
-        if not len(table):
+        table = read_rows(self._shards(), place, count, names, which)
+        if which is None and not len(table):
             raise RunError(f"no image of {self.folder} could be read; see unreadable.csv in it")
         return table
-
-    # All units
 
     def all_units(self) -> UnitsRecord:
         """Which units were scanned together.
@@ -388,15 +383,14 @@ class Run:
             self.summary()  # says what is wrong
         return read_table(self.units_file, COMMAND)
 
-    # The baseline of the rule
-
     def baseline(
         self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> Float[Tensor, "k h w"]:
         """The through layer's mean, which the rule starts from.
 
         Args:
-            device, dtype: where and in which type it is wanted.
+            device: where it is wanted.
+            dtype: the type of numbers that is wanted.
         Raises:
             RunError: it is missing or damaged.
         """

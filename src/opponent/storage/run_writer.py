@@ -135,7 +135,13 @@ def write_exemplars(
 
 
 def write_summary(run: Run, number: int, summary: Summary) -> None:
-    """Write what one shard holds of all units; to be written before the shard itself."""
+    """Write what one shard holds of all units; to be written before the shard itself.
+
+    Args:
+        run: the run.
+        number: the shard's.
+        summary: of all units over its images.
+    """
     with whole(run.summary_file(number)) as part:
         part.write_bytes(summary.to_bytes())
 
