@@ -25,7 +25,13 @@ LOW, HIGH = 1.0, 99.0
 def top(
     values: Num[np.ndarray, " n"], k: int, where: Bool[np.ndarray, " n"] | None = None
 ) -> Indices:
-    """The indices of the k largest values, largest first, among those that qualify."""
+    """The indices of the k largest values, largest first, among those that qualify.
+
+    Args:
+        values: what is compared.
+        k: how many at most.
+        where: which qualify; None is all.
+    """
     order: Indices = np.argsort(-values, kind="stable")
     chosen = order if where is None else order[where[order]]
     return chosen[:k]
@@ -42,7 +48,7 @@ def inhibiting(columns: Columns, k: int) -> Indices:
 
 
 def silent(columns: Columns, k: int) -> Indices:
-    """The images that neither excite nor inhibit: the smallest L1 norms. Source: figure 4d."""
+    """The images that neither excite nor inhibit: smallest L1 norms. Source: paper, figure 4d."""
     return top(-columns.l1, k)
 
 
@@ -96,6 +102,16 @@ class Selection:
         rule: from the feature's columns and a number k, the indices of at most k images, the most
             telling first.
         colour: its colour as '#rrggbb' in figures and pages; default: one is chosen.
+
+    >>> import numpy as np, opponent
+    >>> strongest = opponent.Selection(
+    ...     "strongest", "largest L2 norm of S", lambda columns, k: np.argsort(-columns.l2)[:k])
+    >>> values, maps = np.array([1.0, 3.0]), np.zeros((2, 1, 1))
+    >>> columns = opponent.Columns(
+    ...     images=("a.jpg", "b.jpg"), activation=values, excitation=values, inhibition=values,
+    ...     l1=values, l2=values, excitation_map=maps, inhibition_map=maps)
+    >>> opponent.select(columns, k=1, selections=[strongest, "exciting"])
+    {'strongest': Selected('strongest': 1 image), 'exciting': Selected('exciting': 1 image)}
     """
 
     name: str
@@ -112,6 +128,15 @@ class Selected:
         selection: the selection; its colour is never empty here.
         rows: their indices in the columns, the most telling first.
         images: their ids, in the same order.
+
+    >>> import numpy as np, opponent
+    >>> values, maps = np.array([1.0, 3.0]), np.zeros((2, 1, 1))
+    >>> columns = opponent.Columns(
+    ...     images=("a.jpg", "b.jpg"), activation=values, excitation=values, inhibition=values,
+    ...     l1=values, l2=values, excitation_map=maps, inhibition_map=maps)
+    >>> selected = opponent.select(columns, k=1, selections=["exciting"])["exciting"]
+    >>> selected.rows, selected.images
+    (array([1]), ('b.jpg',))
     """
 
     selection: Selection
@@ -143,6 +168,8 @@ SELECTIONS = {
 def parse_selection(text: Selection | str) -> Selection:
     """A selection by its name, or 'module:PACKAGE.MODULE:NAME' for one of the user's own.
 
+    Args:
+        text: a selection, which is returned as it is, or its name.
     Raises:
         ValueError: there is no such selection.
     """
@@ -171,17 +198,28 @@ def select(
         source: a finished run, or columns that were read from one.
         k: images a selection, at least 1.
         feature: one of the run's features; default: the first. Columns are of one feature already.
-        selections: which ones; default: the built-in six.
+        selections: which ones, by name or as objects; default: the built-in six, 'exciting',
+            'inhibiting', 'silent', 'tense', 'tense_apart' and 'tense_together'.
     Returns:
-        What each selection chose, by its name.
+        What each selection chose, by its name; fewer than k images where fewer qualify.
     Raises:
         ValueError: no such selection or feature, two selections of one name, k under 1, or a
             selection of the user's own that chose what is not there.
         RunError: the run is unfinished.
     Source: paper, sections 1, 3 and 4.
 
-    >>> import opponent
-    >>> chosen = opponent.select(run, k=2, selections=["tense"])["tense"]  # doctest: +SKIP
+    >>> import tempfile, numpy as np, opponent
+    >>> class Noise:
+    ...     name = "noise"
+    ...     def ids(self):
+    ...         return ["0", "1", "2", "3"]
+    ...     def image(self, id):
+    ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     run = opponent.scan_images(
+    ...         "inceptionv1-mini", Noise(), "mixed3b:168", "mixed3a", out=out)
+    ...     opponent.select(run, k=2)["exciting"].images
+    ('0', '1')
     """
     if k < 1:
         raise ValueError(f"k is {k}, expected at least 1 image a selection")

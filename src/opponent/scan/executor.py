@@ -10,7 +10,31 @@ Part = TypeVar("Part")
 
 @runtime_checkable
 class Executor(Protocol):
-    """Computes parts elsewhere, in any order. `opponent.Ray` is one."""
+    """Computes parts elsewhere, in any order. `opponent.Ray` is one.
+
+    >>> import tempfile, numpy as np, opponent, torch
+    >>> class Here:  # one part after another, in this process
+    ...     threads = torch.get_num_threads()
+    ...     def check(self, network, *, by_name):
+    ...         pass
+    ...     def map(self, make, parts):
+    ...         compute = make()
+    ...         for part in parts:
+    ...             compute(part)
+    ...             yield part
+    >>> class Noise:
+    ...     name = "noise"
+    ...     def ids(self):
+    ...         return ["0", "1", "2", "3"]
+    ...     def image(self, id):
+    ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     run = opponent.scan_images(
+    ...         "inceptionv1-mini", Noise(), "mixed3b:168", "mixed3a", out=out, shard_size=2,
+    ...         executor=Here())
+    ...     run.columns()
+    Columns(4 images, maps of 5 x 5)
+    """
 
     @property
     def threads(self) -> int:
@@ -18,11 +42,13 @@ class Executor(Protocol):
         ...
 
     def check(self, network: Network, *, by_name: bool) -> None:
-        """Raise `ValueError` where the network does not lie where the workers compute.
+        """Check that the network lies where the workers compute.
 
         Args:
             network: the network.
             by_name: whether the workers load it by its name.
+        Raises:
+            ValueError: it does not.
         """
         ...
 

@@ -70,14 +70,21 @@ def scan_images(
     Raises:
         ValueError: a feature, layer or source that does not fit.
         RunError: the folder holds another scan.
+        FileNotFoundError: there is no such folder or file of images.
+    Source: paper, eqs. 1 to 3.
 
-    >>> import opponent, tempfile
-    >>> out = tempfile.mkdtemp()
-    >>> run = opponent.scan_images(
-    ...     "inceptionv1-mini", opponent.open_images("photos", size=(64, 64))[:4],
-    ...     "mixed3b:168", "mixed3a", out=out + "/run")
-    >>> len(run.columns().activation)
-    4
+    >>> import tempfile, numpy as np, opponent
+    >>> class Noise:
+    ...     name = "noise"
+    ...     def ids(self):
+    ...         return ["0", "1", "2", "3"]
+    ...     def image(self, id):
+    ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     run = opponent.scan_images(
+    ...         "inceptionv1-mini", Noise(), "mixed3b:168", "mixed3a", out=out)
+    ...     run.columns()
+    Columns(4 images, maps of 5 x 5)
     """
     opened, rule = load(network), parse_rule(rule)
     if executor is not None:
@@ -204,6 +211,12 @@ def reopen_in_worker(
 ) -> tuple[Run, Network]:
     """A run and its network in a worker's process, on its device and with so many threads.
 
+    Args:
+        folder: the run folder.
+        network: the network; None loads it by its name.
+        device: where the network computes.
+        threads: how many threads torch uses.
+        origin: the images that were scanned, where they are no files.
     Raises:
         RunError: this machine has other versions than the run was begun with.
     """

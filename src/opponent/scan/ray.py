@@ -46,6 +46,11 @@ class Ray:
         retries: how often a part may be lost with its machine.
     Raises:
         ValueError: no processor and no GPU for an actor, or no actor.
+
+    >>> import opponent
+    >>> executor = opponent.Ray(cpus=2.0)  # for scan_images(..., executor=executor)
+    >>> executor.threads
+    2
     """
 
     address: str = "local"
@@ -68,12 +73,14 @@ class Ray:
         return max(1, floor(self.cpus))
 
     def check(self, network: Network, *, by_name: bool) -> None:
-        """Raise `ValueError` where the network does not lie where the actors compute.
+        """Check that the network lies where the actors compute.
 
         Args:
             network: the network.
             by_name: whether the actors load it by its name; then it is moved to the GPU if they
                 have one.
+        Raises:
+            ValueError: it does not.
         """
         if by_name and self.gpus:
             try:

@@ -30,8 +30,23 @@ def network_of(run: Run, network: Network | nn.Module | str | None = None) -> Ne
     Args:
         run: the run.
         network: the network, where the caller has it; default: loaded by its name.
+    Returns:
+        The network, checked against the run.
     Raises:
         RunError: it cannot be loaded by name, or its weights or preprocessing are others.
+
+    >>> import tempfile, numpy as np, opponent
+    >>> class Noise:
+    ...     name = "noise"
+    ...     def ids(self):
+    ...         return ["0", "1", "2", "3"]
+    ...     def image(self, id):
+    ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     run = opponent.scan_images(
+    ...         "inceptionv1-mini", Noise(), "mixed3b:168", "mixed3a", out=out)
+    ...     opponent.network_of(run)
+    Network('inceptionv1-mini')
     """
     record = run.manifest.network
     if network is None:
@@ -100,6 +115,10 @@ def rule_of(run: Run, rule: AttributionRule | str | None = None) -> AttributionR
 def baseline_of(run: Run, network: Network, rule: AttributionRule) -> Float[Tensor, "k h w"] | None:
     """The through layer's mean, where the network computes; None where the rule needs none.
 
+    Args:
+        run: the run.
+        network: the network that was scanned.
+        rule: the rule that S was computed by.
     Raises:
         RunError: it is missing or damaged.
     """
@@ -107,7 +126,13 @@ def baseline_of(run: Run, network: Network, rule: AttributionRule) -> Float[Tens
 
 
 def crop_plan_of(run: Run, network: Network, features: Sequence[Feature] | None = None) -> CropPlan:
-    """What a pass computes for the run's features, or for some of them."""
+    """What a pass computes for the run's features, or for some of them.
+
+    Args:
+        run: the run.
+        network: the network that was scanned.
+        features: some of the run's features; default: all.
+    """
     record = run.manifest.crop_plan or CropRecord(whole="unknown")
     if record.crops is None:
         chosen = features or run.features
@@ -132,7 +157,13 @@ def units_plan_of(run: Run, network: Network) -> CropPlan:
 
 
 def plan_from(record: CropRecord, features: Sequence[Feature], through: str) -> CropPlan:
-    """The plan that a manifest records, for features at their positions in the whole map."""
+    """The plan that a manifest records.
+
+    Args:
+        record: what the manifest holds.
+        features: the features, at their positions in the whole map.
+        through: the through layer.
+    """
     assert record.crops is not None
     assert record.positions is not None
     crops = {name: Box.of(numbers) for name, numbers in record.crops.items()}
