@@ -34,12 +34,24 @@ class Directions:
     Raises:
         ValueError: there is no direction; a row is zero or not finite; labels are missing, repeat,
             are numbers, or contain one of ':@*,' or space.
+    Source: paper, appendices B and H, for directions of k-means.
+
+    >>> import tempfile, numpy as np, opponent
+    >>> directions = opponent.Directions(
+    ...     vectors=np.eye(2, 128, dtype=np.float32), labels=("edge", "dot"), layer="mixed3a",
+    ...     provenance={"method": "by hand"})
+    >>> directions.feature("edge@8,8", power=2)
+    Feature('mixed3a:edge@8,8')
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     directions.save(folder + "/mine.safetensors")
+    ...     opponent.Directions.load(folder + "/mine.safetensors").labels
+    ('edge', 'dot')
     """
 
     vectors: Float[np.ndarray, "n c"]
     labels: tuple[str, ...]
     layer: str | None
-    provenance: Mapping[str, Any]
+    provenance: Mapping[str, object]
 
     def __post_init__(self) -> None:
         if not self.vectors.size:
@@ -72,7 +84,7 @@ class Directions:
             name: 'kmeans17', 'mixed4c:kmeans17' or 'mixed4c:kmeans17@7,3'.
             power: power of the cosine in its activation; see `Feature`.
         Raises:
-            ValueError: there is no such direction, or the layer is another.
+            ValueError: there is no such direction, another layer, or none.
         """
         rest, sign, at = name.strip().partition("@")
         layer, _, label = rest.rpartition(":")
@@ -105,7 +117,7 @@ class Directions:
             names: of directions and of units; 'LAYER:*' is all directions.
             power: power of the cosine in the activation of directions.
         Raises:
-            ValueError: as for `feature`.
+            ValueError: there is no such direction, another layer, or none.
         """
         features = list[Feature]()
         for name in names:

@@ -50,7 +50,21 @@ def find_directions(
     Raises:
         ValueError: there are fewer images than directions, or no such layer.
         RunError: a checkpoint is damaged.
+        FileNotFoundError: there is no such folder or file of images.
     Source: paper, appendices B and H.
+
+    >>> import numpy as np, opponent
+    >>> class Noise:
+    ...     name = "noise"
+    ...     def ids(self):
+    ...         return ["0", "1", "2", "3"]
+    ...     def image(self, id):
+    ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
+    >>> directions = opponent.find_directions("inceptionv1-mini", Noise(), "mixed3a", count=2)
+    >>> directions.labels, directions.vectors.shape
+    (('kmeans0', 'kmeans1'), (2, 128))
+    >>> directions.feature("kmeans0", power=2)
+    Feature('mixed3a:kmeans0')
     """
     network = load(network)
     shape = network.map_shape(layer)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from opponent.attribution.attribute import attribute
 from opponent.attribution.rules import AttributionRule
-from opponent.core.errors import EmptyTarget
 from opponent.core.feature import Feature
 from opponent.core.progress import Progress, shown, silent
 from opponent.core.side import Side
@@ -30,6 +29,7 @@ from opponent.synthesis.parameterisations import (
 )
 from opponent.synthesis.result import Synthesis
 from opponent.synthesis.settings import SynthesisSettings
+from opponent.synthesis.targets import one_side
 
 # Adam's learning rates. Source: paper's code.
 INVERSION_RATE, ACCENTUATION_RATE = 0.05, 0.02
@@ -60,7 +60,8 @@ def invert(
         side: 'excitation' inverts the positive part of S, 'inhibition' the negative part, 'both'
             |S|.
         settings: how the images are synthesised.
-        rule: how S is computed, as in `attribute`.
+        rule: how S is computed: 'gradient', 'integrated-zero', 'integrated-mean', or a rule of the
+            user's own.
         baseline: the through layer's mean, for 'integrated-mean'; default: the mean over these
             images.
         progress: called with what is being done, the steps done and the steps in all; default: a
@@ -111,16 +112,28 @@ def invert_attribution(
         attribution: S, within the window of the through layer where it is not zero.
         feature: the feature, or its name.
         through: the layer that S belongs to.
-        side: as in `invert`.
+        side: 'excitation' inverts the positive part of S, 'inhibition' the negative part, 'both'
+            |S|.
         hidden: h within the window, where h can be negative; default: h is >= 0.
         settings: how the images are synthesised.
-        progress: as in `invert`.
+        progress: called with what is being done, the steps done and the steps in all; default: a
+            display that appears after two seconds.
     Returns:
         An image for each S, with its opacity.
     Raises:
         EmptyTarget: that side of an S is empty.
         ValueError: a name, unit, position or shape that does not fit.
     Source: paper, section 5 and eq. 5.
+
+    >>> import opponent, torch
+    >>> network = opponent.load("inceptionv1-mini")
+    >>> images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    >>> result = opponent.attribute(network, images, "mixed3b:168", "mixed3a")
+    >>> mean = result.window_attribution.mean(0, keepdim=True)
+    >>> opponent.invert_attribution(
+    ...     network, mean, "mixed3b:168", "mixed3a", side="excitation",
+    ...     settings=opponent.SynthesisSettings(steps=2))
+    Synthesis('mixed3b:168@8,8', excitation: 1 image of 146 x 146)
     """
     settings, side = settings or SynthesisSettings(), Side.of(side)
     feature = network.resolve(feature)
@@ -132,8 +145,7 @@ def invert_attribution(
             f"the attribution has shape {shape}; {feature.label} through {through!r} takes "
             f"(n, {', '.join(map(str, expected))})"
         )
-    direction = _one_side(attribution, side)
-    _check_not_empty(direction, feature, through, side)
+    direction = one_side(attribution, side, feature, through)
     if hidden is not None:
         direction = hidden.sign() * direction
     targets = _Targets(
@@ -166,10 +178,15 @@ def accentuate(
         images: photographs. A tensor is not enough: the optimisation starts from the photographs.
         feature: the feature, or its name.
         through: the layer that it is explained through.
-        side: as in `invert`.
+        side: 'excitation' lets the positive part of S grow, 'inhibition' the negative part, 'both'
+            |S|.
         settings: how the photographs are changed.
-        rule, baseline: as in `invert`.
-        progress: as in `invert`.
+        rule: how S is computed: 'gradient', 'integrated-zero', 'integrated-mean', or a rule of the
+            user's own.
+        baseline: the through layer's mean, for 'integrated-mean'; default: the mean over these
+            images.
+        progress: called with what is being done, the steps done and the steps in all; default: a
+            display that appears after two seconds.
     Returns:
         The changed photographs, with their opacity, and the activation on the way.
     Raises:
@@ -177,6 +194,19 @@ def accentuate(
         ValueError: a name, unit or position that does not fit.
         Unreadable: an image cannot be read.
     Source: paper, section 4.
+
+    >>> import numpy as np, opponent
+    >>> class Noise:
+    ...     name = "noise"
+    ...     def ids(self):
+    ...         return ["0"]
+    ...     def image(self, id):
+    ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
+    >>> synthesis = opponent.accentuate(
+    ...     "inceptionv1-mini", Noise(), "mixed3b:168", "mixed3a", side="excitation",
+    ...     settings=opponent.SynthesisSettings(steps=2))
+    >>> synthesis, synthesis.images
+    (Synthesis('mixed3b:168@8,8', excitation: 1 image of 146 x 146), ('0',))
     """
     network, settings = load(network), settings or SynthesisSettings()
     chosen = open_images(images, size=network.preprocessing.size)
@@ -210,12 +240,18 @@ def visualise(
         feature: the feature, or its name.
         side: 'excitation' or 'inhibition'.
         settings: how the image is synthesised.
-        progress: as in `invert`.
+        progress: called with what is being done, the steps done and the steps in all; default: a
+            display that appears after two seconds.
     Returns:
         The image, with its opacity, and the activation on the way.
     Raises:
         ValueError: a name, unit or position that does not fit, or both sides at once.
     Source: Olah et al. (2017); paper, figure 5.
+
+    >>> import opponent
+    >>> opponent.visualise(
+    ...     "inceptionv1-mini", "mixed3b:168", settings=opponent.SynthesisSettings(steps=2))
+    Synthesis('mixed3b:168@8,8', excitation: 1 image of 146 x 146)
     """
     network, settings, side = load(network), settings or SynthesisSettings(), Side.one(side)
     feature = network.resolve(feature)
@@ -264,8 +300,7 @@ def _targets(
     result = attribute(
         network, inputs, feature, through, rule=rule, baseline=baseline, progress=silent
     )
-    target = _one_side(result.window_attribution, side)
-    _check_not_empty(target, feature, through, side)
+    target = one_side(result.window_attribution, side, feature, through)
     # Where the layer lies under what S starts from (GELU, before a ReLU, a mean as the baseline),
     # growing drive means a more negative layer.
     return _Targets(
@@ -274,26 +309,6 @@ def _targets(
         plan=plan_crop(network, [feature], through),
         direction=result.change.sign() * target,
     )
-
-
-def _one_side(attribution: Float[Tensor, "n k y x"], side: Side) -> Float[Tensor, "n k y x"]:
-    """The positive part of S, the positive part of -S, or |S|; all >= 0."""
-    if side is Side.BOTH:
-        return attribution.abs()
-    return (side.sign * attribution).clamp(min=0)
-
-
-def _check_not_empty(
-    target: Float[Tensor, "n k y x"], feature: Feature, through: str, side: Side
-) -> None:
-    empty = (~target.flatten(1).any(1)).nonzero().flatten().tolist()
-    if empty:
-        verb = {"excitation": "excites", "inhibition": "inhibits", "both": "drives"}[side]
-        raise EmptyTarget(
-            f"nothing {verb} {feature.label} through {through!r} in image "
-            f"{', '.join(map(str, empty))} of {len(target)} (counted from 0): there is no "
-            "direction to invert"
-        )
 
 
 def _noise(network: Network, count: int, settings: SynthesisSettings) -> _Start:

@@ -31,6 +31,13 @@ class Views:
         target: the direction that `hidden` should take; None in a feature visualisation.
         activation: the feature's activation in a feature visualisation; None elsewhere, where a
             pass keeps no graph beyond the through layer.
+
+    >>> import opponent, torch
+    >>> views = opponent.Views(
+    ...     images=torch.zeros(2, 3, 8, 8), hidden=torch.ones(2, 4, 1, 1),
+    ...     target=torch.full((2, 4, 1, 1), 0.5))
+    >>> opponent.DotCosine().values(views)
+    tensor([2., 2.])
     """
 
     images: Float[Tensor, "m 3 y x"]
@@ -45,6 +52,19 @@ class Objective(Protocol):
 
     A user's class inherits from this class and defines `label` and `values`. It can then be added
     to other objectives and scaled, `DotCosine() + 0.1 * Mine()`.
+
+    >>> import opponent
+    >>> class Smooth(opponent.Objective):
+    ...     label = "smooth"
+    ...     def values(self, views):
+    ...         return -views.images.diff(dim=3).square().mean((1, 2, 3))
+    >>> objective = opponent.Activation() + 0.1 * Smooth()
+    >>> objective.label
+    'activation + 0.1 * (smooth)'
+    >>> opponent.visualise(
+    ...     "inceptionv1-mini", "mixed3b:168",
+    ...     settings=opponent.SynthesisSettings(steps=2, objective=objective))
+    Synthesis('mixed3b:168@8,8', excitation: 1 image of 146 x 146)
     """
 
     @property
@@ -53,7 +73,11 @@ class Objective(Protocol):
         ...
 
     def values(self, views: Views) -> Float[Tensor, " m"]:
-        """One value for each view, with the graph to its images."""
+        """One value for each view, with the graph to its images.
+
+        Args:
+            views: what the objective sees at one step.
+        """
         ...
 
     def __add__(self, other: "Objective") -> "Objective":
@@ -105,6 +129,10 @@ class DotCosine(Objective):
     Args:
         power: p; 0 gives the dot product alone.
     Source: paper, eq. 5 and appendix C.
+
+    >>> import opponent
+    >>> (2 * opponent.DotCosine(power=2.0)).label
+    '2 * (dot * cos^2)'
     """
 
     power: float = 1.0
@@ -134,6 +162,10 @@ class Activation(Objective):
     Args:
         side: excitation raises the activation, inhibition lowers it.
     Source: Olah et al. (2017); paper, figure 5.
+
+    >>> import opponent
+    >>> opponent.Activation(opponent.Side.INHIBITION).label
+    '-activation'
     """
 
     side: Side = Side.EXCITATION

@@ -25,6 +25,19 @@ class Parameterisation(Protocol):
 
     A user's class with these members, and the constructor of `ParameterisationClass`, can be given
     as `SynthesisSettings.parameterisation`.
+
+    >>> import opponent, torch
+    >>> class Grey:
+    ...     label = "grey"
+    ...     def __init__(self, count, size, *, generator, device="cpu"):
+    ...         noise = torch.randn(1, 1, *size, generator=generator).expand(count, -1, -1, -1)
+    ...         self.size, self.parameters = size, [noise.clone().to(device).requires_grad_()]
+    ...     def images(self, box=None):
+    ...         box = box or opponent.Box.whole(self.size)
+    ...         return torch.sigmoid(self.parameters[0])[:, :, *box.slices].expand(-1, 3, -1, -1)
+    >>> settings = opponent.SynthesisSettings(steps=2, parameterisation=Grey)
+    >>> opponent.visualise("inceptionv1-mini", "mixed3b:168", settings=settings)
+    Synthesis('mixed3b:168@8,8', excitation: 1 image of 146 x 146)
     """
 
     parameters: list[Tensor]
@@ -33,7 +46,11 @@ class Parameterisation(Protocol):
     """(height, width) of the images."""
 
     def images(self, box: Box | None = None) -> Float[Tensor, "n 3 y x"]:
-        """The images, or a box of them, in [0, 1], with the graph to the parameters."""
+        """The images, or a box of them, in [0, 1], with the graph to the parameters.
+
+        Args:
+            box: in pixels of the images; None is all of them.
+        """
         ...
 
 

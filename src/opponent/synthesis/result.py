@@ -29,6 +29,15 @@ class Synthesis:
             views; no steps where it was not recorded.
         final: the feature's activation in the finished images.
         images: ids of the photographs that the images explain; None where there are none.
+
+    >>> import pathlib, tempfile, opponent
+    >>> synthesis = opponent.visualise(
+    ...     "inceptionv1-mini", "mixed3b:168", settings=opponent.SynthesisSettings(steps=2))
+    >>> synthesis.image.shape, synthesis.activation.shape
+    (torch.Size([1, 3, 146, 146]), torch.Size([2, 1]))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     [path.name for path in synthesis.save(pathlib.Path(folder, "168.png"))]
+    ['168.png']
     """
 
     feature: Feature

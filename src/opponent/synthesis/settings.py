@@ -1,7 +1,6 @@
 """How images are synthesised."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from opponent.models.network import Network
 from opponent.synthesis.objectives import Objective, parse_objective
@@ -36,8 +35,10 @@ class SynthesisSettings:
     Raises:
         ValueError: a number is below 1, or a name is unknown.
 
-    >>> SynthesisSettings(steps=50).describe()["parameterisation"]
-    'phases'
+    >>> import opponent
+    >>> settings = opponent.SynthesisSettings(steps=50, parameterisation="fourier")
+    >>> settings.canvas_for(opponent.load("inceptionv1-mini"))
+    (146, 146)
     """
 
     steps: int = 100
@@ -57,14 +58,18 @@ class SynthesisSettings:
         parse_objective(self.objective)
 
     def canvas_for(self, network: Network) -> tuple[int, int]:
-        """The canvas' (height, width) for a network."""
+        """The canvas' (height, width) for a network.
+
+        Args:
+            network: the network that the images are for.
+        """
         height, width = network.preprocessing.size
         return self.canvas or (round(height * CANVAS), round(width * CANVAS))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """What determines the images, ready for JSON; an objective only where it is given."""
         objective = parse_objective(self.objective)
-        values: dict[str, Any] = {
+        values: dict[str, object] = {
             "steps": self.steps,
             "rate": self.rate,
             "canvas": self.canvas,

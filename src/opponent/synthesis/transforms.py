@@ -25,6 +25,14 @@ class Transforms:
     Raises:
         ValueError: a share is not between 0 and 1, or the largest is below the smallest.
     Source: paper, section 4, for boxes and kinds of noise; the rest is ours.
+
+    >>> import opponent, torch
+    >>> transforms = opponent.Transforms(draws=2)
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> seen, boxes = transforms.draw((146, 146), (64, 64), generator)
+    >>> image = torch.rand(1, 3, 146, 146, generator=generator)
+    >>> transforms(image[:, :, *seen.slices], boxes, (64, 64), generator).shape
+    torch.Size([2, 3, 64, 64])
     """
 
     smallest: float = 0.9
