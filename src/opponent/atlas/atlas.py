@@ -52,6 +52,10 @@ class AtlasSettings:
     Raises:
         ValueError: a number is out of range.
     Source: paper, section 5.
+
+    >>> import opponent
+    >>> opponent.AtlasSettings(top=2000, grid=12).synthesis.power
+    2.0
     """
 
     top: int = 10_000
@@ -167,6 +171,23 @@ class Atlas:
         folder: the folder of the atlas.
     Raises:
         RunError: the atlas is not finished, or its record is damaged.
+    Source: paper, section 5 and figure 6.
+
+    >>> import tempfile, numpy as np, opponent
+    >>> class Noise:
+    ...     name = "noise"
+    ...     def ids(self):
+    ...         return ["0", "1", "2", "3"]
+    ...     def image(self, id):
+    ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
+    >>> settings = opponent.AtlasSettings(grid=1, min_images=1, neighbours=2, steps=2)
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     run = opponent.scan_images(
+    ...         "inceptionv1-mini", Noise(), "mixed3b:168", "mixed3a", out=out)
+    ...     made = opponent.make_atlas(run, settings=settings)
+    ...     atlas = opponent.Atlas(run, made.folder)
+    ...     [len(cell.images) for cell in atlas.cells], atlas.mosaic(side=20).shape
+    ([4], (20, 20, 3))
     """
 
     def __init__(self, run: Run, folder: AnyPath) -> None:
@@ -259,6 +280,21 @@ def atlases(run: Run, feature: Feature | str | None = None) -> list[Atlas]:
     Raises:
         RunError: the record of an atlas is damaged.
         ValueError: the run does not hold that feature.
+
+    >>> import tempfile, numpy as np, opponent
+    >>> class Noise:
+    ...     name = "noise"
+    ...     def ids(self):
+    ...         return ["0", "1", "2", "3"]
+    ...     def image(self, id):
+    ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
+    >>> settings = opponent.AtlasSettings(grid=1, min_images=1, neighbours=2, steps=2)
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     run = opponent.scan_images(
+    ...         "inceptionv1-mini", Noise(), "mixed3b:168", "mixed3a", out=out)
+    ...     _ = opponent.make_atlas(run, settings=settings)
+    ...     opponent.atlases(run, "mixed3b:168")
+    [Atlas('mixed3b:168@8,8': 4 images, 1 cells of 1 x 1)]
     """
     wanted = None if feature is None else run.feature(feature)
     paths: list[AnyPath] = list(run.folder.glob("atlas/*/atlas.json"))
@@ -273,5 +309,11 @@ def activation_column(side: Side) -> str:
 
 
 def icon_name(row: int, column: int, side: Side) -> str:
-    """The file name of a cell's icon."""
+    """The file name of a cell's icon.
+
+    Args:
+        row: of the cell, from the top.
+        column: of the cell, from the left.
+        side: the side that the icon shows.
+    """
     return f"{row:02d}-{column:02d}{'' if side is Side.BOTH else f'-{side}'}.png"

@@ -100,6 +100,20 @@ def make_atlas(
         ValueError: there are too few images, or no cell holds enough of them.
         Unreadable: an image that was scanned cannot be read any more.
     Source: paper, section 5 and figure 6.
+
+    >>> import tempfile, numpy as np, opponent
+    >>> class Noise:
+    ...     name = "noise"
+    ...     def ids(self):
+    ...         return ["0", "1", "2", "3"]
+    ...     def image(self, id):
+    ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     run = opponent.scan_images(
+    ...         "inceptionv1-mini", Noise(), "mixed3b:168", "mixed3a", out=out)
+    ...     opponent.make_atlas(run, settings=opponent.AtlasSettings(
+    ...         grid=1, min_images=1, neighbours=2, steps=2))
+    Atlas('mixed3b:168@8,8': 4 images, 1 cells of 1 x 1)
     """
     feature, settings = run.feature(feature), settings or AtlasSettings(seed=run.manifest.seed)
     network, rule = network_of(run, network), rule_of(run, rule)
