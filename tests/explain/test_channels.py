@@ -12,7 +12,8 @@ from tests.support.drivers import CELLS, DEAD, TWINS, WIDTH, cells, slow_attribu
 
 from opponent import Feature, Network, Run, RunError, attribute, select
 from opponent.explain import channels as channels_module
-from opponent.explain.channels import silence, who
+from opponent.explain.channels import who
+from opponent.explain.silencing import silence
 from opponent.selection import SELECTIONS, Selected, Selection
 from opponent.storage.columns import Columns, Indices
 

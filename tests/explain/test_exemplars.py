@@ -12,8 +12,9 @@ from tests.support.drivers import DEAD, PLAIN, SIZE, WIDTH, speckle
 from opponent import Feature, Network, Run, SynthesisSettings, Unreadable, scan_images
 from opponent.core.errors import UnknownGeometry
 from opponent.explain import channels as channels_module
-from opponent.explain.channels import exemplar_tiles, silence, silence_check, who
+from opponent.explain.channels import exemplar_tiles, who
 from opponent.explain.crops import photograph, zoom_for
+from opponent.explain.silencing import silence, silence_check
 from opponent.geometry.receptive_field import receptive_field
 from opponent.reports.explanations import write_who
 from opponent.synthesis.transforms import Transforms

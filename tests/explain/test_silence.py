@@ -9,8 +9,9 @@ import torch
 from tests.support.drivers import DEAD, PLAIN, WIDTH, close, doubled, noise
 
 from opponent import Feature, Network, Run
-from opponent.explain.channels import silence, silence_check, who
+from opponent.explain.channels import who
 from opponent.explain.crops import photograph
+from opponent.explain.silencing import silence, silence_check
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

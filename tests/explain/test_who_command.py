@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from opponent import Network, Run
 from opponent.cli import app
 from opponent.explain import channels as channels_module
-from opponent.explain.channels import silence_check, who
+from opponent.explain.channels import who
+from opponent.explain.silencing import silence_check
 from opponent.reports.explanations import silence_facts
 
 pytestmark = pytest.mark.usefixtures("one_thread")

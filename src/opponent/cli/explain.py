@@ -121,8 +121,8 @@ def who(
 
     By default in its tensest images. Channels are shown by what excites them most.
     """
-    from opponent.explain.channels import silence_check
     from opponent.explain.channels import who as ask
+    from opponent.explain.silencing import silence_check
     from opponent.reports.explanations import check_page, silence_facts, write_who
     from opponent.synthesis.settings import SynthesisSettings
 

@@ -77,7 +77,7 @@ def completeness(
     for measured in measurements:
         table = new_table("layer", "depth", "Pearson", "Spearman", "mean |f - E|, sd")
         for row in measured.rows():
-            name = plain(row["layer"]) + ("" if row["bottleneck"] else " (a branch)")
+            name = plain(str(row["layer"])) + ("" if row["bottleneck"] else " (a branch)")
             cells = [
                 "undefined" if row[key] is None else f"{row[key]:.4f} ± {row[f'{key}_sd']:.4f}"
                 for key in ("pearson", "spearman", "l1_in_sd")

@@ -1,16 +1,12 @@
 """Who drives a feature: the upstream channels that excite it, and those that inhibit it."""
 
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from opponent.atlas.atlas import atlases
-from opponent.attribution.attribute import refuse_unreadable
 from opponent.core.box import Box
 from opponent.core.errors import RunError, UnknownGeometry, Unreadable
 from opponent.core.feature import Feature
@@ -28,10 +24,8 @@ from opponent.explain.crops import (
     zoom_for,
 )
 from opponent.geometry.receptive_field import box_of, receptive_field, receptive_fields
-from opponent.images.imageset import ImageSet
-from opponent.images.loader import load_batches
 from opponent.models.network import PIXELS, Network
-from opponent.scan.reopen import check_network, network_of
+from opponent.scan.reopen import network_of
 from opponent.selection import Selection, select
 from opponent.storage.columns import Indices
 from opponent.storage.run import Run
@@ -67,13 +61,31 @@ class Who:
     """Which channels drive a feature in some images.
 
     Args:
-        feature, through: the feature and the layer whose channels are told.
+        feature: the feature, with its position written out.
+        through: the layer whose channels are named.
         about: which images, in words.
         images: their ids.
         excitation, inhibition: what each of the k channels adds to either side, the mean over the
             images; they sum to the images' mean excitation and inhibition.
         exciting, inhibiting: the channels that matter most, by the mean of S summed over space.
         deviation: standard deviation of the activation over all images of the scan.
+    Source: paper, section 3, with S summed over space and images.
+
+    >>> import tempfile, numpy as np, opponent
+    >>> class Noise:
+    ...     name = "noise"
+    ...     def ids(self):
+    ...         return ["0", "1", "2", "3"]
+    ...     def image(self, id):
+    ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     run = opponent.scan_images(
+    ...         "inceptionv1-mini", Noise(), "mixed3b:168", "mixed3a", out=out)
+    ...     answer = opponent.who(run, channels=2, crops=0)
+    >>> answer.caption
+    'channels of mixed3a with the largest mean sum of S over all 4 images'
+    >>> bool(answer.exciting[0].mean > 0 > answer.inhibiting[0].mean)
+    True
     """
 
     feature: Feature
@@ -130,23 +142,42 @@ def who(
 ) -> Who:
     """The upstream channels that excite, and that inhibit, a feature most.
 
-    Of the tensest images, or of one choice of: a group, single images, a cell of the atlas.
+    They are those of the tensest images, or of others: give a group, ids or a cell of the atlas.
 
     Args:
         run: a finished run.
         feature: one of its features; default: the first.
-        group: such as 'tense' or 'inhibiting', or a selection of the user's own.
-        images: ids.
+        group: such as 'tense' or 'inhibiting', or a selection of the user's own; at most 20 images
+            of it count.
+        images: ids, or their ends.
         cell: (row, column) of the feature's newest atlas.
         channels: how many on either side.
         crops: how many exemplars of each, at most 9.
         network: the network that was scanned, for the exemplars' crops; default: loaded by name.
         visualise: how to synthesise a feature visualisation of each channel; None makes none.
-        progress: called with what is being done, the steps done and the steps in all.
+        progress: called with what is being done, the steps done and the steps in all; default: a
+            display that appears after two seconds.
+    Returns:
+        The channels on either side, the largest mean first, with crops and visualisations.
     Raises:
-        ValueError: a name, image or cell that is not there; several choices at once.
-        RunError: the run is unfinished; it has no atlas of the feature.
+        ValueError: a name or cell that is not there; several choices at once.
+        LookupError: an id that fits no image of the run, or several.
+        RunError: the run is unfinished; it has no atlas of the feature; the network is another or
+            cannot be loaded.
     Source: paper, section 3, with S summed over space and images.
+
+    >>> import tempfile, numpy as np, opponent
+    >>> class Noise:
+    ...     name = "noise"
+    ...     def ids(self):
+    ...         return ["0", "1", "2", "3"]
+    ...     def image(self, id):
+    ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     run = opponent.scan_images(
+    ...         "inceptionv1-mini", Noise(), "mixed3b:168", "mixed3a", out=out)
+    ...     opponent.who(run, group="exciting", channels=2, crops=1)
+    Who('mixed3b:168@8,8' through 'mixed3a', the 4 most exciting images)
     """
     feature = run.feature(feature)
     columns = run.columns(feature)
@@ -310,95 +341,3 @@ def visualise_channel(
         run, network, feature, None, "visualisation", Side.EXCITATION, settings, progress=step
     )
     return crop_synthetic(image, receptive_field(network, feature), run.preprocessing.size)
-
-
-def silence(
-    network: Network,
-    inputs: Float[Tensor, "n 3 h w"],
-    feature: Feature | str,
-    through: str,
-    channels: Sequence[int],
-) -> Float[Tensor, "m n"]:
-    """How a feature's activation changes when channels of the through layer are set to zero.
-
-    Args:
-        network: the network.
-        inputs: its own input, preprocessed.
-        feature: the feature.
-        through: an earlier layer.
-        channels: of that layer, each silenced on its own.
-    Returns:
-        For each channel and image, the activation without it minus the activation with it.
-    Raises:
-        ValueError: names, units or positions that do not fit.
-    """
-    feature = network.resolve(feature)
-    count = network.map_shape(through)[0]
-    wrong = [channel for channel in channels if not 0 <= channel < count]
-    if wrong:
-        raise ValueError(f"{through!r} has {count} channels, 0 to {count - 1}; got {wrong}")
-    before = feature.read(network.run(inputs, feature.layer, through).target)
-    changes = []
-    for channel in channels:
-
-        def without(hidden: Tensor, channel: int = channel) -> Tensor:
-            kept = hidden.clone()
-            kept[:, channel] = 0
-            return kept
-
-        after = network.run(inputs, feature.layer, through, substitute=without)
-        changes.append(feature.read(after.target) - before)
-    return torch.stack(changes) if changes else before.new_empty(0, len(inputs))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Silenced:
-    """What silencing the top channels does to the images' activation, in units of it.
-
-    Args:
-        exciting, inhibiting: mean change when the first channel of that side is set to zero; None
-            where that side has none.
-        random: the same for channels drawn at random, one value a channel.
-    """
-
-    exciting: float | None
-    inhibiting: float | None
-    random: tuple[float, ...]
-
-
-def silence_check(
-    run: Run, network: Network, drivers: Who, *, random: int = 8, seed: int = 0
-) -> Silenced:
-    """Silence the top channels of either side, and as many drawn at random beside them.
-
-    Args:
-        run: the run.
-        network: the network that was scanned.
-        drivers: the channels, and the images to silence them in.
-        random: how many others are silenced, each on its own.
-        seed: of the others.
-    Raises:
-        RunError: another network than the one that was scanned.
-        Unreadable: an image that was scanned cannot be read any more.
-    """
-    check_network(run, network)
-    tops = [side[0].channel for side in (drivers.exciting, drivers.inhibiting) if side]
-    others = [k for k in range(run.manifest.through_shape[0]) if k not in tops]
-    generator = np.random.default_rng(seed)
-    drawn = generator.permutation(others)[:random].tolist()
-    entries = tuple(run.images.find(image) for image in drivers.images)
-    chosen, changes = ImageSet(source="", entries=entries), []
-    batches = load_batches(entries, run.preprocessing.fit, batch_size=run.manifest.batch_size)
-    with closing(batches):
-        for batch in batches:
-            refuse_unreadable(batch.unreadable, chosen, "was scanned but cannot be read now")
-            inputs = network.inputs(batch.pixels)
-            changes.append(
-                silence(network, inputs, drivers.feature, drivers.through, [*tops, *drawn])
-            )
-    means = iter(torch.cat(changes, 1).mean(1).tolist())
-    return Silenced(
-        exciting=next(means) if drivers.exciting else None,
-        inhibiting=next(means) if drivers.inhibiting else None,
-        random=tuple(means),
-    )

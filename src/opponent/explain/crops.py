@@ -175,6 +175,10 @@ def photograph(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """What the network sees of a photograph, `zoom` times as large.
 
+    Args:
+        entry: the photograph.
+        prepared: the network's preprocessing.
+        zoom: how many times larger the result is.
     Raises:
         Unreadable: the file cannot be read any more.
     """
@@ -187,6 +191,10 @@ def photographs(
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     """What the network sees of photographs, `zoom` times as large.
 
+    Args:
+        entries: the photographs.
+        prepared: the network's preprocessing.
+        zoom: how many times larger the results are.
     Raises:
         Unreadable: a file cannot be read any more.
     """

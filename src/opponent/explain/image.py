@@ -31,7 +31,10 @@ class Why:
     """What drove a feature in one photograph, what held it back, where, and through which channels.
 
     Args:
-        network, image, feature, through: names of what was asked.
+        network: the network's name.
+        image: the image's id.
+        feature: the feature, with its position written out.
+        through: the layer that it is explained through.
         meaning: what the feature stands for, where that is known: a logit's class.
         activation, excitation, inhibition: of the feature; activation is before the ReLU.
         excitatory, inhibitory: upstream channels with the largest sums of S on either side, as
@@ -42,6 +45,20 @@ class Why:
             asked for, and the asked logit's rank, from 1.
         standing: given a run, the percentiles of this image among its images.
         tile: the photograph with both maps.
+    Source: paper, section 3, for one image; sums by channel are ours.
+
+    >>> import numpy as np, opponent
+    >>> class Noise:
+    ...     name = "noise"
+    ...     def ids(self):
+    ...         return ["0"]
+    ...     def image(self, id):
+    ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
+    >>> answer = opponent.why("inceptionv1-mini", Noise(), "mixed3b:168", "mixed3a")
+    >>> answer.question
+    'Why does mixed3b:168@8,8 fire?'
+    >>> answer.facts()[4]
+    ('activation', '+3.209')
     """
 
     network: str
@@ -160,12 +177,28 @@ def why(
         through: the layer that it is explained through.
         run: a finished scan of the same network, feature and through layer, to compare with.
         channels: how many upstream channels to name on either side.
-        rule: how S is computed; default: as the run did, else the gradient times h.
+        rule: how S is computed: 'gradient', 'integrated-zero', 'integrated-mean', which takes its
+            baseline from the run, or a rule of the user's own; default: as the run did, else the
+            gradient times h.
+    Returns:
+        The numbers, the channels, and the picture with its maps.
     Raises:
-        ValueError: a name, unit or position that does not fit; more than one image.
-        RunError: the run is of another network or through layer.
+        ValueError: a name, unit or position that does not fit; more than one image; a rule that
+            needs a mean, without a run.
+        RunError: the run is of another network, rule or through layer, or unfinished.
         Unreadable: the image cannot be read.
+        FileNotFoundError: there is no such file.
     Source: paper, section 3, for one image; sums by channel are ours.
+
+    >>> import numpy as np, opponent
+    >>> class Noise:
+    ...     name = "noise"
+    ...     def ids(self):
+    ...         return ["0"]
+    ...     def image(self, id):
+    ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
+    >>> opponent.why("inceptionv1-mini", Noise(), "mixed3b:168", "mixed3a")
+    Why('mixed3b:168@8,8' in '0': +3.21)
     """
     network = load(network)
     feature = network.resolve(feature)

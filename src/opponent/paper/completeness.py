@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -49,6 +48,22 @@ class Completeness:
         question: what determines the numbers.
         unreadable: images that could not be read, with their reasons.
     Source: paper, section 2, figure 3 and appendix E.
+
+    >>> import tempfile, numpy as np, opponent
+    >>> class Noise:
+    ...     name = "noise"
+    ...     def ids(self):
+    ...         return ["0", "1", "2", "3"]
+    ...     def image(self, id):
+    ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     measured = opponent.completeness(
+    ...         "inceptionv1-mini", Noise(), out=out, features=["mixed3b:168"],
+    ...         throughs=["mixed3a"])
+    >>> measured.activation.shape, measured.total.shape
+    ((4, 1), (4, 1, 1))
+    >>> bool(measured.pearson[0, 0] > 0.95)
+    True
     """
 
     network: str
@@ -57,7 +72,7 @@ class Completeness:
     layers: tuple[ThroughLayer, ...]
     activation: Float[np.ndarray, "n k"]
     total: Float[np.ndarray, "n k l"]
-    question: Mapping[str, Any]
+    question: Mapping[str, object]
     unreadable: Mapping[str, str]
 
     @cached_property
@@ -91,9 +106,9 @@ class Completeness:
         layers, units = range(e.shape[2]), range(f.shape[1])
         return np.array([[measure(f[:, k], e[:, k, i]) for k in units] for i in layers])
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, str | bool | float | None]]:
         """One row a layer: the layer, and each measure's mean and spread over the features."""
-        rows = []
+        rows = list[dict[str, str | bool | float | None]]()
         with np.errstate(invalid="ignore", divide="ignore"):
             relative = np.where(self.deviation > 0, self.l1 / self.deviation, np.nan)
         for i, through in enumerate(self.layers):
@@ -110,7 +125,7 @@ class Completeness:
             rows.append(row)
         return rows
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The results and the question, ready for JSON."""
         return {
             "network": self.network,
@@ -144,23 +159,39 @@ def completeness(
 
     Args:
         network: a network or its name.
-        images: a folder, files, a text list, or 'photos'.
+        images: a folder, files, a text list, an image source, or 'photos'.
         out: the folder, new or that of the same question.
         features: which features of one layer, or how many random units of `layer`.
         layer: where random units are drawn from; by default the logits.
         throughs: the layers to measure through; default: the pixels and every bottleneck.
         branches: measure through branches too, which cannot be complete.
-        rule: how S is computed.
+        rule: how S is computed: 'gradient', 'integrated-zero', 'integrated-mean', or a rule of the
+            user's own. 'integrated-mean' starts from the mean over the first 1,000 images.
         batch_size: images a pass.
         seed: of the random units.
         progress: called with what is being done, the steps done and the steps in all; default: a
-            display after two seconds.
+            display that appears after two seconds.
     Returns:
         E and f of each image, and their correlations.
     Raises:
-        ValueError: a name or number that does not fit.
+        ValueError: a name or number that does not fit; fewer than two images.
         RunError: the folder holds something else.
+        FileNotFoundError: there is no such folder or file of images.
     Source: paper, section 2 and appendix E.
+
+    >>> import tempfile, numpy as np, opponent
+    >>> class Noise:
+    ...     name = "noise"
+    ...     def ids(self):
+    ...         return ["0", "1", "2", "3"]
+    ...     def image(self, id):
+    ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     measured = opponent.completeness(
+    ...         "inceptionv1-mini", Noise(), out=out, features=2, layer="mixed3b",
+    ...         throughs=["conv2d2", "mixed3a"])
+    >>> measured.pearson.shape
+    (2, 2)
     """
     network, rule = load(network), parse_rule(rule)
     chosen = _choose_features(network, features, layer, seed)

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from opponent.core.text import in_deviations
-from opponent.explain.channels import Silenced, Who
+from opponent.explain.channels import Who
 from opponent.explain.image import Why
+from opponent.explain.silencing import Silenced
 from opponent.plots.drivers import plot_who
 from opponent.plots.layout import SUFFIXES, save
 from opponent.plots.why import plot_why
