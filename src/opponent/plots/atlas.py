@@ -49,6 +49,8 @@ def plot_selection(atlas: Atlas, *, columns: Columns | None = None) -> Figure:
         columns: its feature's columns, where they were read before.
     Returns:
         A figure of one column.
+    Raises:
+        RunError: a file of the atlas or of its run is damaged.
     Source: paper, figure 6a.
     """
     columns = _columns(atlas) if columns is None else columns
@@ -69,6 +71,8 @@ def plot_map(atlas: Atlas, *, columns: Columns | None = None) -> Figure:
         columns: its feature's columns, where they were read before.
     Returns:
         A figure of one column.
+    Raises:
+        RunError: a file of the atlas or of its run is damaged.
     Source: paper, figure 6b.
     """
     columns = _columns(atlas) if columns is None else columns
@@ -99,6 +103,8 @@ def plot_atlas(
         columns: its feature's columns, where they were read before.
     Returns:
         A figure of at most two columns.
+    Raises:
+        RunError: a file of the atlas or of its run is damaged.
     Source: paper, figure 6c; the second colouring is ours.
     """
     columns = _columns(atlas) if columns is None else columns

@@ -33,7 +33,7 @@ _MARKERS = "osD^vPX"
 class Curve:
     """One network's measure, layer by layer.
 
-    Attributes:
+    Args:
         label: the network.
         depth: each layer's relative depth, 0 for the pixels.
         mean: over features; NaN where it is not defined.

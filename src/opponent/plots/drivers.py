@@ -51,6 +51,9 @@ def plot_who(who: Who) -> Figure:
 
     Args:
         who: the answer.
+    Returns:
+        The figure.
+    Source: ours; the sums are those of paper, section 3.
     """
     return drivers_figure(
         [_row(driver) for driver in who.exciting],

@@ -48,12 +48,12 @@ def plot_energies(
         run: a finished run.
         feature: one of its features; default: the first.
         k: images of each group that are ringed.
-        selections: which groups; default: the built-in ones.
+        selections: which groups, by name or as objects; default: the built-in six.
         columns: the feature's columns, where they were read before.
     Returns:
         A figure of one column.
     Raises:
-        ValueError: the run does not hold that feature.
+        ValueError: the run does not hold that feature, or `select` refuses k or a selection.
         RunError: the run is unfinished.
     Source: paper, figure 4a.
     """

@@ -74,6 +74,13 @@ def exemplar_row(
         feature: one of its features.
         k: images a side.
         columns: the feature's columns, where they were read before.
+    Returns:
+        The row.
+    Raises:
+        ValueError: the run does not hold that feature.
+        RunError: the run is unfinished.
+        Unreadable: an image that was scanned cannot be read any more.
+    Source: paper, figure 2.
     """
     feature = run.feature(feature)
     columns = run.columns(feature) if columns is None else columns

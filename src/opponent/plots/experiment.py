@@ -45,7 +45,7 @@ _ROLES = {
 class ExperimentBar:
     """The answers to one question in one layer.
 
-    Attributes:
+    Args:
         accuracy: share of right answers; None without answers.
         low, high: interval of the accuracy; None for no interval.
         features: accuracy of each feature.
@@ -63,7 +63,14 @@ class ExperimentBar:
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentLayer:
-    """A layer: its name, its label, and its two bars."""
+    """A layer in `experiment_figure`.
+
+    Args:
+        name: the layer.
+        label: what it is called below the bars.
+        mei: the answers to the question for the MEI.
+        mii: the answers to the question for the MII.
+    """
 
     name: str
     label: str
@@ -218,7 +225,16 @@ def _times(axes: Axes, layers: Sequence[ExperimentLayer]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class SheetRow:
-    """A trial on a contact sheet: its pictures, captioned with their activations."""
+    """A trial on a contact sheet: its pictures, captioned with their activations.
+
+    Args:
+        label: the trial.
+        about: more of it, in lines.
+        examples: the feature's most exciting images that were shown.
+        mei: the image that excites it most.
+        mii: the image that inhibits it most.
+        distractors: the other choices.
+    """
 
     label: str
     about: str

@@ -43,18 +43,19 @@ def write_figures(
         folder: where to.
         features: which of the run's features; default: all of them.
         k: images a group.
-        selections: which groups figures 4a to g show; default: the built-in ones.
+        selections: which groups figures 4a to g show, by name or as objects; default: the built-in
+            six.
         suffix: png, pdf or svg.
         network: the network that was scanned; without it there is no figure 5.
         settings: how images are synthesised.
         rule: the rule that the run was scanned by, where it is the user's own.
         progress: called with what is being done, the steps done and the steps in all; default: a
-            display, where it takes longer than two seconds.
+            display that appears after two seconds.
     Returns:
         The files' paths.
     Raises:
         ValueError: another suffix, or a feature that the run does not hold.
-        RunError: the run is unfinished, or the network another than the one that was scanned.
+        RunError: the run is unfinished, or network or rule are others than the run's.
         Unreadable: an image that was scanned cannot be read any more.
     Source: paper, figures 2, 4 and 5.
     """
@@ -96,6 +97,7 @@ def write_atlas(atlas: Atlas, *, suffix: str = "png") -> list[AnyPath]:
         The files' paths, all in the atlas' folder.
     Raises:
         ValueError: another suffix.
+        RunError: a file of the atlas or of its run is damaged.
     Source: paper, figure 6.
     """
     check_suffix(suffix)

@@ -44,12 +44,12 @@ def plot_groups(
         run: a finished run.
         feature: one of its features; default: the first.
         k: images a group.
-        selections: which groups; default: the built-in ones.
+        selections: which groups, by name or as objects; default: the built-in six.
         columns: the feature's columns, where they were read before.
     Returns:
         A figure at most two columns wide.
     Raises:
-        ValueError: the run does not hold that feature.
+        ValueError: the run does not hold that feature, or `select` refuses k or a selection.
         RunError: the run is unfinished.
         Unreadable: an image that was scanned cannot be read any more.
     Source: paper, figure 4b-g.

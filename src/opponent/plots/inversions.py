@@ -77,12 +77,13 @@ def plot_inversions(
         rule: the rule that the run was scanned by, where it is the user's own.
         columns: the feature's columns, where they were read before.
         progress: called with what is being done, the steps done and the steps in all; default: a
-            display, where it takes longer than two seconds.
+            display that appears after two seconds.
     Returns:
         A figure of two columns.
     Raises:
         ValueError: the run does not hold that feature.
-        RunError: the run is unfinished, or its network cannot be loaded.
+        RunError: the run is unfinished, its network cannot be loaded, or network or rule are
+            others than the run's.
         Unreadable: an image that was scanned cannot be read any more.
     Source: paper, figure 5.
     """
@@ -117,6 +118,10 @@ def tense_rows(
         settings: how images are synthesised.
         rule: the rule that the run was scanned by, where it is the user's own.
         progress: called with what is being done, the steps done and the steps in all.
+    Returns:
+        One row an image, at most three.
+    Raises:
+        Unreadable: an image that was scanned cannot be read any more.
     Source: paper, figure 5.
     """
     indices = tense(columns, TENSE).tolist()
@@ -160,6 +165,8 @@ def visualisations(
         columns: that feature's columns.
         settings: how images are synthesised.
         progress: called with what is being done, the steps done and the steps in all.
+    Returns:
+        The image that excites the feature, and the one that inhibits it.
     Source: paper, figure 5.
     """
     what = f"{feature.label}: feature visualisation"

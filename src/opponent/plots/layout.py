@@ -61,7 +61,14 @@ SUFFIXES = tuple(_METADATA)
 
 
 class Area(NamedTuple):
-    """A rectangle of a figure, in inches; `top` counts down from the upper edge."""
+    """A rectangle of a figure, in inches.
+
+    Args:
+        left: from the left edge of the figure.
+        top: down from its upper edge.
+        width: of the rectangle.
+        height: of the rectangle.
+    """
 
     left: float
     top: float
@@ -91,6 +98,8 @@ def text_width(text: str, size: float, weight: str = "normal") -> float:
         text: the line.
         size: in points.
         weight: 'normal' or 'bold'.
+    Returns:
+        Inches.
     """
     font = FontProperties(family=["DejaVu Sans"], size=size, weight=weight)
     return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72
@@ -106,6 +115,8 @@ def fit_text(text: str, width: float, size: float, weight: str) -> str:
         width: inches that there are.
         size: in points.
         weight: 'normal' or 'bold'.
+    Returns:
+        The line.
     """
     line = full = " ".join(text.split())
     for kept in range(len(full) - 1, 0, -1):
@@ -147,7 +158,16 @@ def add_text(
 def add_heading(
     figure: Figure, left: float, top: float, width: float, text: str, colour: str
 ) -> None:
-    """A centred heading over a line as wide as what it heads."""
+    """A centred heading over a line as wide as what it heads.
+
+    Args:
+        figure: what to draw on.
+        left: of the line, in inches.
+        top: of the text, in inches.
+        width: of the line, in inches.
+        text: the heading.
+        colour: of text and line.
+    """
     middle = left + width / 2
     add_text(figure, middle, top, text, width=width, ha="center", color=colour, weight="bold")
     across, down = figure.get_size_inches()
@@ -156,13 +176,25 @@ def add_heading(
 
 
 def add_caption(figure: Figure, area: Area, text: str) -> None:
-    """A line under an area."""
+    """A line of text under an area.
+
+    Args:
+        figure: what to draw on.
+        area: what the line stands under.
+        text: the line, shortened to fit.
+    """
     middle, top = area.left + area.width / 2, area.top + area.height + 0.02
     add_text(figure, middle, top, text, width=area.width, size=SMALL, ha="center")
 
 
 def add_note(figure: Figure, area: Area, text: str) -> None:
-    """A faint line in the middle of an area that has no picture: why it has none."""
+    """A faint line in the middle of an area that has no picture: why it has none.
+
+    Args:
+        figure: what to draw on.
+        area: the area.
+        text: the line, shortened to fit.
+    """
     options: dict[str, Any] = {"ha": "center", "va": "center", "color": FAINT, "size": SMALL}
     middle = area.left + area.width / 2, area.top + area.height / 2
     add_text(figure, *middle, text, width=area.width, **options)
@@ -201,7 +233,13 @@ def add_picture(
 
 
 def add_captioned(figure: Figure, area: Area, picture: Tile | Synthetic | None) -> None:
-    """A picture with its caption under it; for None, that it was not made."""
+    """A picture with its caption under it.
+
+    Args:
+        figure: what to draw on.
+        area: the picture's cell.
+        picture: the picture; None says that it was not made.
+    """
     if picture is None:
         add_note(figure, area, "not made")
     else:
@@ -210,7 +248,14 @@ def add_captioned(figure: Figure, area: Area, picture: Tile | Synthetic | None) 
 
 
 def add_ring(figure: Figure, left: float, top: float, colour: str) -> None:
-    """The ring around a group's dots, as the key to its colour."""
+    """The ring around a group's dots, as the key to its colour.
+
+    Args:
+        figure: what to draw on.
+        left: of the ring's centre, in inches.
+        top: of the ring's centre, in inches.
+        colour: of the ring.
+    """
     across, down = figure.get_size_inches()
     ring = {"marker": "o", "ms": 4.5, "mfc": "none", "mec": colour, "mew": 1.1}
     figure.add_artist(Line2D([left / across], [1 - top / down], **ring))  # type: ignore[arg-type]

@@ -38,7 +38,7 @@ _LEAST = 1e-14
 class ToyWidth:
     """The models of one width in `toy_figure`.
 
-    Attributes:
+    Args:
         hidden: their hidden units.
         excitation, inhibition: of the best model: of each output (column) by each probe (row).
         losses: of the best model, for each input of the domain.

@@ -33,7 +33,7 @@ ACROSS = 3  # layers in a row
 class TracePanel:
     """One feature or layer in `activation_trace_figure`.
 
-    Attributes:
+    Args:
         label: its name.
         excitatory: activation in standard deviations, one row for each inversion of S+.
         inhibitory: the same for S-.

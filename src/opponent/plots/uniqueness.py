@@ -47,7 +47,7 @@ _TENSE = "#111111"
 class UniquenessLine:
     """U of one kind of feature and one way of choosing images, layer by layer; NaN for none.
 
-    Attributes:
+    Args:
         kind: 'units' or 'kmeans'.
         by: 'activation', 'l1' or 'l2'.
         value, low, high: U and its interval.
@@ -64,7 +64,13 @@ class UniquenessLine:
 
 @dataclass(frozen=True, kw_only=True)
 class TenseRow:
-    """One feature in `tense_rows_figure`: its label, and the images that it is the largest in."""
+    """One feature in `tense_rows_figure`.
+
+    Args:
+        label: the feature.
+        exciting: the images that excite it most.
+        tense: its tensest images.
+    """
 
     label: str
     exciting: Sequence[Tile]
@@ -73,7 +79,13 @@ class TenseRow:
 
 @dataclass(frozen=True, kw_only=True)
 class SharedRow:
-    """One layer in `shared_figure`: how many images are shared, and some of them."""
+    """One layer in `shared_figure`.
+
+    Args:
+        layer: its name.
+        count: how many images its features share.
+        tiles: some of them.
+    """
 
     layer: str
     count: int
@@ -160,6 +172,8 @@ def tense_rows_figure(
         label: the layer.
         about: what the captions say.
         letter: the panel's letter, or nothing.
+    Returns:
+        A figure at most two columns wide.
     Raises:
         ValueError: there is no row.
     Source: paper, fig. 8b.
@@ -210,6 +224,8 @@ def shared_figure(
         about: what the captions say.
         nothing: what to say in a panel without any image.
         per_line: images of a layer, at most.
+    Returns:
+        A figure of two columns.
     Raises:
         ValueError: there is no panel, or they differ in their layers.
     Source: paper, fig. 16.

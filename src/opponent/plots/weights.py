@@ -36,7 +36,7 @@ _KEY = (
 class WeightPanel:
     """One network in `weights_figure`.
 
-    Attributes:
+    Args:
         label: its name.
         histogram: how many weights lie between neighbouring edges; first and last, beyond them.
         share: of negative ones among those that are not zero.

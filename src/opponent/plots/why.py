@@ -33,8 +33,11 @@ def plot_why(why: Why) -> Figure:
 
     Args:
         why: the answer.
+    Returns:
+        The figure.
     Raises:
         ValueError: the through layer has no rows and columns, so there are no maps to draw.
+    Source: paper, section 3; the sums by channel are ours.
     """
     if why.tile.excitation is None:
         raise ValueError(

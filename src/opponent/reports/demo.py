@@ -23,9 +23,12 @@ def run_demo(folder: str | Path, *, progress: Progress | None = None) -> AnyPath
     Args:
         folder: the run folder, new or to go on with.
         progress: called with what is being done, the steps done and the steps in all; default: a
-            display, where it takes longer than two seconds.
+            display that appears after two seconds.
     Returns:
         The report's path.
+    Raises:
+        RunError: the folder holds another scan.
+        ImportError: scikit-image or scikit-learn, whose photographs are scanned, is missing.
     """
     network = load(EMBEDDED)
     run = scan_images(network, SOURCE, FEATURE, THROUGH, out=folder, progress=progress)

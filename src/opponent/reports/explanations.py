@@ -16,10 +16,16 @@ _KINDS = (".html", *(f".{suffix}" for suffix in SUFFIXES))
 
 
 def write_why(why: Why, out: str | Path) -> Path:
-    """Write an answer to a file: a page (.html) or a picture (.png, .pdf, .svg).
+    """Write the answer to `why` to a file: a page or a picture.
 
+    Args:
+        why: the answer.
+        out: the file, ending .html, .png, .pdf or .svg.
+    Returns:
+        The file's path.
     Raises:
         ValueError: another suffix; a through layer that has no places to draw.
+    Source: paper, section 3, for one image; sums by channel are ours.
     """
     path = check_page(out)
     figure = plot_why(why)
@@ -39,10 +45,17 @@ def write_why(why: Why, out: str | Path) -> Path:
 
 
 def write_who(who: Who, out: str | Path, silenced: Silenced | None = None) -> Path:
-    """Write which channels drive a feature: a page (.html) or a picture (.png, .pdf, .svg).
+    """Write the answer to `who` to a file: a page or a picture.
 
+    Args:
+        who: the answer.
+        out: the file, ending .html, .png, .pdf or .svg.
+        silenced: what silencing channels does, as `silence_check` gives it; a page says it.
+    Returns:
+        The file's path.
     Raises:
         ValueError: another suffix.
+    Source: paper, section 3, with S summed over space and images.
     """
     path = check_page(out)
     figure = plot_who(who)

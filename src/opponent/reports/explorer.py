@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import io
 import json
 import shutil
 from collections.abc import Sequence
@@ -33,10 +32,9 @@ from opponent.core.errors import RunError
 from opponent.core.feature import Feature
 from opponent.core.pictures import data_uri
 from opponent.core.progress import Progress, displayed, silent
-from opponent.core.side import Side
-from opponent.core.text import in_deviations
 from opponent.explain.crops import Tile, map_scale, run_tiles
 from opponent.reports.html import render
+from opponent.reports.mosaic import mosaic_cells
 from opponent.reports.plot import scatter_plot
 from opponent.selection import select
 from opponent.storage.columns import Columns, Indices
@@ -50,7 +48,6 @@ THUMB, ACROSS, DOWN = 64, 12, 24
 # Sheets of more bytes than this lie in a folder beside the page.
 INLINE = 24 * 1024**2
 _CHUNK = ACROSS * DOWN
-_ICON = 112
 _GREY = "#808085"  # readable on white and on black
 _MARK = "#e8a317"  # as the page frames what has the focus
 # Images of a group that the page can mark by name.
@@ -84,11 +81,12 @@ def write_explorer(
         feature: one of the run's features; default: that of the newest atlas.
         atlas: which of its atlases; default: the newest.
         progress: called with what is being done, the steps done and the steps in all; default: a
-            display, where it takes longer than two seconds.
+            display that appears after two seconds.
     Returns:
         The file's path.
     Raises:
         RunError: there is no atlas of the feature, or an icon of it is missing.
+        ValueError: the run does not hold that feature.
         Unreadable: an image that was scanned cannot be read any more.
     Source: paper, figure 6; the page is ours.
     """
@@ -131,7 +129,7 @@ def write_explorer(
         total=f"{len(columns.images):,}",
         on_map=f"{len(atlas.map):,}",
         grid=atlas.settings.grid,
-        cells=_cells(atlas),
+        cells=mosaic_cells(atlas),
         colourings=list(colourings),
         groups=list(data["groups"]),
         plots=plots,
@@ -294,7 +292,7 @@ def _groups(columns: Columns, points: _Points) -> dict[str, list[int]]:
     return {name: rows for name, rows in groups.items() if rows}
 
 
-# Plots and mosaic
+# Plots
 
 
 def _plots(
@@ -361,43 +359,6 @@ def _plot(
     plot.grid.grid_line_color = _GREY
     plot.grid.grid_line_alpha = 0.15
     return plot
-
-
-def _cells(atlas: Atlas) -> list[dict[str, Any]]:
-    """What the mosaic's buttons show: where, which icon, in which colours, and in words."""
-    deviation = atlas.about.deviation or 1.0
-    energies = [(cell.mean_excitation, cell.mean_inhibition) for cell in atlas.cells]
-    end = float(np.quantile(energies, 0.95)) or 1.0
-    cells = []
-    for cell, (plus, minus) in zip(atlas.cells, energies, strict=True):
-        pixels, value = cell.pixels(), cell.activations[Side.BOTH]
-        if pixels is None or value is None:
-            raise RunError(
-                f"{cell.icon} is missing; give the same `opponent atlas` again, and it is made"
-            )
-        edge = activation_colours(np.array([value / deviation]), 4.0)
-        tint = on_white(tension_colours(np.array([plus / end]), np.array([minus / end])))
-        cells.append(
-            {
-                "row": cell.row + 1,
-                "column": cell.column + 1,
-                "icon": _icon(pixels),
-                "edge": hex_colours(edge)[0],
-                "tint": _hex(tint)[0],
-                "words": f"{len(cell.images)} images, mean activation "
-                f"{in_deviations(cell.mean_activation / deviation)}; "
-                f"icon {in_deviations(value / deviation)}",
-            }
-        )
-    return cells
-
-
-def _icon(pixels: UInt8[np.ndarray, "h w 4"]) -> str:
-    image = Image.fromarray(pixels)
-    image.thumbnail((_ICON, _ICON), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "webp", quality=85)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _json(data: Any) -> Markup:

@@ -55,16 +55,19 @@ def write_report(
         network: the network that was scanned; default: loaded by its name.
         features: which of the run's features; default: the first.
         k: images a group.
-        selections: which groups; default: the built-in ones.
+        selections: which groups, by name or as objects; default: the built-in six.
         settings: how images are synthesised; default: with the run's seed.
         rule: the rule that the run was scanned by, where it is the user's own.
         progress: called with what is being done, the steps done and the steps in all; default: a
-            display, where it takes longer than two seconds.
+            display that appears after two seconds.
     Returns:
         The file's path.
     Raises:
-        RunError: the run is unfinished, or its network cannot be loaded.
-        ValueError: the run does not hold a feature.
+        RunError: the run is unfinished, its network cannot be loaded, or network or rule are others
+            than the run's.
+        ValueError: the run does not hold a feature, or `select` refuses k or a selection.
+        Unreadable: an image that was scanned cannot be read any more.
+    Source: paper, figures 4 and 5; the page is ours.
     """
     chosen = [run.feature(each) for each in features] if features else [run.feature()]
     network, rule = network_of(run, network), rule_of(run, rule)

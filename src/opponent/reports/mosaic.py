@@ -1,0 +1,55 @@
+"""The mosaic of the explorer: an atlas' cells as buttons with icons."""
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from opponent.atlas.atlas import Atlas
+from opponent.core.colour import activation_colours, hex_colours, on_white, tension_colours
+from opponent.core.errors import RunError
+from opponent.core.side import Side
+from opponent.core.text import in_deviations
+
+# The longer side of an icon, in pixels.
+_ICON = 112
+
+
+def mosaic_cells(atlas: Atlas) -> list[dict[str, Any]]:
+    """What the mosaic's buttons show: where, which icon, in which colours, and in words."""
+    deviation = atlas.about.deviation or 1.0
+    energies = [(cell.mean_excitation, cell.mean_inhibition) for cell in atlas.cells]
+    end = float(np.quantile(energies, 0.95)) or 1.0
+    cells = []
+    for cell, (plus, minus) in zip(atlas.cells, energies, strict=True):
+        pixels, value = cell.pixels(), cell.activations[Side.BOTH]
+        if pixels is None or value is None:
+            raise RunError(
+                f"{cell.icon} is missing; give the same `opponent atlas` again, and it is made"
+            )
+        edge = activation_colours(np.array([value / deviation]), 4.0)
+        tint = on_white(tension_colours(np.array([plus / end]), np.array([minus / end])))
+        cells.append(
+            {
+                "row": cell.row + 1,
+                "column": cell.column + 1,
+                "icon": _icon(pixels),
+                "edge": hex_colours(edge)[0],
+                "tint": hex_colours(np.c_[tint / 255, np.ones(len(tint))])[0],
+                "words": f"{len(cell.images)} images, mean activation "
+                f"{in_deviations(cell.mean_activation / deviation)}; "
+                f"icon {in_deviations(value / deviation)}",
+            }
+        )
+    return cells
+
+
+def _icon(pixels: UInt8[np.ndarray, "h w 4"]) -> str:
+    image = Image.fromarray(pixels)
+    image.thumbnail((_ICON, _ICON), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "webp", quality=85)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
