@@ -33,7 +33,7 @@ class Parameterisation(Protocol):
     ...         noise = torch.randn(1, 1, *size, generator=generator).expand(count, -1, -1, -1)
     ...         self.size, self.parameters = size, [noise.clone().to(device).requires_grad_()]
     ...     def images(self, box=None):
-    ...         box = box or opponent.Box.whole(self.size)
+    ...         box = box or opponent.Box.of([0, 0, *self.size])
     ...         return torch.sigmoid(self.parameters[0])[:, :, *box.slices].expand(-1, 3, -1, -1)
     >>> settings = opponent.SynthesisSettings(steps=2, parameterisation=Grey)
     >>> opponent.visualise("inceptionv1-mini", "mixed3b:168", settings=settings)

@@ -57,7 +57,7 @@ def analyse(
         study: the study.
         participants, answers: tables of its `Store`.
         progress: called with what is being done, the steps done and the steps in all; default: a
-            display, where it takes longer than two seconds.
+            display that appears after two seconds.
     Returns:
         What analysis.json holds.
     Raises:
@@ -119,7 +119,7 @@ def analyse_folder(study: Study, *, progress: Progress | None = None) -> Results
     Args:
         study: the study.
         progress: called with what is being done, the steps done and the steps in all; default: a
-            display, where it takes longer than two seconds.
+            display that appears after two seconds.
     Returns:
         What analysis.json holds.
     Raises:

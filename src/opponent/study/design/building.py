@@ -74,7 +74,7 @@ def build(
         seed: of the distractors, and of the orders that participants see.
         network: the network that was scanned. Default: loaded by its name.
         progress: called with what is being done, the steps done and the steps in all; default: a
-            display, where it takes longer than two seconds.
+            display that appears after two seconds.
     Returns:
         The study, and for each layer the features passed over with the reason.
     Raises:

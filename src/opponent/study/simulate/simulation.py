@@ -74,7 +74,7 @@ def simulate(
         layer: of that network.
         seed: of the participants.
         progress: called with what is being done, the steps done and the steps in all; default: a
-            display, where it takes longer than two seconds.
+            display that appears after two seconds.
     Returns:
         The study that was answered.
     Raises:
