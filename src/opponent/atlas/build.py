@@ -97,7 +97,8 @@ def make_atlas(
     Raises:
         RunError: the run is not finished, the network or rule is not that of the run, or a stage
             of the atlas is damaged.
-        ValueError: there are too few images, or no cell holds enough of them.
+        ValueError: there are too few images, or no cell holds enough of them; the network does not
+            lie where the executor computes.
         Unreadable: an image that was scanned cannot be read any more.
     Source: paper, section 5 and figure 6.
 

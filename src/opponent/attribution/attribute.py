@@ -243,6 +243,7 @@ def attribute(
     Raises:
         ValueError: a name, unit, position or shape that does not fit; a baseline that the rule does
             not take; the mean over one image.
+        FileNotFoundError: there is no such folder or file of images.
         Unreadable: an image that cannot be read.
     Source: paper, eqs. 1 to 3.
 

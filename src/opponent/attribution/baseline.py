@@ -33,7 +33,8 @@ def mean_activation(
     Returns:
         The mean over images, in the layer's own units, for `attribute(..., baseline=)`.
     Raises:
-        ValueError: an unknown layer, or no image that can be read.
+        ValueError: an unknown layer, a tensor of another shape, or no image that can be read.
+        FileNotFoundError: there is no such folder or file of images.
 
     >>> import opponent, torch
     >>> network = opponent.load("inceptionv1-mini")

@@ -110,7 +110,13 @@ class Operation:
 
     @classmethod
     def of(cls, node: Node, depends: Sequence[bool], cache: Cache) -> "Operation":
-        """The operation of a node."""
+        """The operation of a node.
+
+        Args:
+            node: of autograd's graph.
+            depends: which of its inputs depend on the through layer.
+            cache: kept between calls on the same graph.
+        """
         inputs = [None if n is None else _output_shape(n, k) for n, k in node.next_functions]
         return cls(
             node=node, output=_output_shape(node), inputs=inputs, depends=depends, cache=cache

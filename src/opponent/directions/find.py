@@ -48,7 +48,7 @@ def find_directions(
     Returns:
         Directions of unit length, 'kmeans0' and so on.
     Raises:
-        ValueError: there are fewer images than directions, or no such layer.
+        ValueError: there are fewer images than directions, no such layer, or a seed out of range.
         RunError: a checkpoint is damaged.
         FileNotFoundError: there is no such folder or file of images.
     Source: paper, appendices B and H.

@@ -275,12 +275,12 @@ class Network:
             The input on the network's device, and the ids or None.
         Raises:
             ValueError: a tensor of another shape.
+            FileNotFoundError: there is no such folder or file of images.
             Unreadable: an image that cannot be read.
         """
         if isinstance(images, Tensor):
             if images.ndim != 4 or images.shape[1] != 3:
-                shape = tuple(images.shape)
-                raise ValueError(f"image tensors have shape (n, 3, height, width), got {shape}")
+                raise ValueError(f"images have shape (n, 3, height, width), got {(*images.shape,)}")
             return images.to(device=self.device, dtype=self.dtype), None
         chosen = open_images(images, size=self.preprocessing.size)
         pixels = np.stack([*load_images(chosen.entries, self.preprocessing.fit)])
@@ -299,6 +299,7 @@ class Network:
             Maps (n, channels, rows, columns) by name. A vector is a map of one position.
         Raises:
             ValueError: an unknown layer or none, or a tensor of another shape.
+            FileNotFoundError: there is no such folder or file of images.
             Unreadable: an image that cannot be read.
         """
         inputs, _ = self.load_inputs(images)

@@ -148,7 +148,15 @@ def rule_totals(
 ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k l"]]:
     """f and the sums of S by any rule, through one layer after another.
 
-    Args and returns as `integrated_totals`.
+    Args:
+        network: the network.
+        inputs: its own input, preprocessed.
+        features: k features of one layer.
+        throughs: l layers before it, or 'pixels'.
+        rule: how S is computed.
+        baselines: by layer; none for a rule that takes none.
+    Returns:
+        f, and E_l, the sum of S through each layer; both in units of the activation.
     """
     sums = []
     for name in throughs:

@@ -54,7 +54,8 @@ def write_figures(
     Returns:
         The files' paths.
     Raises:
-        ValueError: another suffix, or a feature that the run does not hold.
+        ValueError: another suffix, a feature that the run does not hold, or `select` refuses k or a
+            selection.
         RunError: the run is unfinished, or network or rule are others than the run's.
         Unreadable: an image that was scanned cannot be read any more.
     Source: paper, figures 2, 4 and 5.

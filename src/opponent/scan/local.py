@@ -68,7 +68,8 @@ def scan_images(
     Returns:
         The finished run.
     Raises:
-        ValueError: a feature, layer or source that does not fit.
+        ValueError: a feature, layer, number or source that does not fit; a network that does not
+            lie where the executor computes.
         RunError: the folder holds another scan.
         FileNotFoundError: there is no such folder or file of images.
     Source: paper, eqs. 1 to 3.

@@ -146,6 +146,8 @@ class Run:
 
         Args:
             feature: one of the run's features.
+        Raises:
+            ValueError: the run does not hold that feature.
         """
         return Box.of(self.manifest.windows[self.features.index(feature)].through)
 
@@ -154,6 +156,8 @@ class Run:
 
         Args:
             feature: one of the run's features.
+        Raises:
+            ValueError: the run does not hold that feature.
         """
         return Box.of(self.manifest.windows[self.features.index(feature)].pixels)
 
@@ -181,8 +185,6 @@ class Run:
                 f"over those of {self.manifest.images.source!r}"
             )
         return images
-
-    # Shards
 
     @property
     def shard_count(self) -> int:

@@ -71,6 +71,7 @@ def invert(
     Raises:
         EmptyTarget: that side of S is empty in an image.
         ValueError: a name, unit or position that does not fit.
+        FileNotFoundError: there is no such folder or file of images.
         Unreadable: an image cannot be read.
     Source: paper, section 4, eqs. 4 and 5.
 
@@ -192,6 +193,7 @@ def accentuate(
     Raises:
         EmptyTarget: that side of S is empty in an image.
         ValueError: a name, unit or position that does not fit.
+        FileNotFoundError: there is no such folder or file of images.
         Unreadable: an image cannot be read.
     Source: paper, section 4.
 

@@ -34,6 +34,7 @@ class SynthesisSettings:
         batch: number of images that are optimised together. It changes results by rounding alone.
     Raises:
         ValueError: a number is below 1, or a name is unknown.
+    Source: paper, section 4; canvas and rates are those of its code.
 
     >>> import opponent
     >>> settings = opponent.SynthesisSettings(steps=50, parameterisation="fourier")

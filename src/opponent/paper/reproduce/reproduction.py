@@ -59,7 +59,13 @@ class Reproduction:
         return [Feature(layer=layer, unit=unit) for unit in sorted(chosen.tolist())]
 
     def scan(self, name: str, features: Sequence[Feature], through: str) -> Run:
-        """A scan of all images, in a folder of that name."""
+        """A scan of all images.
+
+        Args:
+            name: of the run folder.
+            features: of one layer.
+            through: the layer to explain them through.
+        """
         return scan_images(
             self.network,
             self.images,

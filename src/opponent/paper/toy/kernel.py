@@ -83,7 +83,12 @@ def patterns(
 def begin_batch(xor, x, wanted):
     """Write the inputs that are counted: zero, and for XOR each pattern of a single pair.
 
-    Returns how many.
+    Args:
+        xor: the task.
+        x: inputs, one column each, to be filled.
+        wanted: what the outputs should be, one column an input, to be filled.
+    Returns:
+        How many.
     """
     if not xor:
         return 1
@@ -107,7 +112,8 @@ def draw(xor, keep, other, column, state, counted, x, wanted, weight):
         counted: what `begin_batch` returned.
         x, wanted: inputs and what the outputs should be, one column an input, to be filled.
         weight: how often each was drawn; the sum is the batch's size.
-    Returns how many columns are in use.
+    Returns:
+        How many columns are in use.
     """
     for a in range(counted):
         weight[a] = 0.0
@@ -200,7 +206,16 @@ def gradient(x, wanted, weight, count, importance, flat, m, grad, h, back, slope
 @_jit
 @no_type_check
 def adam(flat, grad, first, second, step, rate):
-    """One step of Adam, in place; `step` counts from 1."""
+    """One step of Adam, in place.
+
+    Args:
+        flat: the parameters.
+        grad: their gradient.
+        first: the running mean of gradients.
+        second: the running mean of their squares.
+        step: the step's number, from 1.
+        rate: the learning rate.
+    """
     size = rate / (1 - BETA1**step)
     scale = 1 / np.sqrt(1 - BETA2**step)
     for k in range(len(flat)):
@@ -236,6 +251,14 @@ def train_one(xor, keep, other, column, seed, rates, importance, flat, m):
 @njit(parallel=True, cache=True)
 @no_type_check
 def train_all(xor, keep, other, column, seeds, rates, importance, flats, m):
-    """`train_one` for each row of `flats`, one model a thread."""
+    """`train_one` for each row of `flats`, one model a thread.
+
+    Args:
+        xor, keep, other, column: as for `draw`.
+        seeds: of each model, the first state of the random numbers.
+        rates: the learning rate of each step.
+        importance, m: as for `gradient`.
+        flats: of each model the parameters, as `gradient` takes them.
+    """
     for s in prange(len(seeds)):
         train_one(xor, keep, other, column, seeds[s], rates, importance, flats[s], m)

@@ -123,7 +123,13 @@ def flatten(models: ToyModels) -> Float[np.ndarray, "s p"]:
 
 
 def unflatten(task: str, hidden: int, rows: Float[np.ndarray, "s p"]) -> ToyModels:
-    """The models of rows of parameters, as `flatten` gives them."""
+    """The models of rows of parameters.
+
+    Args:
+        task: 'abs' or 'xor'.
+        hidden: number of hidden units.
+        rows: the parameters of each model, as `flatten` gives them.
+    """
     n, m, f = inputs(task), hidden, FEATURES
     shapes = {"w1": (m, n), "b1": (m,), "w2": (f, m), "b2": (f,)}
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])

@@ -8,7 +8,13 @@ FORMAT = 1
 
 
 class Participants(Struct, frozen=True, kw_only=True):
-    """How many participants began, how many are analysed, and how many are not, by reason."""
+    """How many participants there were.
+
+    Args:
+        began: who began.
+        analysed: whose answers are analysed.
+        excluded: whose answers are not, by reason.
+    """
 
     began: int
     analysed: int
@@ -40,7 +46,14 @@ class AnswersOfLayer(Struct, frozen=True, kw_only=True):
 
 
 class LayerResults(Struct, frozen=True, kw_only=True):
-    """A layer, its label in figures, and its answers to either question."""
+    """The answers in one layer.
+
+    Args:
+        layer: its name.
+        label: what figures call it.
+        mei: the answers to the question for the MEI.
+        mii: the answers to the question for the MII.
+    """
 
     layer: str
     label: str
@@ -49,7 +62,14 @@ class LayerResults(Struct, frozen=True, kw_only=True):
 
 
 class FeatureResults(Struct, frozen=True, kw_only=True):
-    """A feature's share of right answers to either question."""
+    """A feature's share of right answers to either question.
+
+    Args:
+        layer: the feature's layer.
+        feature: its label.
+        mei: the share for the MEI; None without answers.
+        mii: the share for the MII; None without answers.
+    """
 
     layer: str
     feature: str

@@ -51,7 +51,15 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """The images of a trial, as indices into the images of candidate number `feature`."""
+    """The images of a trial, as indices into the images of a candidate.
+
+    Args:
+        feature: the candidate's number.
+        mei: the target MEI.
+        mii: the target MII.
+        examples: the other most exciting images.
+        distractors: the other choices.
+    """
 
     feature: int
     mei: int

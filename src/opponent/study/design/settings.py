@@ -92,7 +92,15 @@ class ScanRecord(Struct, frozen=True, kw_only=True):
 
 
 class Numbers(Struct, frozen=True, kw_only=True):
-    """How many trials of each kind a layer has, and how many pictures a trial."""
+    """How many trials of each kind there are, and how many pictures a trial has.
+
+    Args:
+        features: features of a layer, one trial each.
+        examples: examples of a trial.
+        distractors: distractors of a trial.
+        catch: catch trials of a layer.
+        practice: trials to practise with.
+    """
 
     features: Count
     examples: Count
@@ -109,7 +117,13 @@ class Consent(Struct, frozen=True, kw_only=True):
 
 
 class Codes(Struct, frozen=True, kw_only=True):
-    """The recruiting service's completion codes, by the way a session ends; empty for none."""
+    """The recruiting service's completion codes; empty for none.
+
+    Args:
+        complete: of a session that was finished.
+        screened_out: of one that could not be shown.
+        no_consent: of one without consent.
+    """
 
     complete: str | None = ""
     screened_out: str | None = ""

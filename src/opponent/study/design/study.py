@@ -89,7 +89,13 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """A trial as one participant sees it, with examples and choices in the order shown."""
+    """A trial as one participant sees it.
+
+    Args:
+        trial: the trial.
+        examples: ids of the examples, in the order shown.
+        choices: ids of the choices, in the order shown.
+    """
 
     trial: Trial
     examples: tuple[str, ...]

@@ -75,7 +75,8 @@ class Experiment:
         """Run an action of the store, and return its result once it is on the disk.
 
         Args:
-            act: a method of the store, called with the other arguments.
+            act: a method of the store.
+            given, named: what it is called with.
         Raises:
             Refusal: the store refuses.
         """

@@ -40,7 +40,13 @@ Pixels = Annotated[int, Meta(ge=0, le=100_000)]
 
 
 class Browser(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the page tells about the browser; sizes are (width, height) in pixels."""
+    """What the page tells about the browser.
+
+    Args:
+        window: (width, height) in pixels.
+        screen: (width, height) in pixels.
+        pixel_ratio: pixels of the screen for one of the page's.
+    """
 
     window: tuple[Pixels, Pixels] | UnsetType = UNSET
     screen: tuple[Pixels, Pixels] | UnsetType = UNSET
@@ -51,7 +57,14 @@ class Browser(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class SessionForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """POST /api/session: what the recruiting service puts into the link, and the browser."""
+    """POST /api/session: what the recruiting service puts into the link, and the browser.
+
+    Args:
+        prolific_pid: the participant's ID there.
+        study_id: the study's ID there.
+        session_id: the session's ID there.
+        browser: what the page tells about it.
+    """
 
     prolific_pid: RecruitingId = msgspec.field(name="PROLIFIC_PID", default="")
     study_id: RecruitingId = msgspec.field(name="STUDY_ID", default="")
@@ -69,7 +82,15 @@ class ConsentForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class AnswerForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """POST /api/answer: the choice, the milliseconds it took, and when the trial was shown."""
+    """POST /api/answer.
+
+    Args:
+        trial: the trial's id.
+        question: 'mei' or 'mii'.
+        choice: id of the chosen picture.
+        reaction_ms: milliseconds that the choice took.
+        shown_at: when the trial was shown.
+    """
 
     trial: Annotated[str, Meta(pattern=r"\A[0-9a-f]{12}\Z", description="12 hexadecimal digits")]
     question: Annotated[Literal["mei", "mii"], Meta(description="'mei' or 'mii'")]

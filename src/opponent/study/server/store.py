@@ -55,7 +55,14 @@ class Participant:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A stored answer."""
+    """A stored answer.
+
+    Args:
+        trial: the trial's id.
+        question: 'mei' or 'mii'.
+        choice: id of the chosen picture.
+        correct: whether it is the right one.
+    """
 
     trial: str
     question: str

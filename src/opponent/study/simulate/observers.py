@@ -50,7 +50,7 @@ class Chance:
     def answer(
         self, trial: str, examples: Sequence[str], choices: Sequence[str], rng: np.random.Generator
     ) -> tuple[str, str]:
-        """Any two choices."""
+        """Any two choices. Args as `Observer.answer`."""
         first, second = rng.permutation(len(choices))[:2]
         return choices[first], choices[second]
 
@@ -64,7 +64,7 @@ class Perfect:
     def answer(
         self, trial: str, examples: Sequence[str], choices: Sequence[str], rng: np.random.Generator
     ) -> tuple[str, str]:
-        """The MEI and the MII."""
+        """The MEI and the MII. Args as `Observer.answer`."""
         known = self.study.trial(trial)
         return known.mei, known.mii
 
@@ -87,7 +87,7 @@ class Similarity:
     def answer(
         self, trial: str, examples: Sequence[str], choices: Sequence[str], rng: np.random.Generator
     ) -> tuple[str, str]:
-        """The most and the least similar choice, with noise."""
+        """The most and the least similar choice, with noise. Args as `Observer.answer`."""
         middle, nearest = self._cosines(examples, choices)
         first = self._pick((middle + nearest) / 2, rng)
         others = [i for i in range(len(choices)) if i != first]
