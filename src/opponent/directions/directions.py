@@ -84,7 +84,7 @@ class Directions:
             name: 'kmeans17', 'mixed4c:kmeans17' or 'mixed4c:kmeans17@7,3'.
             power: power of the cosine in its activation; see `Feature`.
         Raises:
-            ValueError: there is no such direction, another layer, or none.
+            ValueError: there is no such direction; the layer is another, or missing.
         """
         rest, sign, at = name.strip().partition("@")
         layer, _, label = rest.rpartition(":")
@@ -117,7 +117,7 @@ class Directions:
             names: of directions and of units; 'LAYER:*' is all directions.
             power: power of the cosine in the activation of directions.
         Raises:
-            ValueError: there is no such direction, another layer, or none.
+            ValueError: there is no such direction; the layer is another, or missing.
         """
         features = list[Feature]()
         for name in names:

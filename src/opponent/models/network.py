@@ -36,7 +36,7 @@ _Value = TypeVar("_Value")
 class Network:
     """A vision network with its layers by name and its preprocessing.
 
-    The attributes stay as they are: `to` and `with_preprocessing` change them.
+    Its attributes are read-only: `to` moves the module, `with_preprocessing` makes another network.
 
     Args:
         module: any `nn.Module` that maps images (n, 3, height, width) to a tensor.

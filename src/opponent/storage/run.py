@@ -226,12 +226,12 @@ class Run:
 
     @property
     def units_file(self) -> AnyPath:
-        """The table of all units over all images."""
+        """The file of the table of all units over all images."""
         return self.folder / "units.parquet"
 
     @property
     def baseline_file(self) -> AnyPath:
-        """The through layer's mean, for a rule that starts there."""
+        """The file of the through layer's mean, for a rule that starts there."""
         return self.folder / "baseline.safetensors"
 
     def missing(self) -> list[int]:
