@@ -22,7 +22,7 @@ from opponent.storage.files import whole
 _EXPECTED = "expected are numbers with a point, one row a direction and one column a channel"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Directions:
     """Named vectors in the channel space of a layer.
 
@@ -64,6 +64,11 @@ class Directions:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        count, channels = self.vectors.shape
+        where = "any layer" if self.layer is None else repr(self.layer)
+        return f"Directions({count:,} in {where} of {channels:,} channels)"
 
     def feature(self, name: str, *, power: int = 0) -> Feature:
         """A direction as a feature.
