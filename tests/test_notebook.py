@@ -251,7 +251,7 @@ def test_nothing_to_show_is_said(result: opponent.Attribution) -> None:
 def test_a_flat_scatter_is_drawn() -> None:
     same = np.zeros(5)
     picture = notebook.scatter(same, same, same)
-    assert picture[-3, 3].max() < 250
+    assert picture[-3, 3, :3].max() < 250
 
 
 def test_data_frames_hold_the_same_numbers(run: opponent.Run, result: opponent.Attribution) -> None:
