@@ -255,7 +255,8 @@ def _overlaid(tile: Tile, scale: float) -> str | None:
 def _provenance(run: Run, settings: SynthesisSettings) -> list[tuple[str, str]]:
     m = run.manifest
     prepared = run.preprocessing
-    transforms = settings.transforms
+    transforms, described = settings.transforms, settings.describe()
+    objective = described.get("objective", f"dot * cos^{settings.power:g}")
     return [
         ("network", m.network.name),
         ("weights (SHA-256)", m.network.weights_sha256),
@@ -272,7 +273,7 @@ def _provenance(run: Run, settings: SynthesisSettings) -> list[tuple[str, str]]:
         ("seed", str(m.seed)),
         (
             "synthesis",
-            f"{settings.steps} steps, {settings.parameterisation}, dot * cos^{settings.power:g}, "
+            f"{settings.steps} steps, {described['parameterisation']}, {objective}, "
             f"boxes of {transforms.smallest:g} to {transforms.largest:g}, "
             f"{transforms.draws} draws a step",
         ),
