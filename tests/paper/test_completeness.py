@@ -18,7 +18,6 @@ from opponent.geometry.bottlenecks import through_layers
 from opponent.models.registry import load
 from opponent.paper.completeness import Completeness, completeness, write_completeness
 
-
 pytestmark = pytest.mark.usefixtures("one_thread", "random_weights")
 
 

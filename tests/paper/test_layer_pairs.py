@@ -21,7 +21,9 @@ def test_preceding_layer_carries_all() -> None:
     assert preceding(branches, "relu_left") == "relu"
     # The concatenation and the sum lie in no block of their own, and each branch carries a part.
     assert preceding(branches, "relu_last") == "relu"
-    assert bottleneck_pairs(branches) == [LayerPair(target="relu_last", through="relu", bottleneck=True)]
+    assert bottleneck_pairs(branches) == [
+        LayerPair(target="relu_last", through="relu", bottleneck=True)
+    ]
 
 
 def test_bottlenecks_are_what_preceding_says(mini: Network) -> None:

@@ -14,7 +14,6 @@ from opponent.attribution.rules import IntegratedGradients, parse_rule
 from opponent.geometry.bottlenecks import through_layers
 from opponent.paper.layer_totals import integrated_totals, rule_totals, totals
 
-
 pytestmark = pytest.mark.usefixtures("one_thread", "random_weights")
 
 
