@@ -22,7 +22,7 @@ def a_trial(**changes: Any) -> Trial:
     return Trial(**given | changes)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return small_study(tmp_path_factory.mktemp("study") / "s", features=3)
 

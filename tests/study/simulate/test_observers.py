@@ -9,7 +9,7 @@ from opponent.study.design.study import Study
 from opponent.study.simulate.observers import Chance, Similarity, embed
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return small_study(tmp_path_factory.mktemp("observers") / "s", layers=("a",))
 

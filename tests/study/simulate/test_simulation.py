@@ -15,7 +15,7 @@ from opponent.study.simulate.simulation import simulate
 PLAN = {"draws": 1000, "power_draws": 2, "power_for": [4]}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     folder = tmp_path_factory.mktemp("simulate") / "s"
     return small_study(folder, features=5, layers=("a", "b"), analysis=PLAN)
