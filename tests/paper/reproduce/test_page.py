@@ -110,10 +110,10 @@ def test_the_papers_sizes_are_the_papers() -> None:
 def test_a_part_of_the_images_is_drawn_in_their_order() -> None:
     images = open_images("photos", size=(64, 64))
     assert sample_images(images, None, 0) is images
-    some = sample_images(images, 30, 1)
-    assert isinstance(some, ImageSet)
-    numbers = [images.entries.index(entry) for entry in some]
+    sample = sample_images(images, 30, 1)
+    assert isinstance(sample, ImageSet)
+    numbers = [images.entries.index(entry) for entry in sample]
     assert numbers == sorted(set(numbers))
     assert len(numbers) == 30
-    assert [x.id for x in sample_images(images, 30, 1)] == [x.id for x in some]
-    assert [x.id for x in sample_images(images, 30, 2)] != [x.id for x in some]
+    assert [x.id for x in sample_images(images, 30, 1)] == [x.id for x in sample]
+    assert [x.id for x in sample_images(images, 30, 2)] != [x.id for x in sample]

@@ -57,10 +57,10 @@ def test_a_scan_holds_what_each_image_gives(
         assert group.values.shape == (60, 5, 4)
         files = [pictures / "07.png", pictures / "41.png"]
         for i, feature in enumerate(group.features):
-            found = attribute(small, files, feature, group.pair.through)
+            result = attribute(small, files, feature, group.pair.through)
             columns = measured.columns(group, i)
             for name in ("activation", "excitation", "inhibition", "l1", "l2"):
-                want = getattr(found, name).numpy()
+                want = getattr(result, name).numpy()
                 assert getattr(columns, name)[[7, 41]] == pytest.approx(want, rel=1e-4, abs=1e-6)
                 if name in SELECTIONS:
                     assert (group.by(name)[:, i] == getattr(columns, name)).all()
@@ -95,9 +95,9 @@ def test_an_interrupted_scan_ends_with_the_same_bytes(
             measure_features(small, pictures, out=tmp_path / "out", settings=QUICK, progress=stop)
     again = measure_features(small, pictures, out=tmp_path / "out", settings=QUICK)
     assert contents(tmp_path / "out") == wanted
-    for one, other in zip(again.groups, measured.groups, strict=True):
-        assert one.features == other.features
-        assert (one.values == other.values).all()
+    for group, other in zip(again.groups, measured.groups, strict=True):
+        assert group.features == other.features
+        assert (group.values == other.values).all()
 
 
 def test_another_question_is_refused(

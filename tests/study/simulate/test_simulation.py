@@ -23,10 +23,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 def test_the_perfect_score_all(study: Study, tmp_path: Path) -> None:
     answered = simulate(study, tmp_path / "p", participants=3, skill="perfect")
-    found = as_json(analyse_folder(answered))
-    assert found["simulated"]["skill"] == "perfect"
-    assert found["participants"] == {"began": 3, "analysed": 3, "excluded": {}}
-    assert [x[q]["accuracy"] for x in found["layers"] for q in ("mei", "mii")] == [1.0] * 4
+    results = as_json(analyse_folder(answered))
+    assert results["simulated"]["skill"] == "perfect"
+    assert results["participants"] == {"began": 3, "analysed": 3, "excluded": {}}
+    assert [x[q]["accuracy"] for x in results["layers"] for q in ("mei", "mii")] == [1.0] * 4
 
 
 def test_those_who_guess_score_as_chance_has_it(tmp_path: Path) -> None:
