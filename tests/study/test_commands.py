@@ -56,6 +56,7 @@ def test_help_has_an_example(name: str) -> None:
     assert f"opponent experiment {name}" in text
 
 
+@pytest.mark.slow
 def test_build(mini_runs: list[Path], tmp_path: Path) -> None:
     words = ["build", *mini_runs, "--out", tmp_path / "study", "--features", 1]
     words += ["--label", "early", "--label", "late", "--format", "svg"]
@@ -78,6 +79,7 @@ def test_build(mini_runs: list[Path], tmp_path: Path) -> None:
     assert (study.folder / "trials.parquet").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_build_refuses(mini_runs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="figures are png"):
         within("build", *mini_runs, "--out", tmp_path / "study", "--format", "gif")
