@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from tests.support.scans import files, paint_shapes
 
+pytestmark = pytest.mark.slow
+
 WORKER = '''
 import os, random, signal, sys, time
 from pathlib import Path
