@@ -78,9 +78,7 @@ class Segment:
         assert plan.through is not None
         self._network, self._inputs, self._plan = network, inputs, plan
         self.features, self.through = tuple(features), plan.through
-        self.baseline = (
-            None if baseline is None else plan.cover(baseline[None])[0]
-        )
+        self.baseline = None if baseline is None else plan.cover(baseline[None])[0]
 
     def forward(
         self, change: Callable[[Tensor], Tensor] | None = None, *, copies: int = 1

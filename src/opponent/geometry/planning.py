@@ -25,6 +25,8 @@ def plan_crop(
         features: of one layer, with positions written out; at most one of each position matters.
         through: a layer before the features'; None where only the features are wanted.
         start: where the crop begins: 'pixels', or the through layer.
+    Returns:
+        The plan; where it takes the whole image, it begins at the pixels and says why.
     """
     key = ("crop plan", tuple(features), through, start, weights_state(network))
     return network.cached(key, lambda: _plan(network, features, through, start))
