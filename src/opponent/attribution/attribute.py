@@ -15,14 +15,8 @@ from opponent.core.errors import Unreadable
 from opponent.core.feature import Feature
 from opponent.core.progress import Progress, shown
 from opponent.geometry.crop import CropPlan, plan_whole_image
-from opponent.geometry.planning import (
-    ROUNDING,
-    copy_in,
-    equal_to_rounding,
-    plan_crop,
-    rounding_limit,
-    weights_state,
-)
+from opponent.geometry.crop_check import ROUNDING, copy_in, equal_to_rounding, rounding_limit
+from opponent.geometry.planning import plan_crop, weights_state
 from opponent.images.imageset import ImageSet
 from opponent.images.loader import load_batches
 from opponent.images.sources import Images, open_images

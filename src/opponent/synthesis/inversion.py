@@ -47,7 +47,7 @@ def invert(
     side: Side | str,
     settings: SynthesisSettings | None = None,
     rule: AttributionRule | str = "gradient",
-    baseline: Float[Tensor, "k h w"] | None = None,
+    baseline: Float[Tensor, "k y x"] | None = None,
     progress: Progress | None = None,
 ) -> Synthesis:
     """Synthesise images, from noise, that show one side of what drives a feature in given images.
@@ -156,7 +156,7 @@ def accentuate(
     side: Side | str,
     settings: SynthesisSettings | None = None,
     rule: AttributionRule | str = "gradient",
-    baseline: Float[Tensor, "k h w"] | None = None,
+    baseline: Float[Tensor, "k y x"] | None = None,
     progress: Progress | None = None,
 ) -> Synthesis:
     """Change photographs so that one side of what drives a feature in them grows.
