@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from opponent import Feature
-from opponent.core.text import LONGEST, file_name, in_deviations, one_line, some
+from opponent.core.text import LONGEST, file_name, first_few, in_deviations, one_line
 
 LABELS = st.text() | st.text("./\\-_ :@,~ab0é\0", max_size=12) | st.text(min_size=150)
 
@@ -103,11 +103,11 @@ def test_deviations_by_hand() -> None:
 
 
 def test_the_first_few_of_several_names() -> None:
-    assert some(["a", "b"]) == "'a', 'b'"
-    assert some(list("abcde")) == "'a', 'b', 'c', 'd', 'e'"
-    assert some(tuple("abcdef")) == "'a', 'b', 'c', 'd', 'e', ..."
-    assert some(["a", "b"], count=1) == "'a', ..."
-    assert some([]) == ""
+    assert first_few(["a", "b"]) == "'a', 'b'"
+    assert first_few(list("abcde")) == "'a', 'b', 'c', 'd', 'e'"
+    assert first_few(tuple("abcdef")) == "'a', 'b', 'c', 'd', 'e', ..."
+    assert first_few(["a", "b"], count=1) == "'a', ..."
+    assert first_few([]) == ""
 
 
 def test_an_error_in_one_line() -> None:

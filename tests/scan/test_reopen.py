@@ -198,7 +198,7 @@ def test_a_crop_plan_can_be_written_down() -> None:
     plan = plan_crop(network, features, "mixed3a")
     assert plan.box is not None
     record = crop_record(plan)
-    assert record.whole is None
+    assert record.reason is None
     assert plan_from(record, features, "mixed3a") == plan
     whole = plan_whole_image(network, features, "mixed3a", "no reason")
     assert crop_record(whole) == CropRecord(whole="no reason")
@@ -227,4 +227,4 @@ def test_crop_plans_come_back_from_the_folder(
     )
     units = units_plan_of(whole, small)
     assert (units.box, units.reason) == (None, plan.reason)
-    assert units.window == units.inner == Box.whole((12, 10))
+    assert units.window == units.inner == Box.full((12, 10))

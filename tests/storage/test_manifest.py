@@ -192,7 +192,7 @@ WRONG: list[tuple[tuple[str | int, ...], object, str]] = [
     (("versions", "torch"), 2, "$.versions"),
     (("rule",), None, "$.rule"),
     (("crop_plan",), {}, "$.crop_plan"),
-    (("crop_plan",), {"whole": 3}, "$.crop_plan.whole"),
+    (("crop_plan",), {"reason": 3}, "$.crop_plan.reason"),
     (("crop_plan", "whole"), "why", "$.crop_plan"),
     (("crop_plan", "crops"), GONE, "$.crop_plan"),
     (("crop_plan", "inner"), GONE, "$.crop_plan"),

@@ -20,7 +20,7 @@ class Box:
         return cls(top=top, left=left, height=height, width=width)
 
     @classmethod
-    def whole(cls, size: Sequence[int]) -> "Box":
+    def full(cls, size: Sequence[int]) -> "Box":
         """The box that covers all of a map of (height, width)."""
         height, width = size
         return cls(top=0, left=0, height=height, width=width)

@@ -44,7 +44,7 @@ def in_deviations(value: float, digits: int = 1) -> str:
     return f"{round(value, digits) + 0.0:+.{digits}f} sd"
 
 
-def some(names: "list[str] | tuple[str, ...]", count: int = 5) -> str:
+def first_few(names: "list[str] | tuple[str, ...]", count: int = 5) -> str:
     """The first few of several names, quoted, for an error message."""
     return ", ".join(map(repr, names[:count])) + (", ..." if len(names) > count else "")
 

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from opponent.core.feature import Feature
 from opponent.directions.kmeans import clusters, unit_vectors
 from opponent.models.weights import read_weights
-from opponent.storage.files import whole
+from opponent.storage.files import atomic_write
 
 _EXPECTED = "expected are numbers with a point, one row a direction and one column a channel"
 
@@ -156,7 +156,7 @@ class Directions:
         check_suffix(path)
         about = {"labels": self.labels, "layer": self.layer, "provenance": dict(self.provenance)}
         tensors = {"directions": torch.from_numpy(np.ascontiguousarray(self.vectors))}
-        with whole(Path(path)) as temporary:
+        with atomic_write(Path(path)) as temporary:
             temporary.write_bytes(save(tensors, {"opponent": json.dumps(about)}))
 
     @classmethod

@@ -77,13 +77,13 @@ class CropCheck:
     expected: "_Values"
 
     @classmethod
-    def of(cls, network: Network, whole: CropPlan) -> "CropCheck | None":
+    def of(cls, network: Network, uncropped: CropPlan) -> "CropCheck | None":
         """The check for a plan of the whole image; None where the network does not take noise."""
         for dtype in dict.fromkeys((torch.float64, network.dtype)):
             try:
                 checked = network if dtype == network.dtype else copy_in(network, dtype)
                 for seed in range(TRIES):
-                    expected = _values(whole, _run(checked, whole, seed))
+                    expected = _values(uncropped, _run(checked, uncropped, seed))
                     check = cls(network=checked, seed=seed, expected=expected)
                     if check.alive:
                         return check

@@ -56,29 +56,29 @@ def _plan(
     if isinstance(candidates, str):
         return plan_whole_image(network, features, through, candidates)
     reason = "a part of the image gives other numbers than the whole does"
-    whole = plan_whole_image(network, features, through, reason)
-    check = CropCheck.of(network, whole)
+    uncropped = plan_whole_image(network, features, through, reason)
+    check = CropCheck.of(network, uncropped)
     if check is None:
-        return whole
+        return uncropped
     if not check.alive:
-        candidates = _trusted(network, whole, candidates, start)
+        candidates = _trusted(network, uncropped, candidates, start)
     confirmed = (check.confirm(candidate) for candidate in candidates)
-    return next((plan for plan in confirmed if plan is not None), whole)
+    return next((plan for plan in confirmed if plan is not None), uncropped)
 
 
 def _trusted(
-    network: Network, whole: CropPlan, candidates: Sequence[CropPlan], start: str
+    network: Network, uncropped: CropPlan, candidates: Sequence[CropPlan], start: str
 ) -> list[CropPlan]:
     """The candidates for features that are dead on noise, so that it says nothing about their S.
 
     All channels of their layer together are not dead. Where a crop is right for them, it is trusted
     for the features.
     """
-    layer = whole.features[0].layer
+    layer = uncropped.features[0].layer
     weights = [1.0] * network.layer(layer).shape[0]
-    positions = dict.fromkeys(feature.position for feature in whole.features)
+    positions = dict.fromkeys(feature.position for feature in uncropped.features)
     channels = tuple(Feature.direction(layer, weights, position=x) for x in positions)
-    if channels == whole.features:
+    if channels == uncropped.features:
         return []
-    plan = plan_crop(network, channels, whole.through, start=start)
+    plan = plan_crop(network, channels, uncropped.through, start=start)
     return [x for x in candidates if plan.box is not None and (plan.crops or not x.crops)]

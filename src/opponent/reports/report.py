@@ -124,7 +124,7 @@ class _Section:
         meaning = None
         if self.feature.layer == LOGITS and self.feature.unit is not None:
             meaning = self.network.class_name(self.feature.unit)
-        made, nothing = self._made()
+        inversions, no_inversions = self._inversions()
         drivers = who(self.run, self.feature, channels=6, network=self.network)
         return {
             "label": self.feature.label,
@@ -139,8 +139,8 @@ class _Section:
             "groups": self._groups(tiles, scale),
             "square": drawing(square_figure(scale or None)),
             "field": f"{field.height} x {field.width} pixels",
-            "made": made,
-            "nothing_made": nothing,
+            "inversions": inversions,
+            "no_inversions": no_inversions,
             "visualisations": self._visualisations(),
             "drivers": drawing(plot_who(drivers)),
             "driven": drivers.about,
@@ -207,7 +207,7 @@ class _Section:
             for name, group in self.selected.items()
         ]
 
-    def _made(self) -> tuple[list[list[dict[str, Any]]], str]:
+    def _inversions(self) -> tuple[list[list[dict[str, Any]]], str]:
         """Rows of figure 5: the photograph, then accentuation and inversion for either sign."""
         rows = tense_rows(
             self.run,
@@ -235,7 +235,10 @@ class _Section:
         both = visualisations(
             self.run, self.network, self.feature, self.columns, self.settings, self.progress
         )
-        return [_cell(one, name) for one, name in zip(both, ("upward", "downward"), strict=True)]
+        return [
+            _cell(visualisation, name)
+            for visualisation, name in zip(both, ("upward", "downward"), strict=True)
+        ]
 
 
 def _cell(shown: Tile | Synthetic | None, alt: str) -> dict[str, Any]:

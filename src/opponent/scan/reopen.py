@@ -108,10 +108,10 @@ def baseline_of(run: Run, network: Network, rule: AttributionRule) -> Float[Tens
 
 def crop_plan_of(run: Run, network: Network, features: Sequence[Feature] | None = None) -> CropPlan:
     """What a pass computes for the run's features, or for some of them."""
-    record = run.manifest.crop_plan or CropRecord(whole="unknown")
+    record = run.manifest.crop_plan or CropRecord(reason="unknown")
     if record.crops is None:
         chosen = features or run.features
-        return plan_whole_image(network, chosen, run.through, record.whole or "unknown")
+        return plan_whole_image(network, chosen, run.through, record.reason or "unknown")
     if features is not None:
         return plan_crop(network, features, run.through)
     return plan_from(record, run.features, run.through)
@@ -122,12 +122,12 @@ def units_plan_of(run: Run, network: Network) -> CropPlan:
     units, through = run.all_units(), run.through
     position = None if units.position == "*" else units.position
     widest = AllUnits(layer=units.layer, position=position).widest(network)
-    record = run.manifest.units_crop_plan or CropRecord(whole="unknown")
+    record = run.manifest.units_crop_plan or CropRecord(reason="unknown")
     if record.crops is not None:
         return plan_from(record, [widest], through)
     window = Box.of(units.window)
     return CropPlan(
-        features=(widest,), through=through, window=window, inner=window, reason=record.whole
+        features=(widest,), through=through, window=window, inner=window, reason=record.reason
     )
 
 

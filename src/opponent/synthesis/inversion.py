@@ -217,7 +217,7 @@ def visualise(
         ValueError: a name, unit or position that does not fit, or both sides at once.
     Source: Olah et al. (2017); paper, figure 5.
     """
-    network, settings, side = load(network), settings or SynthesisSettings(), Side.one(side)
+    network, settings, side = load(network), settings or SynthesisSettings(), Side.single(side)
     feature = network.resolve(feature)
     generator = torch.Generator().manual_seed(settings.seed)
     start = parse_parameterisation(settings.parameterisation)(
