@@ -42,14 +42,14 @@ def test_a_run_elsewhere_has_the_same_bytes(
     there = scan_images(small, features="two:3", **scan, out=f"{memory}/run")
     expected = files(tmp_path / "run")
 
-    def found() -> dict[str, bytes]:
+    def stored() -> dict[str, bytes]:
         prefix = f"{there.folder.path}/"
         return {
             path.removeprefix(prefix): there.folder.fs.cat_file(path)
             for path in there.folder.fs.find(there.folder.path)
         }
 
-    assert found() == expected
+    assert stored() == expected
     again = Run(f"{memory}/run")
     assert str(again.folder) == "memory://opponent-runs/run"
     assert again.images.entries == here.images.entries
@@ -64,7 +64,7 @@ def test_a_run_elsewhere_has_the_same_bytes(
     with pytest.raises(RunError, match=r"memory://opponent-runs/run is not finished \(2 of 3"):
         again.columns()
     scan_images(small, features="two:3", **scan, out=f"{memory}/run")
-    assert found() == expected
+    assert stored() == expected
 
 
 def test_whose_folder_it_is_matters_elsewhere_too(

@@ -45,7 +45,7 @@ def test_what_workers_compute_has_the_same_bytes(
     # Shards of 3, 3, 3 and 1 images; the last comes first.
     assert calls == [("scanning", done, 10) for done in (0, 1, 4, 7, 10)]
     assert workers.checked == [("small", False)]
-    assert workers.made == min(count, 4)
+    assert workers.started == min(count, 4)
     assert not workers.open
 
 
@@ -70,7 +70,7 @@ def test_what_is_finished_needs_no_worker(noise: Path, tmp_path: Path) -> None:
         progress=lambda *call: calls.append(call), **SIZES,
     )  # fmt: skip
     assert calls == [("scanning", 10, 10)]
-    assert workers.made == 0
+    assert workers.started == 0
     assert files(out) == before
 
 

@@ -57,8 +57,8 @@ def end(number):
     """How a child ended: its exit code, or the signal as a negative number."""
     waited = time.monotonic() + 60
     while time.monotonic() < waited:
-        found, status = os.waitpid(number, os.WNOHANG)
-        if found:
+        ended, status = os.waitpid(number, os.WNOHANG)
+        if ended:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.005)
     os.kill(number, signal.SIGKILL)

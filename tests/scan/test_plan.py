@@ -62,9 +62,9 @@ Given = dict[str, object]
 def test_what_does_not_fit_is_refused_before_anything_is_written(
     small: Network, tmp_path: Path, pictures: Path, given: Given, message: str
 ) -> None:
-    asked: Given = {"features": "mixed:1", "through": "early", "images": pictures} | given
+    scan: Given = {"features": "mixed:1", "through": "early", "images": pictures} | given
     with pytest.raises(ValueError, match=message):
-        scan_images(small, **asked, out=tmp_path / "run")
+        scan_images(small, **scan, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -83,6 +83,6 @@ def test_in_half_precision_the_error_is_told_and_the_run_knows_it(tmp_path: Path
     assert run.manifest.network.dtype == "bfloat16"
     assert network_of(run).dtype == torch.bfloat16
     exact = scan_images("inceptionv1-mini", tmp_path, features, "mixed3a", out=tmp_path / "exact")
-    found, expected = run.columns().excitation, exact.columns().excitation
-    np.testing.assert_allclose(found, expected, rtol=0.1)
-    assert (found != expected).any()
+    rounded, expected = run.columns().excitation, exact.columns().excitation
+    np.testing.assert_allclose(rounded, expected, rtol=0.1)
+    assert (rounded != expected).any()

@@ -115,8 +115,8 @@ def test_every_part_is_computed_once_whatever_is_lost(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_ray", lambda: fake)
         patch.setattr(module.time, "sleep", lambda _: None)
-        found = list(Ray(retries=3).map(lambda: print, range(count)))
-    assert sorted(found) == sorted(fake.computed) == list(range(count))
+        finished = list(Ray(retries=3).map(lambda: print, range(count)))
+    assert sorted(finished) == sorted(fake.computed) == list(range(count))
     assert not fake.alive
     assert not fake.connected
     assert fake.most <= max(map(sum, ([1], *machines, [2, 0, 1])))

@@ -128,14 +128,14 @@ def ended(make, **other):
 
 
 def main():
-    found = {}
+    facts = {}
     slow = network()
     rule = parse_rule(SCAN["rule"])
     run = begin_scan(slow, out=out / "alone", **{**SCAN, "rule": rule})
     slow.module.batches = 0
     compute_shards(run, slow, rule, run.missing())
     finish_run(run)
-    found["batches alone"] = slow.module.batches
+    facts["batches alone"] = slow.module.batches
     # Before Ray runs here: a process that has threads cannot fork.
     drivers = [drive("killed"), drive("killed")]
     import ray
@@ -153,7 +153,7 @@ def main():
     def lose():
         while not stalled.exists():
             time.sleep(0.05)
-        found["lost after"] = reached[-1]
+        facts["lost after"] = reached[-1]
         cluster.remove_node(others[0], allow_graceful=False)
 
     threading.Thread(target=lose, daemon=True).start()
@@ -161,13 +161,13 @@ def main():
         network(), out=out / "lost", executor=Ray(),
         progress=lambda what, done, total: reached.append(done), **SCAN,
     )
-    found["machines"] = sorted(machines())
-    found["batches"] = len(log.read_text().split())
+    facts["machines"] = sorted(machines())
+    facts["batches"] = len(log.read_text().split())
     victim.unlink()
-    found["raises"] = ended(raising, actors=1)
-    found["tried"] = log.with_name("tried").read_text().split()
-    found["no room"] = ended(raising, cpus=64.0)
-    found["still connected"] = ray.is_initialized()
+    facts["raises"] = ended(raising, actors=1)
+    facts["tried"] = log.with_name("tried").read_text().split()
+    facts["no room"] = ended(raising, cpus=64.0)
+    facts["still connected"] = ray.is_initialized()
     ray.shutdown()
 
     tell_driver(drivers[0], cluster.address)
@@ -175,12 +175,12 @@ def main():
     while shards("killed") < 2 and time.monotonic() < until:
         time.sleep(0.02)
     os.kill(drivers[0][0], signal.SIGKILL)
-    found["first driver"] = code(drivers[0])
-    found["shards before"] = shards("killed")
+    facts["first driver"] = code(drivers[0])
+    facts["shards before"] = shards("killed")
     tell_driver(drivers[1], cluster.address)
-    found["second driver"] = code(drivers[1])
+    facts["second driver"] = code(drivers[1])
     cluster.shutdown()
-    print(json.dumps(found))
+    print(json.dumps(facts))
 
 
 main()
@@ -189,7 +189,7 @@ main()
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
-    """The scans of the script, and what it found."""
+    """The scans of the script, and what it facts."""
     pytest.importorskip("ray")
     folder = tmp_path_factory.mktemp("cluster")
     paint_with_one_bad(folder / "images", 47)
@@ -198,7 +198,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, obje
     temporary = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
     arguments = ["images", "out", "log"]
     try:
-        made = subprocess.run(
+        ended = subprocess.run(
             [sys.executable, "script.py", *(folder / name for name in arguments)],
             check=False,
             cwd=folder,
@@ -213,44 +213,44 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, obje
                 "RAY_USAGE_STATS_ENABLED": "0",
             },
         )
-        assert made.returncode == 0, made.stderr[-3000:]
+        assert ended.returncode == 0, ended.stderr[-3000:]
         assert not (left := _running(str(temporary))), f"still running: {left}"
     finally:
         for process in _running(str(temporary)):
             os.kill(process, signal.SIGKILL)
         shutil.rmtree(temporary, ignore_errors=True)
-    return folder / "out", json.loads(made.stdout.splitlines()[-1])
+    return folder / "out", json.loads(ended.stdout.splitlines()[-1])
 
 
 def _running(name: str) -> list[int]:
     """Processes that were started with that name in their arguments."""
-    found = []
+    facts = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if name.encode() in (process / "cmdline").read_bytes():
-                found.append(int(process.name))
+                facts.append(int(process.name))
         except OSError:  # it has ended
             pass
-    return found
+    return facts
 
 
 def test_a_scan_that_loses_a_machine_gives_the_same_bytes(
     done: tuple[Path, dict[str, object]],
 ) -> None:
-    out, found = done
+    out, facts = done
     assert files(out / "lost") == files(out / "alone")
     assert len(Run(out / "lost").columns().images) == 47
     # It was lost in the middle, all three had computed, and what it was at was computed again.
-    assert 0 <= found["lost after"] < 48
-    assert len(found["machines"]) == 3
-    assert found["batches"] > found["batches alone"] >= 24
+    assert 0 <= facts["lost after"] < 48
+    assert len(facts["machines"]) == 3
+    assert facts["batches"] > facts["batches alone"] >= 24
 
 
 def test_a_scan_whose_driver_is_killed_goes_on(done: tuple[Path, dict[str, object]]) -> None:
-    out, found = done
-    assert found["first driver"] == -signal.SIGKILL
-    assert 2 <= found["shards before"] < 12
-    assert found["second driver"] == 0
+    out, facts = done
+    assert facts["first driver"] == -signal.SIGKILL
+    assert 2 <= facts["shards before"] < 12
+    assert facts["second driver"] == 0
     assert files(out / "killed") == files(out / "alone")
 
 

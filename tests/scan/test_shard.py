@@ -90,15 +90,17 @@ def test_exemplars_are_the_places_where_channels_are_most_active(
     for channel in (0, 7, 100, 239):
         largest = hidden[:, channel, top:bottom, left:right].flatten(1).amax(1)
         best = largest.argsort(descending=True, stable=True)[:9]
-        found = run.exemplars(channel)
-        assert [each.image for each in found] == [readable[i].id for i in best if largest[i] > 0]
-        for each, i in zip(found, best.tolist(), strict=False):
+        exemplars = run.exemplars(channel)
+        assert [each.image for each in exemplars] == [
+            readable[i].id for i in best if largest[i] > 0
+        ]
+        for each, i in zip(exemplars, best.tolist(), strict=False):
             assert top <= each.row < bottom
             assert left <= each.column < right
             np.testing.assert_allclose(each.activation, largest[i], rtol=1e-4)
             at = hidden[i, channel, each.row, each.column]
             np.testing.assert_allclose(each.activation, at, rtol=1e-4)
-        assert run.exemplars(channel, 2) == found[:2]
+        assert run.exemplars(channel, 2) == exemplars[:2]
 
 
 def test_a_tie_between_exemplars_goes_to_the_first(tmp_path: Path) -> None:
@@ -116,9 +118,9 @@ def test_a_tie_between_exemplars_goes_to_the_first(tmp_path: Path) -> None:
     )
     channels = [run.exemplars(channel) for channel in range(run.manifest.through_shape[0])]
     assert any(channels)
-    for found in channels:
-        images = [each.image for each in found]
-        assert images == [f"{n:02d}.png" for n in range(9 if found else 0)]
+    for exemplars in channels:
+        images = [each.image for each in exemplars]
+        assert images == [f"{n:02d}.png" for n in range(9 if exemplars else 0)]
 
 
 def test_features_keep_their_own_windows(scanned: tuple[Run, ImageSet]) -> None:
