@@ -210,7 +210,7 @@ def invert(
         for name in ids:
             for which in side:
                 with shown(None) as progress:
-                    synthesised = synthesise(
+                    picture = synthesise(
                         opened,
                         network,
                         each,
@@ -223,8 +223,8 @@ def invert(
                     )
                 own = columns.activation[columns.images.index(name)] / columns.deviation
                 out.print(
-                    f"{synthesised.path}: {which}, {each.label} goes from {in_deviations(own, 2)} to "
-                    f"{in_deviations(synthesised.final / columns.deviation, 2)}",
+                    f"{picture.path}: {which}, {each.label} goes from {in_deviations(own, 2)} to "
+                    f"{in_deviations(picture.final / columns.deviation, 2)}",
                     markup=False,
                     soft_wrap=True,
                 )

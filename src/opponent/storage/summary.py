@@ -106,8 +106,8 @@ def _bucket(values: Float[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
 def _middle(buckets: Int[np.ndarray, " b"]) -> Float[np.ndarray, " b"]:
     away = buckets - BUCKETS
     size = SMALLEST * GROWTH ** (np.abs(away) - 0.5)
-    found: Float[np.ndarray, " b"] = np.where(away == 0, 0.0, np.sign(away) * size)
-    return found
+    values: Float[np.ndarray, " b"] = np.where(away == 0, 0.0, np.sign(away) * size)
+    return values
 
 
 def summarise(

@@ -81,7 +81,7 @@ def patterns(
 @_jit
 @no_type_check
 def begin_batch(xor, x, wanted):
-    """Write the inputs that are counted: zero, and for XOR each pattern of a state pair.
+    """Write the inputs that are counted: zero, and for XOR each pattern of a single pair.
 
     Returns how many.
     """
