@@ -184,7 +184,7 @@ def test_the_crop_is_that_which_suits_the_rule(tmp_path: Path, pictures: Path) -
         run = scan_images(network, pictures, "conv3:1@0,0", "relu1", out=tmp_path / name, rule=rule)
         records[name] = run.manifest.crop_plan
     assert records["SmoothGrad"] == CropRecord(
-        whole="on the first images, S of conv3:1@0,0 differs"
+        reason="on the first images, S of conv3:1@0,0 differs"
     )
     assert records["PositiveGradient"].crops is not None
 
@@ -201,7 +201,7 @@ def test_a_crop_plan_can_be_written_down() -> None:
     assert record.reason is None
     assert plan_from(record, features, "mixed3a") == plan
     whole = plan_whole_image(network, features, "mixed3a", "no reason")
-    assert crop_record(whole) == CropRecord(whole="no reason")
+    assert crop_record(whole) == CropRecord(reason="no reason")
 
 
 def test_crop_plans_come_back_from_the_folder(

@@ -28,7 +28,7 @@ from opponent.storage.files import (
 # The one file alone: the package imports torch.
 KILLED = """
 import os, pathlib, runpy, signal, sys
-whole = runpy.run_path(sys.argv[1])["whole"]
+atomic_write = runpy.run_path(sys.argv[1])["atomic_write"]
 with atomic_write(pathlib.Path(sys.argv[2])) as temporary:
     temporary.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)

@@ -221,7 +221,7 @@ def invert(
                         rule=own_rule,
                         progress=progress,
                     )
-                own = columns.activation[columns.images.index(name)] / columns.deviation
+                own = float(columns.activation[columns.images.index(name)]) / columns.deviation
                 out.print(
                     f"{picture.path}: {which}, {each.label} goes from {in_deviations(own, 2)} to "
                     f"{in_deviations(picture.final / columns.deviation, 2)}",

@@ -1,6 +1,7 @@
 """All of the paper's figures in one page, at sizes for a test."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,7 +47,9 @@ def test_every_figure_is_there_with_what_it_says(page: Path) -> None:
     agreeing = sum(bool(claim.agrees) for claim in compared)
     assert f"{agreeing} of {len(compared)} claims" in text
     assert text.count("does not agree") == len(compared) - agreeing
-    assert "http" not in text.replace("http://www.w3.org", "")
+    # What stands in a picture's data is chance.
+    words = re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
+    assert "http" not in words.replace("http://www.w3.org", "")
 
 
 @pytest.mark.slow
