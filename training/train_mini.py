@@ -30,7 +30,7 @@ from opponent.images.loader import stream
 from opponent.images.sources import open_images
 from opponent.models.inceptionv1 import MINI, InceptionV1
 from opponent.models.registry import MINI_INPUT
-from opponent.storage.files import whole
+from opponent.storage.files import atomic_write
 
 BATCH = 128
 BETAS = (0.9, 0.99)
@@ -267,7 +267,7 @@ def train(
                 print(f"{at}: loss {np.mean(losses):.3f}, about {rest} left", flush=True)
                 state = {name: part.state_dict() for name, part in learner.parts.items()}
                 state |= {"settings": asdict(settings), "stage": number, "step": step + 1}
-                with whole(checkpoint) as file:
+                with atomic_write(checkpoint) as file:
                     torch.save(state, file)
                 said, losses = monotonic(), []
             if is_epoch:
@@ -340,7 +340,7 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         parser.exit(130, "stopped; the same command goes on where the last line was printed\n")
     weights = {name: w.contiguous() for name, w in network.half().state_dict().items()}
-    with whole(out) as file:
+    with atomic_write(out) as file:
         save_file(weights, file, metadata={"classes": " ".join(names)})
     checkpoint.unlink()
     print(f"{out} is written; from it,")

@@ -4,7 +4,7 @@ A selection is a named function of a scan's columns. It returns indices, the mos
 equal images stay in their order. Fewer than k come back where fewer qualify.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -145,6 +145,9 @@ class Selected:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.images)
 
     def __repr__(self) -> str:
         count = len(self)

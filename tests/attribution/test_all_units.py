@@ -31,11 +31,9 @@ def gated() -> Network:
     return gated_network()
 
 
-def slow_scores(
-    network: Network, inputs: Tensor, asked: str, through: str, step: int = 1
-) -> Tensor:
+def slow_scores(network: Network, inputs: Tensor, name: str, through: str, step: int = 1) -> Tensor:
     """One unit after the other, by itself and in the whole image."""
-    layer, _, place = asked.partition(":*")
+    layer, _, place = name.partition(":*")
     units = range(0, network.layer(layer).shape[0], step)
     features = [network.resolve(f"{layer}:{unit}{place}") for unit in units]
     by_unit = []
@@ -47,7 +45,7 @@ def slow_scores(
 
 
 @pytest.mark.parametrize(
-    ("asked", "through"),
+    ("name", "through"),
     [
         ("mixed3b:*", "mixed3a"),
         ("mixed3a:*@0,15", "conv2d2"),
@@ -56,26 +54,26 @@ def slow_scores(
     ],
 )
 def test_scores_are_those_of_one_unit_after_the_other(
-    mini: Network, asked: str, through: str, generator: torch.Generator
+    mini: Network, name: str, through: str, generator: torch.Generator
 ) -> None:
     inputs = torch.randn(2, 3, *mini.preprocessing.size, generator=generator)
-    units = AllUnits.parse(asked)
+    units = AllUnits.parse(name)
     assert units is not None
     widest = units.widest(mini)
     for plan in (plan_crop(mini, [widest], through), plan_whole_image(mini, [widest], through, "")):
         result = scores(mini, inputs, plan)
         assert result.shape == (2, mini.layer(units.layer).shape[0], len(SCORES))
         # Of each branch some.
-        expected = slow_scores(mini, inputs, asked, through, step=9)
+        expected = slow_scores(mini, inputs, name, through, step=9)
         torch.testing.assert_close(result[:, ::9], expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("asked", ["last.0:*", "last.1:*@9,0", "logits:*"])
+@pytest.mark.parametrize("name", ["last.0:*", "last.1:*@9,0", "logits:*"])
 def test_scores_where_the_walk_has_no_rule(
-    gated: Network, asked: str, generator: torch.Generator
+    gated: Network, name: str, generator: torch.Generator
 ) -> None:
     inputs = torch.randn(3, 3, 10, 12, generator=generator)
-    units = AllUnits.parse(asked)
+    units = AllUnits.parse(name)
     assert units is not None
     widest = units.widest(gated)
     plan = plan_crop(gated, [widest], "stem.1")
@@ -86,14 +84,14 @@ def test_scores_where_the_walk_has_no_rule(
             reading.target, reading.through, torch.eye(reading.target.shape[1]),
             plan.feature.position or (0, 0),
         )  # fmt: skip
-    expected = slow_scores(gated, inputs, asked, "stem.1")
+    expected = slow_scores(gated, inputs, name, "stem.1")
     torch.testing.assert_close(scores(gated, inputs, plan), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_scores_within_inference_mode(gated: Network, mini: Network) -> None:
-    for network, asked, through in ((gated, "last.0:*", "stem.1"), (mini, "mixed3a:*", "conv2d2")):
+    for network, name, through in ((gated, "last.0:*", "stem.1"), (mini, "mixed3a:*", "conv2d2")):
         inputs = torch.zeros(1, 3, *network.preprocessing.size)
-        units = AllUnits.parse(asked)
+        units = AllUnits.parse(name)
         assert units is not None
         plan = plan_crop(network, [units.widest(network)], through)
         expected = scores(network, inputs, plan)

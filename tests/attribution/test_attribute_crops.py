@@ -139,7 +139,7 @@ def test_captum_gives_the_same_of_the_whole_image() -> None:
         method = captum.LayerGradientXActivation(forward, plain[through])
         result = attribute(network, x, f"{target}:{unit}@0,7", str(through))
         torch.testing.assert_close(result.attribution, method.attribute(x).detach(), **EXACT)
-        assert result.window != Box.whole(result.map_size)
+        assert result.window != Box.full(result.map_size)
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ def test_captum_on_the_embedded_network(photographs: Path) -> None:
     torch.testing.assert_close(joined.attribution, alone.attribution, **EXACT)
 
 
+@pytest.mark.slow
 def test_captum_on_squeezenet(squeezenet_weights: Path, photographs: Path) -> None:
     network = opponent.load("torchvision:squeezenet1_1", squeezenet_weights)
     network.module.double()
@@ -85,6 +86,7 @@ def test_captum_on_squeezenet(squeezenet_weights: Path, photographs: Path) -> No
         assert torch.equal(other.attribution, result.attribution)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_captum_on_skips_and_relus_in_place(name: str) -> None:
     models = pytest.importorskip("torchvision.models")
@@ -157,6 +159,7 @@ class Leaking(nn.ReLU):
         return leaking + (x.relu() - leaking).detach()
 
 
+@pytest.mark.slow
 def test_the_attribution_of_another_implementation(
     inception: Network, golden_input: Tensor, golden: Path
 ) -> None:

@@ -139,7 +139,7 @@ def test_invert_and_visualise(run: Path, tmp_path: Path) -> None:
     within("invert", run, "--image", "[03].png", "--steps", "2", "--accentuate")
     assert len(list((run / "synthesis").glob("*accentuation*.png"))) == 2
     words = ("visualise", "inceptionv1-mini", "mixed3a:5", "--out", tmp_path, "--steps", "2")
-    within(*words, "--parameterisation", "fourier", "--sign", "inhibition")
+    within(*words, "--parameterisation", "fourier", "--side", "inhibition")
     assert [path.name for path in tmp_path.iterdir()] == ["mixed3a-5-8_8-inhibition.png"]
 
 

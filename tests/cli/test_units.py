@@ -49,8 +49,8 @@ def test_units_are_listed_by_a_score(scanned: Run) -> None:
     text = printed("units", scanned.folder, "--score", "excitation", "--top", 3)
     table = [row for row in scanned.units().to_pylist() if row["score"] == "excitation"]
     best = sorted(table, key=lambda row: -row["q95"])[:3]
-    found = [line.split()[0] for line in text.splitlines()[1:4]]
-    assert found == [str(row["unit"]) for row in best]
+    units = [line.split()[0] for line in text.splitlines()[1:4]]
+    assert units == [str(row["unit"]) for row in best]
     assert "excitation of mixed3a:*@4,4 through conv2d2 over 11 images" in text
     assert best[0]["top_images"][0] in text
 

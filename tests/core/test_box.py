@@ -41,8 +41,8 @@ def test_slices_pick_what_is_inside(numbers: list[int]) -> None:
 
 
 def test_the_box_of_a_whole_map() -> None:
-    assert Box.whole((5, 9)) == Box(top=0, left=0, height=5, width=9)
-    assert Box.whole([5, 9]).slices == (slice(0, 5), slice(0, 9))
+    assert Box.full((5, 9)) == Box(top=0, left=0, height=5, width=9)
+    assert Box.full([5, 9]).slices == (slice(0, 5), slice(0, 9))
 
 
 @given(NUMBERS, st.integers(-9, 9), st.integers(-9, 9))

@@ -25,16 +25,16 @@ def test_a_side_and_its_text_are_the_same(text: str, side: Side, sign: int) -> N
 
 
 def test_where_one_side_is_meant() -> None:
-    assert [Side.one(side) for side in SIDES] == ["excitation", "inhibition"]
-    assert Side.one("inhibition") is Side.INHIBITION
+    assert [Side.single(side) for side in SIDES] == ["excitation", "inhibition"]
+    assert Side.single("inhibition") is Side.INHIBITION
     for side in ("both", Side.BOTH):
         with pytest.raises(ValueError, match=r"^give one side here: excitation or inhibition$"):
-            Side.one(side)
+            Side.single(side)
 
 
 @pytest.mark.parametrize("text", ["", "Excitation", "excitation ", "+1", "exciting", "b"])
 def test_another_text_is_refused(text: str) -> None:
-    for of in (Side.of, Side.one):
+    for of in (Side.of, Side.single):
         with pytest.raises(ValueError, match=r"^a side is excitation, inhibition or both, not"):
             of(text)
 

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from opponent import Feature
-from opponent.core.text import LONGEST, file_name, in_deviations, one_line, some
+from opponent.core.text import LONGEST, file_name, first_few, in_deviations, one_line
 
 LABELS = st.text() | st.text("./\\-_ :@,~ab0é\0", max_size=12) | st.text(min_size=150)
 
@@ -86,24 +86,28 @@ def test_deviations_have_a_sign_and_zero_no_minus(value: float, digits: int) -> 
     text = in_deviations(value, digits)
     number = re.fullmatch(r"([+-])(\d+(?:\.(\d+))?) sd", text)
     assert number is not None
-    assert len(number[3] or "") == digits
-    assert float(number[1] + number[2]) == pytest.approx(value, abs=0.5 * 10**-digits + 1e-9)
-    assert number[1] == ("-" if round(value, digits) < 0 else "+")
+    shown = len(number[3] or "")
+    # More digits only where fewer would show zero, and no more than three.
+    assert shown == digits or (digits < shown <= 3 and not round(value, shown - 1))
+    assert float(number[1] + number[2]) == pytest.approx(value, abs=0.5 * 10**-shown + 1e-9)
+    assert number[1] == ("-" if round(value, shown) < 0 else "+")
 
 
 def test_deviations_by_hand() -> None:
     assert in_deviations(1.26) == "+1.3 sd"
     assert in_deviations(-2.0) == "-2.0 sd"
-    assert in_deviations(-0.04) == in_deviations(0.0) == in_deviations(-0.0) == "+0.0 sd"
-    assert in_deviations(-0.04, 2) == "-0.04 sd"
+    assert in_deviations(0.0) == in_deviations(-0.0) == "+0.0 sd"
+    assert in_deviations(-0.04) == in_deviations(-0.04, 2) == "-0.04 sd"
+    assert in_deviations(0.004) == "+0.004 sd"
+    assert in_deviations(-0.0004) == "+0.000 sd"
 
 
 def test_the_first_few_of_several_names() -> None:
-    assert some(["a", "b"]) == "'a', 'b'"
-    assert some(list("abcde")) == "'a', 'b', 'c', 'd', 'e'"
-    assert some(tuple("abcdef")) == "'a', 'b', 'c', 'd', 'e', ..."
-    assert some(["a", "b"], count=1) == "'a', ..."
-    assert some([]) == ""
+    assert first_few(["a", "b"]) == "'a', 'b'"
+    assert first_few(list("abcde")) == "'a', 'b', 'c', 'd', 'e'"
+    assert first_few(tuple("abcdef")) == "'a', 'b', 'c', 'd', 'e', ..."
+    assert first_few(["a", "b"], count=1) == "'a', ..."
+    assert first_few([]) == ""
 
 
 def test_an_error_in_one_line() -> None:

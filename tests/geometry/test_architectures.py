@@ -9,6 +9,7 @@ from functools import cache, partial
 
 import pytest
 import torch
+from tests.support.attribution import whole_image
 from tests.support.receptive_fields import (
     boxes,
     rand,
@@ -130,6 +131,7 @@ NETWORKS = [("torchvision", name) for name in TORCHVISION] + [("timm", name) for
 GLOBAL = {"vit_b_32"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "name"), NETWORKS)
 def test_crop_plans_give_what_the_whole_image_gives(source: str, name: str) -> None:
     network = built(source, name)
@@ -151,16 +153,16 @@ def test_crop_plans_give_what_the_whole_image_gives(source: str, name: str) -> N
                 continue
             crops += 1
             whole = plan_whole_image(network, [feature], through, "")
-            [expected] = attribute_each(network, inputs, [feature], through)
+            activation, attribution, hidden = whole_image(network, inputs, feature, through)
             for chosen in (plan, whole):
                 [result] = attribute_each(network, inputs, [feature], through, plan=chosen)
-                assert result.window is not None
-                close(result.activation, expected.activation)
-                within = expected.attribution[:, :, *result.window.slices]
-                close(result.attribution, within)
-                close(result.hidden, expected.hidden[:, :, *result.window.slices])
+                close(result.activation, activation)
+                within = attribution[:, :, *result.window.slices]
+                close(result.window_attribution, within)
+                close(result.attribution, attribution)
+                close(result.hidden, hidden[:, :, *result.window.slices])
                 # S is zero outside.
-                assert within.count_nonzero() == expected.attribution.count_nonzero() > 0
+                assert within.count_nonzero() == attribution.count_nonzero() > 0
     assert bool(crops) == (name not in GLOBAL)
 
 
@@ -276,6 +278,7 @@ TWELVE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TWELVE)
 def test_twelve_networks(name: str) -> None:
     size, feature, through, sees = TWELVE[name]

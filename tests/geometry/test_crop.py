@@ -120,7 +120,7 @@ def test_a_feature_on_another_branch_depends_on_nothing_there() -> None:
         assert plan.box is None
         assert plan.reason is not None
         assert plan.reason.startswith("logits:3@4,7 does not depend on 'left'")
-        assert plan.window == Box.whole((9, 14))
+        assert plan.window == Box.full((9, 14))
     results = attribute_each(network, randn(2, 3, 9, 14), [left, right], "left", plan=plan)
     assert results[0].l1.all()
     assert not results[1].attribution.any()
@@ -196,7 +196,7 @@ def test_where_no_window_is_possible_it_takes_the_whole_map(target: str, through
     features = [network.resolve(target)]
     plan = plan_crop(network, features, through, start=through)
     assert plan.start == through
-    assert plan.box == Box.whole(network.map_shape(through)[1:])
+    assert plan.box == Box.full(network.map_shape(through)[1:])
     check_run_from(network, features, through, plan)
 
 
@@ -265,7 +265,7 @@ def test_where_more_than_the_through_layer_matters_it_is_the_whole_image(
     plan = plan_crop(network, features, "relu", start="relu")
     if make is ShapesOfTheImages:
         # The whole map serves; a part of it would get another place's values.
-        assert plan.box == Box.whole((20, 24))
+        assert plan.box == Box.full((20, 24))
         check_run_from(network, features, "relu", plan)
         return
     assert plan.box is None

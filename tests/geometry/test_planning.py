@@ -4,12 +4,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tests.support.attribution import randn, seeded
+from tests.support.attribution import randn, seeded, whole_image
 from tests.support.receptive_fields import Function
 from torch import Tensor, nn
 
 from opponent import Feature, Network, Preprocessing, load
-from opponent.geometry.planning import copy_in, equal_to_rounding, plan_crop
+from opponent.attribution.attribute import attribute_each
+from opponent.geometry.crop_check import copy_in
+from opponent.geometry.planning import plan_crop
 
 DIFFERS = "a part of the image gives other numbers than the whole does"
 
@@ -153,22 +155,43 @@ def test_one_wrong_feature_of_many_is_enough() -> None:
     assert plan_crop(network, [hidden], "1").box is None
 
 
-class Dead(nn.Module):
-    """Dead where an image is fine noise or coarse noise, but for bright images."""
+class Quiet(nn.Module):
+    """Some of its last channels, or all of them, are dead on noise; brighter images wake them."""
 
-    def __init__(self) -> None:
+    def __init__(self, alive: int, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.first, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 5, 3, padding=1)
+        self.alive, self.function = alive, function
 
     def forward(self, x: Tensor) -> Tensor:
-        x = (self.first(x) - 1e3).relu()
-        return self.last(x * x.shape[2])
+        x = self.function(self.first(x).relu())
+        lowered = torch.tensor([0.0] * self.alive + [1e3] * (5 - self.alive)).view(1, 5, 1, 1)
+        return (self.second(x).abs() - lowered).relu()
 
 
-def test_what_is_dead_on_noise_is_not_trusted() -> None:
-    network = Network(seeded(Dead), preprocessing=Preprocessing(size=(20, 24)))
-    plan = plan_crop(network, [network.resolve("last:1")], "first")
-    assert (plan.box, plan.reason) == (None, DIFFERS)
+@pytest.mark.parametrize(
+    ("alive", "function", "crops"),
+    [
+        (4, lambda x: x * 1, True),
+        (4, built_in_size, False),
+        (4, only_the_gradient, False),
+        (0, lambda x: x * 1, False),
+    ],
+)
+def test_what_is_dead_on_noise_is_trusted_as_far_as_its_layer_is(
+    alive: int, function: Callable[[Tensor], Tensor], crops: bool
+) -> None:
+    module = seeded(lambda: Quiet(alive, function))
+    network = Network(module, preprocessing=Preprocessing(size=(20, 24)))
+    feature = network.resolve("logits:4@3,23")
+    plan = plan_crop(network, [feature], "first")
+    assert (plan.box is not None) == crops
+    x = 1e4 * randn(3, 3, 20, 24)
+    [result] = attribute_each(network, x, [feature], "first", plan=plan)
+    activation, attribution, _ = whole_image(network, x, feature, "first")
+    assert attribution.any()
+    torch.testing.assert_close(result.activation, activation)
+    torch.testing.assert_close(result.attribution, attribution)
 
 
 # Right crops, each of which rounding could cost
@@ -209,51 +232,3 @@ def test_a_network_that_takes_one_type_alone_is_checked_in_it() -> None:
     with pytest.raises(RuntimeError, match=r"type|dtype"):
         copy_in(network, torch.float64).run(randn(1, 3, 20, 24), "last")
     assert plan_crop(network, [network.resolve("last:1")], "first").box is not None
-
-
-# What counts as rounding
-
-
-def slowly_equal(values: Tensor, expected: Tensor, scale: list[float] | None) -> bool:
-    """Value by value, from the definition."""
-    limit = {torch.float64: 1e-9, torch.float32: 1e-4}.get(values.dtype, 0.05)
-    sizes = scale or [
-        max((abs(x) for x in image.flatten().tolist()), default=0.0) for image in expected
-    ]
-    for number, (ours, theirs) in enumerate(zip(values, expected, strict=True)):
-        size = max(sizes[number], 1e-3 * max(sizes))
-        for a, b in zip(ours.flatten().tolist(), theirs.flatten().tolist(), strict=True):
-            if not abs(a - b) <= limit * size:
-                return False
-    return True
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("error", [0.0, 1e-12, 1e-8, 1e-6, 1e-3, 0.2])
-def test_rounding_is_a_share_of_each_images_largest_value(dtype: torch.dtype, error: float) -> None:
-    generator = torch.Generator().manual_seed(0)
-    for shape in ((3, 4, 2, 2), (4,), (1, 5)):
-        expected = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-        expected[0] *= 1e-2
-        values = (expected.double() + error * torch.randn(shape, generator=generator)).to(dtype)
-        scale = torch.rand(shape[0], generator=generator, dtype=torch.float64)
-        for size in (None, scale):
-            given = None if size is None else size.tolist()
-            assert equal_to_rounding(values, expected, size) == slowly_equal(
-                values, expected, given
-            )
-
-
-def test_what_is_no_number_or_of_another_shape_is_no_rounding() -> None:
-    ones = torch.ones(2, 3)
-    assert equal_to_rounding(ones, ones)
-    for odd in (torch.nan, torch.inf):
-        values = ones.clone()
-        values[1, 2] = odd
-        assert not equal_to_rounding(values, ones)
-        assert not equal_to_rounding(ones, values)
-        assert not equal_to_rounding(values, values)
-    assert not equal_to_rounding(ones, ones[:, :2])
-    assert equal_to_rounding(ones[:0], ones[:0])
-    assert not equal_to_rounding(torch.ones(2), torch.tensor([1.0, 0.0]))
-    assert equal_to_rounding(torch.zeros(2, 3), torch.zeros(2, 3))

@@ -24,21 +24,21 @@ pytestmark = pytest.mark.usefixtures("one_thread", "random_weights")
 def test_the_measures_are_scipys(tmp_path: Path) -> None:
     network = Network(chain(norm=True).eval(), preprocessing=SMALL)
     folder = paint_noise(tmp_path / "pictures", 30, (10, 7))
-    found = completeness(network, folder, out=tmp_path / "out", features=3, seed=4)
-    assert [x.layer for x in found.layers] == ["pixels", "relu1", "relu2", "relu3"]
-    assert sorted(feature.unit or 0 for feature in found.features) == [0, 1, 2]
-    f, e = found.activation.astype(float), found.total.astype(float)
+    result = completeness(network, folder, out=tmp_path / "out", features=3, seed=4)
+    assert [x.layer for x in result.layers] == ["pixels", "relu1", "relu2", "relu3"]
+    assert sorted(feature.unit or 0 for feature in result.features) == [0, 1, 2]
+    f, e = result.activation.astype(float), result.total.astype(float)
     for i in range(4):
         for k in range(3):
             pearson = stats.pearsonr(f[:, k], e[:, k, i]).statistic
             spearman = stats.spearmanr(f[:, k], e[:, k, i]).statistic
-            assert found.pearson[i, k] == pytest.approx(pearson, abs=1e-12)
-            assert found.spearman[i, k] == pytest.approx(spearman, abs=1e-12)
-            assert found.l1[i, k] == pytest.approx(np.abs(f - e[:, :, i])[:, k].mean())
-    rows = found.rows()
-    assert rows[0]["pearson"] == pytest.approx(found.pearson[0].mean())
-    assert rows[0]["pearson_sd"] == pytest.approx(found.pearson[0].std())
-    assert rows[2]["l1_in_sd"] == pytest.approx((found.l1[2] / f.std(0)).mean())
+            assert result.pearson[i, k] == pytest.approx(pearson, abs=1e-12)
+            assert result.spearman[i, k] == pytest.approx(spearman, abs=1e-12)
+            assert result.l1[i, k] == pytest.approx(np.abs(f - e[:, :, i])[:, k].mean())
+    rows = result.rows()
+    assert rows[0]["pearson"] == pytest.approx(result.pearson[0].mean())
+    assert rows[0]["pearson_sd"] == pytest.approx(result.pearson[0].std())
+    assert rows[2]["l1_in_sd"] == pytest.approx((result.l1[2] / f.std(0)).mean())
 
 
 def test_a_constant_feature_is_left_out_and_counted(tmp_path: Path) -> None:
@@ -47,10 +47,10 @@ def test_a_constant_feature_is_left_out_and_counted(tmp_path: Path) -> None:
         module.head.weight[1] = 0
     network = Network(module.eval(), preprocessing=SMALL)
     folder = paint_noise(tmp_path / "pictures", 6, (10, 7))
-    found = completeness(network, folder, out=tmp_path / "out", features=3)
-    assert np.isnan(found.pearson[:, 1]).all()
-    assert found.describe()["constant_features"] == 1
-    assert found.rows()[0]["pearson"] == pytest.approx(found.pearson[0, [0, 2]].mean())
+    result = completeness(network, folder, out=tmp_path / "out", features=3)
+    assert np.isnan(result.pearson[:, 1]).all()
+    assert result.describe()["constant_features"] == 1
+    assert result.rows()[0]["pearson"] == pytest.approx(result.pearson[0, [0, 2]].mean())
 
 
 @pytest.mark.slow
@@ -83,7 +83,7 @@ def test_an_interrupted_measurement_goes_on(tmp_path: Path) -> None:
         if done > 256:
             raise KeyboardInterrupt
 
-    whole = completeness(network, folder, out=tmp_path / "whole", features=2)
+    uninterrupted = completeness(network, folder, out=tmp_path / "whole", features=2)
     with pytest.raises(KeyboardInterrupt):
         completeness(network, folder, out=tmp_path / "broken", features=2, progress=stop)
     seen: list[int] = []
@@ -95,9 +95,9 @@ def test_an_interrupted_measurement_goes_on(tmp_path: Path) -> None:
         progress=lambda _, done, __: seen.append(done),
     )
     assert seen[0] == 256
-    assert np.array_equal(whole.total, again.total)
-    for one, out in ((whole, "a"), (again, "b")):
-        write_completeness([one], tmp_path / out)
+    assert np.array_equal(uninterrupted.total, again.total)
+    for measurement, out in ((uninterrupted, "a"), (again, "b")):
+        write_completeness([measurement], tmp_path / out)
     for name in ("completeness.json", "figure3.png", "figure13.png"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     with pytest.raises(RunError, match="another question"):
@@ -107,11 +107,11 @@ def test_an_interrupted_measurement_goes_on(tmp_path: Path) -> None:
 def test_branches_are_marked_and_measured_on_request(tmp_path: Path) -> None:
     network = Network(Residual().eval(), preprocessing=SMALL)
     folder = paint_noise(tmp_path / "pictures", 8, (10, 7))
-    found = completeness(network, folder, out=tmp_path / "whole", features=2)
-    assert [x.layer for x in found.layers] == ["pixels"]
-    found = completeness(network, folder, out=tmp_path / "all", features=2, branches=True)
-    assert [(x.layer, x.bottleneck) for x in found.layers] == [("pixels", True), ("relu", False)]
-    assert [row["bottleneck"] for row in found.rows()] == [True, False]
+    result = completeness(network, folder, out=tmp_path / "whole", features=2)
+    assert [x.layer for x in result.layers] == ["pixels"]
+    result = completeness(network, folder, out=tmp_path / "all", features=2, branches=True)
+    assert [(x.layer, x.bottleneck) for x in result.layers] == [("pixels", True), ("relu", False)]
+    assert [row["bottleneck"] for row in result.rows()] == [True, False]
 
 
 def test_bad_questions_are_refused(tmp_path: Path) -> None:
@@ -150,15 +150,15 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 def measured(network: Network, images: Path, out: Path, **given: object) -> Completeness:
-    some = ImageSet(source="some", entries=open_images(images).entries[::41][:24])
-    return completeness(network, some, out=out, features=6, **given)  # type: ignore[arg-type]
+    sample = ImageSet(source="some", entries=open_images(images).entries[::41][:24])
+    return completeness(network, sample, out=out, features=6, **given)  # type: ignore[arg-type]
 
 
 def test_the_embedded_network_is_complete_but_early_on(
     mini: Network, tiny_photographs: Path, tmp_path: Path
 ) -> None:
-    found = measured(mini, tiny_photographs, tmp_path / "out")
-    mean = dict(zip((x.layer for x in found.layers), found.pearson.mean(1), strict=True))
+    result = measured(mini, tiny_photographs, tmp_path / "out")
+    mean = dict(zip((x.layer for x in result.layers), result.pearson.mean(1), strict=True))
     late = [name for name in mean if name.startswith("mixed")]
     assert len(late) == 9
     assert min(mean[name] for name in late) >= 0.99

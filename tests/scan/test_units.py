@@ -47,21 +47,21 @@ OPTIONS = {"batch_size": 3, "shard_size": 5}
 def scanned(mini: Network, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """All units of a layer, and two of them by themselves."""
     out = tmp_path_factory.mktemp("run") / "units"
-    asked = ["mixed3a:*@4,4", "mixed3a:7@4,4", "mixed3a:100@4,4"]
-    return scan_images(mini, pictures, asked, "conv2d2", out=out, **OPTIONS)
+    features = ["mixed3a:*@4,4", "mixed3a:7@4,4", "mixed3a:100@4,4"]
+    return scan_images(mini, pictures, features, "conv2d2", out=out, **OPTIONS)
 
 
 def test_a_scan_keeps_what_single_features_give(mini: Network, scanned: Run) -> None:
     table = scanned.units()
     assert len(table) == mini.layer("mixed3a").shape[0] * len(SCORES)
-    found = {(row["unit"], row["score"]): row for row in table.to_pylist()}
+    by_unit = {(row["unit"], row["score"]): row for row in table.to_pylist()}
     assert [x.label for x in scanned.features] == ["mixed3a:7@4,4", "mixed3a:100@4,4"]
     for feature in scanned.features:
         one = scanned.columns(feature)
         columns = {name: getattr(one, name) for name in SCORES if name != "tension"}
         columns["tension"] = np.minimum(one.excitation, one.inhibition)
         for name, column in columns.items():
-            row = found[feature.unit, name]
+            row = by_unit[feature.unit, name]
             assert row["images"] == 11
             best = np.sort(column)[::-1]
             np.testing.assert_allclose(row["top_values"], best, rtol=1e-4, atol=1e-6)
@@ -85,7 +85,7 @@ def test_a_scan_that_stops_goes_on_to_the_same_bytes(
     mini: Network, pictures: Path, scanned: Run, tmp_path: Path
 ) -> None:
     """It stops after each number of images, and then the same folder is scanned on."""
-    asked = ["mixed3a:*@4,4", "mixed3a:7@4,4", "mixed3a:100@4,4"]
+    features = ["mixed3a:*@4,4", "mixed3a:7@4,4", "mixed3a:100@4,4"]
     folder = tmp_path / "run"
 
     for last in (1, 6, 11):
@@ -96,11 +96,11 @@ def test_a_scan_that_stops_goes_on_to_the_same_bytes(
 
         with pytest.raises(KeyboardInterrupt, match="stop"):
             scan_images(
-                mini, pictures, asked, "conv2d2", out=folder, progress=stop,
+                mini, pictures, features, "conv2d2", out=folder, progress=stop,
                 **OPTIONS)  # fmt: skip
         with pytest.raises(RunError, match="is not finished"):
             Run(folder).units()
-    scan_images(mini, pictures, asked, "conv2d2", out=folder, **OPTIONS)
+    scan_images(mini, pictures, features, "conv2d2", out=folder, **OPTIONS)
     assert files(folder) == files(Path(str(scanned.folder)))
 
 
@@ -177,17 +177,17 @@ def test_a_damaged_or_missing_summary_is_told(scanned: Run, tmp_path: Path) -> N
 
 def test_one_summary_is_held_at_a_time(scanned: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """While all are merged, none but the sum and the one that is read are alive."""
-    made: list[weakref.ref[Summary]] = []
+    summaries: list[weakref.ref[Summary]] = []
     alive = []
     read, initialise = Summary.from_bytes, Summary.__init__
 
     def watched(data: bytes) -> Summary:
-        alive.append(sum(x() is not None for x in made))
+        alive.append(sum(x() is not None for x in summaries))
         return read(data)
 
     def remember(self: Summary, **values: Any) -> None:
         initialise(self, **values)
-        made.append(weakref.ref(self))
+        summaries.append(weakref.ref(self))
 
     monkeypatch.setattr(Summary, "from_bytes", watched)
     monkeypatch.setattr(Summary, "__init__", remember)

@@ -14,14 +14,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opponent.storage import files
-from opponent.storage.files import AnyPath, local, names, opened, sweep, to_path, whole, write_text
+from opponent.storage.files import (
+    AnyPath,
+    atomic_write,
+    local,
+    names,
+    opened,
+    sweep,
+    to_path,
+    write_text,
+)
 
 # The one file alone: the package imports torch.
 KILLED = """
 import os, pathlib, runpy, signal, sys
-whole = runpy.run_path(sys.argv[1])["whole"]
-with whole(pathlib.Path(sys.argv[2])) as part:
-    part.write_text("half")
+atomic_write = runpy.run_path(sys.argv[1])["atomic_write"]
+with atomic_write(pathlib.Path(sys.argv[2])) as temporary:
+    temporary.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -40,8 +49,8 @@ def test_a_new_file_appears_with_its_folders(tmp_path: Path) -> None:
 def test_until_the_end_readers_see_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
     path.write_text("old")
-    with whole(path) as part:
-        part.write_text("new")
+    with atomic_write(path) as temporary:
+        temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
     assert inside(tmp_path) == {"x.txt"}
@@ -56,9 +65,9 @@ def test_an_exception_leaves_the_old_file_and_nothing_else(
     path.write_text("old")
 
     def write() -> None:
-        with whole(path) as part:
+        with atomic_write(path) as temporary:
             if written:
-                part.write_text("half")
+                temporary.write_text("half")
             raise kind("stop")
 
     with pytest.raises(kind, match="stop"):
@@ -69,8 +78,8 @@ def test_an_exception_leaves_the_old_file_and_nothing_else(
 
 def test_an_exception_leaves_no_new_file(tmp_path: Path) -> None:
     def write() -> None:
-        with whole(tmp_path / "x.txt") as part:
-            part.write_text("half")
+        with atomic_write(tmp_path / "x.txt") as temporary:
+            temporary.write_text("half")
             raise ValueError("stop")
 
     with pytest.raises(ValueError, match="stop"):
@@ -82,13 +91,13 @@ def test_an_exception_leaves_no_new_file(tmp_path: Path) -> None:
 def test_the_temporary_name_lies_beside_and_keeps_the_suffix(tmp_path: Path, name: str) -> None:
     # Pillow and pyarrow choose the format by the suffix; a rename is atomic within one folder only.
     path = tmp_path / name
-    with whole(path) as part:
-        assert part.parent == path.parent
-        assert part.name != path.name
-        assert part.name.startswith(".")
+    with atomic_write(path) as temporary:
+        assert temporary.parent == path.parent
+        assert temporary.name != path.name
+        assert temporary.name.startswith(".")
         if path.suffix:
-            assert part.suffix == path.suffix
-        part.write_bytes(b"x")
+            assert temporary.suffix == path.suffix
+        temporary.write_bytes(b"x")
     assert inside(tmp_path) == {name}
 
 
@@ -109,11 +118,11 @@ def test_bytes_are_on_the_disk_before_the_name(
 
     monkeypatch.setattr(os, "fsync", spy_fsync)
     monkeypatch.setattr(Path, "replace", spy_replace)
-    with whole(path) as part:
-        part.write_text("x")
+    with atomic_write(path) as temporary:
+        temporary.write_text("x")
     assert events == [
-        ("fsync", part.name, False),
-        ("replace", part.name, False),
+        ("fsync", temporary.name, False),
+        ("replace", temporary.name, False),
         ("fsync", tmp_path.name, True),
     ]
 
@@ -133,7 +142,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_two_files_that_differ_by_suffix_can_be_open_at_once(tmp_path: Path) -> None:
-    with whole(tmp_path / "a.png") as png, whole(tmp_path / "a.json") as text:
+    with atomic_write(tmp_path / "a.png") as png, atomic_write(tmp_path / "a.json") as text:
         png.write_text("png")
         text.write_text("json")
     assert (tmp_path / "a.png").read_text() == "png"
@@ -161,10 +170,10 @@ def test_what_a_killed_writer_left_goes_with_the_next_writing(tmp_path: Path) ->
 
 def test_what_another_writer_is_at_stays(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
-    with whole(path) as part:
-        part.write_text("ours")
+    with atomic_write(path) as temporary:
+        temporary.write_text("ours")
         # The process that started this one lives.
-        theirs = part.with_name(part.name.replace(str(os.getpid()), str(os.getppid())))
+        theirs = temporary.with_name(temporary.name.replace(str(os.getpid()), str(os.getppid())))
         theirs.write_text("theirs")
         file_of_the_user = tmp_path / ".x.old.tmp.txt"
         file_of_the_user.write_text("old")
@@ -193,11 +202,11 @@ def test_a_sweep_takes_what_was_left_on_any_machine_and_nothing_else(tmp_path: P
     sweep(tmp_path)
     assert inside(tmp_path) == kept
     sweep(tmp_path / "nowhere")
-    with whole(tmp_path / "b.png") as part:
-        part.write_text("x")
+    with atomic_write(tmp_path / "b.png") as temporary:
+        temporary.write_text("x")
         sweep(tmp_path)
-        assert not part.exists()
-        part.write_text("y")
+        assert not temporary.exists()
+        temporary.write_text("y")
     assert inside(tmp_path) == kept | {"b.png"}
 
 
@@ -239,12 +248,12 @@ def test_another_file_system_needs_its_packages(monkeypatch: pytest.MonkeyPatch)
 def test_elsewhere_a_file_appears_when_it_is_whole(memory: AnyPath) -> None:
     path = memory / "a" / "x.parquet"
     write_text(path, "old")
-    with whole(path) as part:
-        part.write_text("new")
-        assert part.suffix == ".parquet"
+    with atomic_write(path) as temporary:
+        temporary.write_text("new")
+        assert temporary.suffix == ".parquet"
         assert path.read_text() == "old"
     assert path.read_text() == "new"
-    assert not part.parent.exists()
+    assert not temporary.parent.exists()
     assert names(memory / "a") == {"x.parquet"}
     assert names(memory / "b") == set()
 
@@ -255,9 +264,9 @@ def test_elsewhere_an_exception_leaves_the_old_file(
     path, parts = memory / "x.txt", []
 
     def write(text: str, error: Exception | None) -> None:
-        with whole(path) as part:
-            parts.append(part)
-            part.write_text(text)
+        with atomic_write(path) as temporary:
+            parts.append(temporary)
+            temporary.write_text(text)
             if error is not None:
                 raise error
 

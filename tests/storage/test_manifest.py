@@ -55,7 +55,7 @@ CROP = CropRecord(
 )
 UNITS = UnitsRecord(layer="block", position=(1, 2), count=6, window=(0, 0, 2, 3), keep=16)
 FULL = manifest_for(
-    5, rule="integrated-zero", crop_plan=CROP, units=UNITS, units_crop_plan=CropRecord(whole="why")
+    5, rule="integrated-zero", crop_plan=CROP, units=UNITS, units_crop_plan=CropRecord(reason="why")
 )
 VALUES = json.loads(FULL.to_json())
 
@@ -72,7 +72,7 @@ def written(folder: Path, values: object) -> Path:
         {},
         {"rule": "module:own.rules:Own"},
         {"crop_plan": CROP},
-        {"crop_plan": CropRecord(whole="no rows and columns")},
+        {"crop_plan": CropRecord(reason="no rows and columns")},
         {"units": UNITS, "units_crop_plan": CROP},
         {"units": msgspec.structs.replace(UNITS, position="*")},
         {"units": msgspec.structs.replace(UNITS, position=None), "features": [], "windows": []},
@@ -192,7 +192,7 @@ WRONG: list[tuple[tuple[str | int, ...], object, str]] = [
     (("versions", "torch"), 2, "$.versions"),
     (("rule",), None, "$.rule"),
     (("crop_plan",), {}, "$.crop_plan"),
-    (("crop_plan",), {"whole": 3}, "$.crop_plan.whole"),
+    (("crop_plan",), {"reason": 3}, "$.crop_plan.reason"),
     (("crop_plan", "whole"), "why", "$.crop_plan"),
     (("crop_plan", "crops"), GONE, "$.crop_plan"),
     (("crop_plan", "inner"), GONE, "$.crop_plan"),

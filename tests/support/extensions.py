@@ -70,13 +70,11 @@ class InMemory:
 
     arrays: dict[str, Any]
     name: str = "in memory"
-    asked: list[str] = field(default_factory=list)
 
     def ids(self) -> list[str]:
         return list(self.arrays)
 
     def image(self, id: str) -> np.ndarray:
-        self.asked.append(id)
         if not isinstance(self.arrays[id], np.ndarray):
             raise ValueError("it is no picture")
         return self.arrays[id]
@@ -105,7 +103,7 @@ class Workers:
     count: int = 2
     fails_after: int | None = None
     checked: list[tuple[str, bool]] = field(default_factory=list)
-    made: int = 0
+    started: int = 0
     open: bool = False
 
     @property
@@ -123,7 +121,7 @@ class Workers:
         self.open = True
         try:
             workers = [loads(dumps(make))() for _ in range(min(self.count, len(parts)))]
-            self.made += len(workers)
+            self.started += len(workers)
             for number, part in enumerate(reversed(parts)):
                 if number == self.fails_after:
                     raise ConnectionError("a worker is gone")

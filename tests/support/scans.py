@@ -1,13 +1,14 @@
 """Pictures to scan, small networks to scan them with, and all bytes of a folder."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from opponent import Network, Preprocessing
+from opponent import Network, Preprocessing, Run, scan_images
 
 # (height, width) of the input of `branched`.
 SIZE = (12, 10)
@@ -102,6 +103,14 @@ def paint_with_one_bad(folder: Path, count: int) -> Path:
         Image.fromarray(pixels).save(folder / f"{number:03d}.png")
     (folder / "007-bad.png").write_text("no picture")
     return folder
+
+
+def begin(network: Network, images: Path, folder: Path, **other: Any) -> Run:
+    """Scan into a folder by two features, in small batches and shards."""
+    features = other.pop("features", ["mixed:1", "mixed:4"])
+    through = other.pop("through", "early")
+    sizes = {"batch_size": 2, "shard_size": 2} | other
+    return scan_images(network, images, features, through, out=folder, **sizes)
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -146,17 +146,19 @@ def answered(
             continue
         store.consent(who.id, "1", True)
         shown = seen(study, who.number)
-        for each in shown[: person.get("until", len(shown))]:
+        for presented in shown[: person.get("until", len(shown))]:
             taken: list[str] = []
             for question in QUESTIONS:
-                skill = person.get(each.trial.kind, person.get(question, 1.0))
+                skill = person.get(presented.trial.kind, person.get(question, 1.0))
                 right = rng.random() < skill
                 wrong = [
-                    x for x in each.choices if x not in (*taken, each.trial.mei, each.trial.mii)
+                    x
+                    for x in presented.choices
+                    if x not in (*taken, presented.trial.mei, presented.trial.mii)
                 ]
-                choice = each.trial.answer(question) if right else wrong[0]
+                choice = presented.trial.answer(question) if right else wrong[0]
                 store.answer(
-                    who.id, shown, trial=each.trial.id, question=question, choice=choice,
+                    who.id, shown, trial=presented.trial.id, question=question, choice=choice,
                     reaction_ms=person.get("ms", 3000),
                 )  # fmt: skip
                 taken.append(choice)

@@ -51,7 +51,7 @@ from opponent.scan.executor import Executor
 from opponent.scan.reopen import baseline_of, crop_plan_of, network_of, rule_of
 from opponent.storage.checkpoints import CheckpointFolder
 from opponent.storage.columns import SCALARS, Columns
-from opponent.storage.files import AnyPath, local, whole, write_text
+from opponent.storage.files import AnyPath, atomic_write, local, write_text
 from opponent.storage.manifest import feature_record, versions
 from opponent.storage.run import Run
 from opponent.storage.tables import damage_refused, read_metadata, read_table, write_table
@@ -291,7 +291,7 @@ class _Builder:
                 saved = done
         counts = torch.tensor([len(rows) for rows in members.values()]).view(-1, 1, 1, 1)
         attribution, hidden = (sums / counts).float()
-        with whole(path) as file:
+        with atomic_write(path) as file:
             tensors = {"attribution": attribution.clone(), "hidden": hidden.clone()}
             file.write_bytes(save(tensors, {"done": str(done)}))
         self.checkpoints.drop(_SUMS)

@@ -20,7 +20,7 @@ from opponent.images.sources import Images
 from opponent.models.network import Network
 from opponent.scan.executor import Executor
 from opponent.scan.local import copy_on_cpu, reopen_in_worker
-from opponent.storage.files import AnyPath, whole, write_text
+from opponent.storage.files import AnyPath, atomic_write, write_text
 from opponent.storage.run import Run
 from opponent.storage.tables import damage_refused
 from opponent.synthesis.inversion import invert_attribution
@@ -139,7 +139,7 @@ class IconMaker:
         """Write an icon, cropped to the receptive field."""
         size = self.run.preprocessing.size
         box = scale_box(self.run.receptive_field(self.feature), size, pixels.shape)
-        with whole(self.folder / "icons" / icon_name(*cell, side)) as file:
+        with atomic_write(self.folder / "icons" / icon_name(*cell, side)) as file:
             Image.fromarray(pixels[box.slices]).save(file)
 
 

@@ -85,10 +85,10 @@ def scores(
     position = plan.feature.position or (0, 0)
     activation = reading.target.detach()[:, :, *position]
     try:
-        found = _walked(reading.target, reading.through, position)
+        sides = _walked(reading.target, reading.through, position)
     except NoRule:
-        found = _one_by_one(reading.target, reading.through, position)
-    return _scores(activation, *found.unbind(2))
+        sides = _one_by_one(reading.target, reading.through, position)
+    return _scores(activation, *sides.unbind(2))
 
 
 def _scores(
@@ -126,7 +126,7 @@ def scores_everywhere(
             "every position at once needs a layer that one convolution makes of the through layer; "
             f"between {through!r} and {layer!r} lies something else: scan '{layer}:*'"
         )
-    found = []
+    results = []
     hidden, target = reading.through.detach(), reading.target.detach()
     # Not all images at once, since early layers have maps of hundreds of positions a side.
     size = max(1, _AT_ONCE // target[0].numel())
@@ -135,8 +135,8 @@ def scores_everywhere(
         excitation, inhibition = apply(above, 1), apply(above, -1)
         if below.any():
             excitation, inhibition = excitation + apply(below, -1), inhibition + apply(below, 1)
-        found.append(_scores(f, excitation, inhibition, apply(h.square(), 2).sqrt()))
-    return torch.cat(found)
+        results.append(_scores(f, excitation, inhibition, apply(h.square(), 2).sqrt()))
+    return torch.cat(results)
 
 
 # Numbers of a layer's maps that are worked on at once.
@@ -149,9 +149,9 @@ def _convolution(target: Tensor, through: Tensor) -> Callable[[Tensor, int], Ten
     None where the target is not one convolution of the through layer.
     """
     # The walk refuses weights that the image itself makes.
-    one = torch.eye(target.shape[1], dtype=target.dtype, device=target.device)[:1]
+    first_unit = torch.eye(target.shape[1], dtype=target.dtype, device=target.device)[:1]
     try:
-        jacobian_blocks(target, through, one, (0, 0))
+        jacobian_blocks(target, through, first_unit, (0, 0))
     except NoRule:
         return None
     node: Any = target.grad_fn
@@ -203,13 +203,13 @@ def _one_by_one(
     target: Tensor, through: Tensor, position: tuple[int, int]
 ) -> Float[Tensor, "n u 3"]:
     """One backward pass a unit, where the network does what the walk has no rule for."""
-    found, hidden = [], through.detach()
+    results, hidden = [], through.detach()
     for unit in range(target.shape[1]):
         with torch.enable_grad():
             value = target[:, unit, *position].sum()
         [gradient] = torch.autograd.grad(value, through, retain_graph=True)
         s = (gradient * hidden).flatten(1)
-        found.append(
+        results.append(
             torch.stack([s.clamp(min=0).sum(1), s.clamp(max=0).sum(1).neg(), s.norm(dim=1)], 1)
         )
-    return torch.stack(found, 1)
+    return torch.stack(results, 1)

@@ -16,14 +16,8 @@ from opponent.core.errors import Unreadable
 from opponent.core.feature import Feature
 from opponent.core.progress import Progress, shown
 from opponent.geometry.crop import CropPlan, plan_whole_image
-from opponent.geometry.planning import (
-    ROUNDING,
-    copy_in,
-    equal_to_rounding,
-    plan_crop,
-    rounding_limit,
-    weights_state,
-)
+from opponent.geometry.crop_check import ROUNDING, copy_in, equal_to_rounding, rounding_limit
+from opponent.geometry.planning import plan_crop, weights_state
 from opponent.images.imageset import ImageSet
 from opponent.images.loader import load_batches
 from opponent.images.sources import Images, open_images
@@ -190,11 +184,11 @@ def checked_plan(
         # In half precision values are often equal, and a pool picks any of them.
         network, inputs = copy_in(network, torch.float32), inputs.float()
         baseline = None if baseline is None else baseline.float()
-    whole = plan_whole_image(network, features, through, "")
+    uncropped = plan_whole_image(network, features, through, "")
     for cropped, expected in zip(
         attribute_each(network, inputs, features, through, rule=rule, baseline=baseline, plan=plan),
         attribute_each(
-            network, inputs, features, through, rule=rule, baseline=baseline, plan=whole
+            network, inputs, features, through, rule=rule, baseline=baseline, plan=uncropped
         ),
         strict=True,
     ):
@@ -207,7 +201,7 @@ def checked_plan(
             differs = "S"
         if differs is not None:
             reason = f"on the first images, {differs} of {cropped.feature.label} differs"
-            return replace(whole, reason=reason)
+            return replace(uncropped, reason=reason)
     return plan
 
 
@@ -310,10 +304,10 @@ def _input_batches(
     chosen = open_images(images, size=network.preprocessing.size)
     loaded = load_batches(chosen.entries, network.preprocessing.fit, batch_size=BATCH)
     with closing(loaded):
-        for part in loaded:
-            refuse_unreadable(part.unreadable, chosen)
-            ids = [chosen[number].id for number in part.numbers]
-            yield network.inputs(part.pixels), ids, part.done, len(chosen)
+        for batch in loaded:
+            refuse_unreadable(batch.unreadable, chosen)
+            ids = [chosen[number].id for number in batch.numbers]
+            yield network.inputs(batch.pixels), ids, batch.done, len(chosen)
 
 
 def refuse_unreadable(

@@ -168,8 +168,8 @@ class Attribution:
         rows = self.to_arrow().slice(0, notebook.ROWS).to_pylist()
         names = ("activation", "excitation", "inhibition")
         cells = [(str(row["image"]), *(f"{row[name]:.4g}" for name in names)) for row in rows]
-        some = self.window_attribution[: notebook.PICTURES].double().cpu()
-        maps = [x.numpy() for x in energy_maps(some)]
+        first = self.window_attribution[: notebook.PICTURES].double().cpu()
+        maps = [x.numpy() for x in energy_maps(first)]
         scale = float(max(x.max(initial=0) for x in maps))
         shown = [
             (notebook.sides_map(plus, minus, scale), str(row["image"]))

@@ -25,6 +25,10 @@ class AttributionRule(Protocol):
     A class of the user's own with these members serves wherever a rule's name does. Whoever
     inherits from this class need not repeat `needs_mean` and `copies`.
 
+    `segment.hidden` is a crop of the through layer's map where S, on the first images, is then that
+    of the whole image; else it is the whole map. A rule with random numbers draws them from a seed,
+    and the same for each image: otherwise S depends on the images that go together.
+
     >>> import opponent, torch
     >>> class GradientAlone(opponent.AttributionRule):
     ...     label = "gradient-alone"

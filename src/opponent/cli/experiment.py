@@ -133,9 +133,11 @@ def simulate(
         seed=seed,
     )
     where = url or answered.folder
-    out.print(f"{participants} simulated participants took part in {where}", markup=False)
+    taken = f"{participants} simulated participants took part in {where}"
+    out.print(taken, markup=False, soft_wrap=True)
     if url is None:
-        out.print(f"next: opponent experiment analyse {where}", style="dim", markup=False)
+        following = f"next: opponent experiment analyse {where}"
+        out.print(following, style="dim", markup=False, soft_wrap=True)
 
 
 @experiment.command(

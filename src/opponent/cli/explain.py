@@ -71,9 +71,9 @@ def why(
 
     if page is not None:
         check_page(page)
-    [asked] = parse_features([feature], directions, power)
+    [resolved] = parse_features([feature], directions, power)
     scanned = open_run(run) if run else None
-    answer = explain(network, image, asked, through, run=scanned, channels=channels, rule=rule)
+    answer = explain(network, image, resolved, through, run=scanned, channels=channels, rule=rule)
     written = None if page is None else write_why(answer, page)
     out.print(answer.verdict, markup=False)
     table = Table(show_header=False, box=None)
@@ -167,7 +167,7 @@ def _driver_row(driver: "Driver") -> tuple[str, str, str]:
 
 def _cell(text: str) -> tuple[int, int]:
     parts = text.split(",")
-    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+    if len(parts) != 2 or not all(number.strip().isdecimal() for number in parts):
         raise ValueError(f"a cell is ROW,COLUMN, such as 3,7; got {text!r}")
     return int(parts[0]), int(parts[1])
 
@@ -210,7 +210,7 @@ def invert(
         for name in ids:
             for which in side:
                 with shown(None) as progress:
-                    made = synthesise(
+                    picture = synthesise(
                         opened,
                         network,
                         each,
@@ -221,10 +221,10 @@ def invert(
                         rule=own_rule,
                         progress=progress,
                     )
-                own = columns.activation[columns.images.index(name)] / columns.deviation
+                own = float(columns.activation[columns.images.index(name)]) / columns.deviation
                 out.print(
-                    f"{made.path}: {which}, {each.label} goes from {in_deviations(own, 2)} to "
-                    f"{in_deviations(made.final / columns.deviation, 2)}",
+                    f"{picture.path}: {which}, {each.label} goes from {in_deviations(own, 2)} to "
+                    f"{in_deviations(picture.final / columns.deviation, 2)}",
                     markup=False,
                     soft_wrap=True,
                 )
@@ -256,8 +256,8 @@ def visualise(
     settings = SynthesisSettings(
         steps=steps, seed=seed, parameterisation=parameterisation, objective=objective
     )
-    [asked] = parse_features([feature], directions, power)
+    [resolved] = parse_features([feature], directions, power)
     for which in side:
-        made = make(network, asked, side=which, settings=settings)
-        [path] = made.save(folder / f"{file_name(made.feature.label)}-{which}.png")
-        out.print(f"{path}: {float(made.final):+.4g}", markup=False, soft_wrap=True)
+        synthesised = make(network, resolved, side=which, settings=settings)
+        [path] = synthesised.save(folder / f"{file_name(synthesised.feature.label)}-{which}.png")
+        out.print(f"{path}: {float(synthesised.final):+.4g}", markup=False, soft_wrap=True)

@@ -239,10 +239,10 @@ def directions(
     from opponent.directions import check_suffix, find_and_save_directions
 
     check_suffix(file)
-    found = find_and_save_directions(network, images, layer, file, count=k, seed=seed)
-    out.print(f"{file}: {len(found)} directions of {layer}", markup=False, soft_wrap=True)
+    clustered = find_and_save_directions(network, images, layer, file, count=k, seed=seed)
+    out.print(f"{file}: {len(clustered)} directions of {layer}", markup=False, soft_wrap=True)
     if spread is not None:
-        apart = found.spread(spread, seed=seed)
+        apart = clustered.spread(spread, seed=seed)
         beside = file.with_name(f"{file.stem}-spread{file.suffix}")
         apart.save(beside)
         out.print(f"{beside}: {', '.join(apart.labels)}", markup=False)

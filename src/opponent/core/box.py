@@ -38,7 +38,7 @@ class Box:
         return cls(top=top, left=left, height=height, width=width)
 
     @classmethod
-    def whole(cls, size: Sequence[int]) -> "Box":
+    def full(cls, size: Sequence[int]) -> "Box":
         """The box that covers all of a map.
 
         Args:

@@ -94,7 +94,7 @@ def sides_map(
     inhibition: Float[np.ndarray, "h w"],
     scale: float,
     side: int = 2 * _SIDE,
-) -> UInt8[np.ndarray, "y x 3"]:
+) -> UInt8[np.ndarray, "y x 4"]:
     """An excitation and an inhibition map in the colours of the square, on white.
 
     Args:
@@ -106,9 +106,7 @@ def sides_map(
     pixels = on_white(tension_colours(excitation / (scale or 1), inhibition / (scale or 1)))
     times = max(1, side // max(pixels.shape[:2]))
     enlarged = pixels.repeat(times, axis=0).repeat(times, axis=1)
-    return np.asarray(
-        Image.fromarray(np.pad(enlarged, ((1, 1), (1, 1), (0, 0)), constant_values=200))
-    )
+    return _lossless(np.pad(enlarged, ((1, 1), (1, 1), (0, 0)), constant_values=200))
 
 
 def scatter(
@@ -116,7 +114,7 @@ def scatter(
     inhibition: Float[np.ndarray, " n"],
     activation: Float[np.ndarray, " n"],
     side: int = 2 * _SIDE,
-) -> UInt8[np.ndarray, "y x 3"]:
+) -> UInt8[np.ndarray, "y x 4"]:
     """Figure 4a in small: excitation to the right, inhibition upward, coloured by activation.
 
     Args:
@@ -137,7 +135,12 @@ def scatter(
     places = zip(excitation / end * side, side - inhibition / end * side, strict=True)
     for (x, y), colour in zip(places, colours[:, :3].tolist(), strict=True):
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tuple(colour))
-    return np.asarray(image)
+    return _lossless(np.asarray(image))
+
+
+def _lossless(pixels: UInt8[np.ndarray, "y x 3"]) -> UInt8[np.ndarray, "y x 4"]:
+    """The same with an opacity: such pictures become PNG, whose edges stay sharp."""
+    return np.dstack([pixels, np.full_like(pixels[..., :1], 255)])
 
 
 def text(words: str) -> Markup:

@@ -32,7 +32,7 @@ class Side(StrEnum):
             raise ValueError(f"a side is excitation, inhibition or both, not {side!r}") from None
 
     @classmethod
-    def one(cls, side: "Side | str") -> "Side":
+    def single(cls, side: "Side | str") -> "Side":
         """As `of`, where only excitation or inhibition has a meaning.
 
         Args:

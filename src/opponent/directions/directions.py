@@ -17,12 +17,12 @@ from safetensors.torch import save
 from opponent.core.feature import Feature
 from opponent.directions.kmeans import clusters, unit_vectors
 from opponent.models.weights import read_weights
-from opponent.storage.files import whole
+from opponent.storage.files import atomic_write
 
 _EXPECTED = "expected are numbers with a point, one row a direction and one column a channel"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Directions:
     """Named vectors in the channel space of a layer.
 
@@ -76,6 +76,11 @@ class Directions:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        count, channels = self.vectors.shape
+        where = "any layer" if self.layer is None else repr(self.layer)
+        return f"Directions({count:,} in {where} of {channels:,} channels)"
 
     def feature(self, name: str, *, power: int = 0) -> Feature:
         """A direction as a feature.
@@ -163,7 +168,7 @@ class Directions:
         check_suffix(path)
         about = {"labels": self.labels, "layer": self.layer, "provenance": dict(self.provenance)}
         tensors = {"directions": torch.from_numpy(np.ascontiguousarray(self.vectors))}
-        with whole(Path(path)) as temporary:
+        with atomic_write(Path(path)) as temporary:
             temporary.write_bytes(save(tensors, {"opponent": json.dumps(about)}))
 
     @classmethod

@@ -261,10 +261,10 @@ def _choose(
 
 
 def _images_of(run: Run, feature: Feature, cell: tuple[int, int]) -> tuple[str, ...]:
-    found = atlases(run, feature)
-    if not found:
+    finished = atlases(run, feature)
+    if not finished:
         raise RunError(f"{run.folder} has no atlas of {feature.label}: `opponent atlas` makes one")
-    cells = {(each.row, each.column): each.images for each in found[0].cells}
+    cells = {(each.row, each.column): each.images for each in finished[0].cells}
     if cell not in cells:
         near = sorted(cells, key=lambda at: abs(at[0] - cell[0]) + abs(at[1] - cell[1]))[:5]
         raise ValueError(
@@ -295,21 +295,21 @@ def exemplar_tiles(
         extremes = receptive_fields(network, through)
     except UnknownGeometry:
         extremes = None
-    whole = Box.whole(prepared.size)
+    pixels = Box.full(prepared.size)
     tiles: dict[int, list[Tile]] = {}
     for channel in channels:
         tiles[channel] = []
-        for found in run.exemplars(channel, count):
-            box = whole
+        for exemplar in run.exemplars(channel, count):
+            box = pixels
             if extremes is not None:
-                box = box_of(extremes[:, [channel], found.row, found.column]) or whole
+                box = box_of(extremes[:, [channel], exemplar.row, exemplar.column]) or pixels
             zoom = zoom_for(prepared, box, shown)
             try:
-                [image] = photographs([run.images.find(found.image)], prepared, zoom)
+                [image] = photographs([run.images.find(exemplar.image)], prepared, zoom)
             except Unreadable:
                 continue  # gone since; the numbers do not need it
             crop = crop_picture(image, box, prepared.size)
-            tiles[channel].append(Tile(image=crop, caption=f"{found.activation:.3g}"))
+            tiles[channel].append(Tile(image=crop, caption=f"{exemplar.activation:.3g}"))
     return tiles
 
 

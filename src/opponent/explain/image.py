@@ -281,7 +281,10 @@ def _place(values: Float[np.ndarray, "h w"] | None) -> tuple[str, float] | None:
     if values is None or not values.any():
         return None
     ninths = np.array(
-        [[part.sum() for part in np.array_split(row, 3, 1)] for row in np.array_split(values, 3, 0)]
+        [
+            [block.sum() for block in np.array_split(row, 3, 1)]
+            for row in np.array_split(values, 3, 0)
+        ]
     )
     row, column = np.unravel_index(ninths.argmax(), ninths.shape)
     name = "the centre" if row == column == 1 else f"{_ROWS[row]} {_COLUMNS[column]}"

@@ -75,7 +75,7 @@ def crops_from_through(
     window, size = dependency(network, features, through), network.map_shape(through)[1:]
     everything = CropPlan(
         features=tuple(features), through=through, start=through, window=window, inner=window,
-        box=Box.whole(size),
+        box=Box.full(size),
     )  # fmt: skip
     if any(feature.position is None for feature in features):
         return [everything]
@@ -164,12 +164,12 @@ def _placed(
 
 def _steps(network: Network, until: str) -> dict[str, tuple[float, float]]:
     """The steps from one element of a layer to the next, in pixels; layers without have none."""
-    found = {
+    steps = {
         name: field_and_stride(x)[1]
         for name, x in receptive_fields_by_layer(network, border=False, until=until).items()
         if 1 not in x.shape[2:]
     }
-    return {PIXELS: (1.0, 1.0)} | {name: step for name, step in found.items() if all(step)}
+    return {PIXELS: (1.0, 1.0)} | {name: step for name, step in steps.items() if all(step)}
 
 
 def _nested(inner: tuple[float, float], outer: tuple[float, float]) -> bool:
@@ -183,7 +183,7 @@ def _inside(extents: Float[Tensor, "4 h w"], box: Box) -> Box:
     within = (extents <= extents.new_tensor(ends).view(4, 1, 1)).all(0)
     rows, columns = (within.any(axis).nonzero().flatten().tolist() for axis in (1, 0))
     if not rows:
-        return Box.whole(within.shape)
+        return Box.full(within.shape)
     return Box(
         top=rows[0],
         left=columns[0],

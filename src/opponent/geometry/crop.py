@@ -131,7 +131,7 @@ def plan_whole_image(
         try:
             window = dependency(network, features, through)
         except IndependentFeature:
-            window = Box.whole(network.map_shape(through)[1:])
+            window = Box.full(network.map_shape(through)[1:])
     return CropPlan(
         features=tuple(features), through=through, window=window, inner=window, reason=reason
     )

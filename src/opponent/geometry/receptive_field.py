@@ -130,7 +130,7 @@ def receptive_field(network: Network, feature: Feature | str, source: str = PIXE
     try:
         extents = receptive_fields(network, feature.layer, source)[:, :, row, column]
     except UnknownGeometry:
-        return Box.whole(network.map_shape(source)[1:])
+        return Box.full(network.map_shape(source)[1:])
     if feature.power:
         pass  # its cosine takes all channels
     elif feature.unit is not None:

@@ -236,27 +236,28 @@ def _smaller(scale: Fraction) -> int:
     return next((draft for draft in _DRAFTS if draft * _SPARE * scale <= 1), 1)
 
 
-def _shape(whole: tuple[int, int], box: tuple[int, int, int, int] | None) -> tuple[int, int]:
+def _shape(photograph: tuple[int, int], box: tuple[int, int, int, int] | None) -> tuple[int, int]:
     if box is None:
-        return whole
+        return photograph
     top, left, height, width = box
-    if not (0 <= top < top + height <= whole[0] and 0 <= left < left + width <= whole[1]):
+    if not (0 <= top < top + height <= photograph[0] and 0 <= left < left + width <= photograph[1]):
         raise Unreadable(
             f"the crop {height} x {width} at {top}, {left} is not inside the photograph, which is "
-            f"{whole[0]} x {whole[1]} (height x width)"
+            f"{photograph[0]} x {photograph[1]} (height x width)"
         )
     return height, width
 
 
-def _crop(whole: _Piece, box: tuple[int, int, int, int] | None) -> _Piece:
-    shape = _shape(whole.shape, box)
+def _crop(photograph: _Piece, box: tuple[int, int, int, int] | None) -> _Piece:
+    shape = _shape(photograph.shape, box)
     if box is None:
-        return whole
-    left, top = whole.left + box[1] / whole.smaller, whole.top + box[0] / whole.smaller
-    right, bottom = left + shape[1] / whole.smaller, top + shape[0] / whole.smaller
+        return photograph
+    scale = photograph.smaller
+    left, top = photograph.left + box[1] / scale, photograph.top + box[0] / scale
+    right, bottom = left + shape[1] / scale, top + shape[0] / scale
     x, y = math.floor(left), math.floor(top)
-    image = whole.image.crop((x, y, math.ceil(right), math.ceil(bottom)))
-    return _Piece(image, whole.smaller, left - x, top - y, shape)
+    image = photograph.image.crop((x, y, math.ceil(right), math.ceil(bottom)))
+    return _Piece(image, scale, left - x, top - y, shape)
 
 
 def _centre(length: int, scale: Fraction, wanted: int) -> tuple[float, float]:

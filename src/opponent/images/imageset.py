@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from opponent.core.text import some
+from opponent.core.text import first_few
 from opponent.images.listing import file_size
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class ImageSet(Sequence[ImageEntry]):
             twice = [id for id, count in counts.items() if count > 1]
             raise ValueError(
                 f"{self.source!r} names {len(twice)} of its images more than once: "
-                f"{some(twice)}; name each image once"
+                f"{first_few(twice)}; name each image once"
             )
 
     @cached_property
@@ -131,9 +131,13 @@ class ImageSet(Sequence[ImageEntry]):
                 return self._by_id[matches[0]]
             if matches:
                 raise LookupError(
-                    f"{id!r} fits {len(matches)} images of {self.source!r}: {some(matches)}; "
+                    f"{id!r} fits {len(matches)} images of {self.source!r}: {first_few(matches)}; "
                     "give more of the id"
                 )
         near = difflib.get_close_matches(id, list(self._by_id), n=5, cutoff=0.4)
-        hint = f"the nearest ids: {some(near)}" if near else f"its ids: {some([*self._by_id])}"
+        hint = (
+            f"the nearest ids: {first_few(near)}"
+            if near
+            else f"its ids: {first_few([*self._by_id])}"
+        )
         raise LookupError(f"{self.source!r} has no image {id!r} among its {len(self)}; {hint}")

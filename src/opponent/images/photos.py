@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from opponent.core.text import some
+from opponent.core.text import first_few
 from opponent.images.decode import decode
 from opponent.images.imageset import ImageEntry
 
@@ -40,7 +40,7 @@ def _photo_files() -> list[Path]:
         paths += [Path(spec.origin).parent / folder / name for name in names.split()]
     if missing := [str(path) for path in paths if not path.is_file()]:
         raise FileNotFoundError(
-            f"'photos' needs files that this installation lacks: {some(missing)}; "
+            f"'photos' needs files that this installation lacks: {first_few(missing)}; "
             "pip install --force-reinstall scikit-image scikit-learn"
         )
     return sorted(paths, key=lambda path: path.name)

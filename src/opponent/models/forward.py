@@ -306,15 +306,15 @@ def _hooks() -> Iterator[list[Any]]:
 @contextmanager
 def _as_it_was(module: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while; each module's own mode, grad mode and random state come back."""
-    training = [part for part in module.modules() if part.training]
+    training = [submodule for submodule in module.modules() if submodule.training]
     gradients = torch.is_grad_enabled()
-    for part in training:
-        part.training = False
+    for submodule in training:
+        submodule.training = False
     devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
     try:
         with torch.random.fork_rng(devices=devices):
             yield
     finally:
         torch.set_grad_enabled(gradients)
-        for part in training:
-            part.training = True
+        for submodule in training:
+            submodule.training = True

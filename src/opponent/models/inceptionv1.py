@@ -78,7 +78,7 @@ class InceptionV1(nn.Module):
         inputs = stem[2]
         for name, full in BLOCKS.items():
             c = [v.channels(n) for n in full]
-            for part, layer in {
+            for suffix, layer in {
                 "1x1": nn.Conv2d(inputs, c[0], 1, bias=v.bias),
                 "3x3_bottleneck": nn.Conv2d(inputs, c[1], 1, bias=v.bias),
                 "3x3": nn.Conv2d(c[1], c[2], 3, padding=1, bias=v.bias),
@@ -86,7 +86,7 @@ class InceptionV1(nn.Module):
                 "5x5": nn.Conv2d(c[3], c[4], 5, padding=2, bias=v.bias),
                 "pool_reduce": nn.Conv2d(inputs, c[5], 1, bias=v.bias),
             }.items():
-                self.add_module(f"{name}_{part}_pre_relu_conv", layer)
+                self.add_module(f"{name}_{suffix}_pre_relu_conv", layer)
             self.add_module(f"{name}_3x3_bottleneck", nn.ReLU())
             self.add_module(f"{name}_5x5_bottleneck", nn.ReLU())
             self.add_module(f"{name}_pool", nn.MaxPool2d(3, 1, 1))
@@ -117,18 +117,18 @@ class InceptionV1(nn.Module):
         return logits
 
     def _mixed(self, name: str, x: Tensor) -> Tensor:
-        def part(suffix: str, x: Tensor) -> Tensor:
+        def submodule(suffix: str, x: Tensor) -> Tensor:
             y: Tensor = getattr(self, f"{name}_{suffix}")(x)
             return y
 
         def convolve(suffix: str, x: Tensor) -> Tensor:
-            return part(f"{suffix}_pre_relu_conv", x)
+            return submodule(f"{suffix}_pre_relu_conv", x)
 
         branches = [
             convolve("1x1", x),
-            convolve("3x3", part("3x3_bottleneck", convolve("3x3_bottleneck", x))),
-            convolve("5x5", part("5x5_bottleneck", convolve("5x5_bottleneck", x))),
-            convolve("pool_reduce", part("pool", x)),
+            convolve("3x3", submodule("3x3_bottleneck", convolve("3x3_bottleneck", x))),
+            convolve("5x5", submodule("5x5_bottleneck", convolve("5x5_bottleneck", x))),
+            convolve("pool_reduce", submodule("pool", x)),
         ]
         y: Tensor = getattr(self, name)(torch.cat(branches, 1))
         return y

@@ -111,14 +111,14 @@ def _torchvision(name: str, weights: str | Path | None) -> Network:
             module.load_state_dict(default.get_state_dict(progress=False, check_hash=True))
         except OSError as error:
             raise _offline(f"torchvision:{name}", error) from error
-    made = default.transforms()
+    transforms = default.transforms()
     return Network(
         module,
         preprocessing=Preprocessing(
-            size=(made.crop_size[0], made.crop_size[-1]),
-            resize=made.resize_size[0],
-            mean=tuple(made.mean),
-            std=tuple(made.std),
+            size=(transforms.crop_size[0], transforms.crop_size[-1]),
+            resize=transforms.resize_size[0],
+            mean=tuple(transforms.mean),
+            std=tuple(transforms.std),
         ),
         name=f"torchvision:{name}",
         classes=default.meta["categories"],

@@ -64,7 +64,7 @@ def read_weights(file: str | Path) -> Mapping[str, Tensor]:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as tensors:
                 return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
-        found = torch.load(file, map_location="cpu", weights_only=True)
+        state = torch.load(file, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # what is no pickle fails in as many ways as there are bytes
@@ -73,13 +73,13 @@ def read_weights(file: str | Path) -> Mapping[str, Tensor]:
             f"{file} is no file of weights that can be read safely: safetensors, or a state dict "
             f"of tensors that torch.save wrote, is expected ({reason})"
         ) from error
-    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        found = found["state_dict"]
-    if not isinstance(found, Mapping) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    if not isinstance(state, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     ):
         raise OSError(f"{file} holds no state dict: a mapping from names to tensors is expected")
-    return found
+    return state
 
 
 def sha256_of(module: nn.Module) -> str:
@@ -107,16 +107,16 @@ def fetch(address: str) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with (
-            tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp") as part,
+            tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp") as temporary,
             urllib.request.urlopen(address, timeout=30) as answer,
         ):
-            shutil.copyfileobj(answer, part)
-            part.flush()
+            shutil.copyfileobj(answer, temporary)
+            temporary.flush()
             length = answer.headers["Content-Length"]
-            if length is not None and part.tell() != int(length):
-                raise ConnectionError(f"{part.tell()} of {length} bytes came")
-            os.fsync(part.fileno())
-            os.link(part.name, file)
+            if length is not None and temporary.tell() != int(length):
+                raise ConnectionError(f"{temporary.tell()} of {length} bytes came")
+            os.fsync(temporary.fileno())
+            os.link(temporary.name, file)
     except FileExistsError:
         pass
     except (

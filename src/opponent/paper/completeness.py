@@ -43,6 +43,7 @@ class Completeness:
         rule: how S was computed.
         features: k features of one layer.
         layers: the layers that E was measured through.
+        images: ids of the images that could be read, one a row.
         activation: f.
         total: E, the sum of S.
         question: what determines the numbers.
@@ -70,6 +71,7 @@ class Completeness:
     rule: AttributionRule
     features: tuple[Feature, ...]
     layers: tuple[ThroughLayer, ...]
+    images: tuple[str, ...]
     activation: Float[np.ndarray, "n k"]
     total: Float[np.ndarray, "n k l"]
     question: Mapping[str, object]
@@ -227,7 +229,7 @@ def completeness(
         return {"activation": f.float().cpu().numpy(), "total": e.float().cpu().numpy()}
 
     with shown(progress) as report:
-        arrays, _, unreadable = map_images(
+        arrays, ids, unreadable = map_images(
             checkpoints,
             network,
             source,
@@ -245,6 +247,7 @@ def completeness(
         total=arrays["total"],
         question=question,
         unreadable=unreadable,
+        images=ids,
     )
 
 

@@ -1,7 +1,7 @@
 """Figure 5: tense photographs, and what is synthesised from either side of their attribution."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from matplotlib.figure import Figure
 
@@ -156,7 +156,7 @@ def visualisations(
     settings: SynthesisSettings,
     progress: Progress | None = None,
 ) -> tuple[Synthetic, Synthetic]:
-    """The feature visualisation upward and downward.
+    """The feature visualisation upward and downward; an objective of inversions is not theirs.
 
     Args:
         run: the run.
@@ -169,7 +169,7 @@ def visualisations(
         The image that excites the feature, and the one that inhibits it.
     Source: paper, figure 5.
     """
-    what = f"{feature.label}: feature visualisation"
+    what, settings = f"{feature.label}: feature visualisation", replace(settings, objective=None)
     up, down = (
         synthesise(
             run, network, feature, None, "visualisation", side, settings,

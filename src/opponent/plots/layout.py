@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.textpath import text_to_path
 
 from opponent.explain.crops import Synthetic, Tile, opaque
-from opponent.storage.files import AnyPath, to_path, whole
+from opponent.storage.files import AnyPath, atomic_write, to_path
 
 COLUMN, PAGE = 3.4, 7.0  # inches: one and two columns of most journals
 DPI = 300  # what journals ask of photographs
@@ -289,5 +289,5 @@ def save(figure: Figure, path: AnyPath | str) -> None:
     kind = target.suffix.lower().removeprefix(".")
     if kind not in SUFFIXES:
         raise ValueError(f"save: '{target}' ends in '{target.suffix}', expected .png, .pdf or .svg")
-    with whole(target) as temporary, style.context(_STYLE), temporary.open("wb") as file:
+    with atomic_write(target) as temporary, style.context(_STYLE), temporary.open("wb") as file:
         figure.savefig(file, format=kind, dpi=DPI, metadata=_METADATA[kind])

@@ -38,7 +38,7 @@ from opponent.reports.mosaic import mosaic_cells
 from opponent.reports.plot import scatter_plot
 from opponent.selection import select
 from opponent.storage.columns import Columns, Indices
-from opponent.storage.files import AnyPath, local, to_path, whole, write_text
+from opponent.storage.files import AnyPath, atomic_write, local, to_path, write_text
 from opponent.storage.run import Run
 
 # Images in the page: those on the map, and others up to this number.
@@ -176,8 +176,8 @@ def _sheets(
         if not path.is_file():
             rows = points.rows[first : first + _CHUNK].tolist()
             tiles = run_tiles(run, atlas.feature, columns, rows, shown=THUMB)
-            with whole(path) as part:
-                _sheet(tiles, scale).save(part, "jpeg", quality=78)
+            with atomic_write(path) as temporary:
+                _sheet(tiles, scale).save(temporary, "jpeg", quality=78)
         paths.append(path)
         progress("thumbnails", min(first + _CHUNK, len(ids)), len(ids))
     return paths
@@ -205,8 +205,8 @@ def _addresses(sheets: Sequence[AnyPath], page: AnyPath) -> list[str]:
         return [f"data:image/jpeg;base64,{content}" for content in contents]
     folder = page.with_name(f"{page.stem}_files")
     for path in sheets:
-        with local(path) as sheet, whole(folder / path.name) as part:
-            shutil.copyfile(sheet, part)
+        with local(path) as sheet, atomic_write(folder / path.name) as temporary:
+            shutil.copyfile(sheet, temporary)
     return [f"{quote(folder.name)}/{path.name}" for path in sheets]
 
 

@@ -127,7 +127,7 @@ class _Section:
         meaning = None
         if self.feature.layer == LOGITS and self.feature.unit is not None:
             meaning = self.network.class_name(self.feature.unit)
-        made, nothing = self._made()
+        inversions, no_inversions = self._inversions()
         drivers = who(self.run, self.feature, channels=6, network=self.network)
         return {
             "label": self.feature.label,
@@ -142,8 +142,8 @@ class _Section:
             "groups": self._groups(tiles, scale),
             "square": drawing(square_figure(scale or None)),
             "field": f"{field.height} x {field.width} pixels",
-            "made": made,
-            "nothing_made": nothing,
+            "inversions": inversions,
+            "no_inversions": no_inversions,
             "visualisations": self._visualisations(),
             "drivers": drawing(plot_who(drivers)),
             "driven": drivers.about,
@@ -210,7 +210,7 @@ class _Section:
             for name, group in self.selected.items()
         ]
 
-    def _made(self) -> tuple[list[list[dict[str, Any]]], str]:
+    def _inversions(self) -> tuple[list[list[dict[str, Any]]], str]:
         """Rows of figure 5: the photograph, then accentuation and inversion for either sign."""
         rows = tense_rows(
             self.run,
@@ -238,7 +238,10 @@ class _Section:
         both = visualisations(
             self.run, self.network, self.feature, self.columns, self.settings, self.progress
         )
-        return [_cell(one, name) for one, name in zip(both, ("upward", "downward"), strict=True)]
+        return [
+            _cell(visualisation, name)
+            for visualisation, name in zip(both, ("upward", "downward"), strict=True)
+        ]
 
 
 def _cell(shown: Tile | Synthetic | None, alt: str) -> dict[str, Any]:
@@ -258,7 +261,8 @@ def _overlaid(tile: Tile, scale: float) -> str | None:
 def _provenance(run: Run, settings: SynthesisSettings) -> list[tuple[str, str]]:
     m = run.manifest
     prepared = run.preprocessing
-    transforms = settings.transforms
+    transforms, described = settings.transforms, settings.describe()
+    objective = described.get("objective", f"dot * cos^{settings.power:g}")
     return [
         ("network", m.network.name),
         ("weights (SHA-256)", m.network.weights_sha256),
@@ -275,7 +279,7 @@ def _provenance(run: Run, settings: SynthesisSettings) -> list[tuple[str, str]]:
         ("seed", str(m.seed)),
         (
             "synthesis",
-            f"{settings.steps} steps, {settings.parameterisation}, dot * cos^{settings.power:g}, "
+            f"{settings.steps} steps, {described['parameterisation']}, {objective}, "
             f"boxes of {transforms.smallest:g} to {transforms.largest:g}, "
             f"{transforms.draws} draws a step",
         ),

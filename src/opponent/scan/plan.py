@@ -129,7 +129,7 @@ def _units_record(network: Network, all_units: AllUnits, through: str) -> UnitsR
     widest = all_units.widest(network)
     everywhere = all_units.everywhere
     window = (
-        Box.whole(network.map_shape(through)[1:])
+        Box.full(network.map_shape(through)[1:])
         if everywhere
         else receptive_field(network, widest, through)
     )
@@ -170,7 +170,7 @@ def with_crop_plans(
     units = manifest.units
     if units is not None:
         if isinstance(units.position, str):
-            units_plan = CropRecord(whole="every position is asked for")
+            units_plan = CropRecord(reason="every position is asked for")
         else:
             widest = [AllUnits(layer=units.layer, position=units.position).widest(network)]
             units_plan = crop_record(checked_plan(network, widest, through, inputs))
@@ -188,7 +188,7 @@ def first_inputs(network: Network, images: ImageSet) -> Float[Tensor, "n 3 h w"]
 def crop_record(plan: CropPlan) -> CropRecord:
     """A plan for the manifest."""
     if plan.box is None:
-        return CropRecord(whole=plan.reason or "unknown")
+        return CropRecord(reason=plan.reason or "unknown")
     boxes = {PIXELS: plan.box, **plan.crops}
 
     def numbers(box: Box | None) -> BoxNumbers | None:
@@ -219,14 +219,14 @@ def rounding(
         ValueError: no image can be read.
     """
     resolved, all_units = chosen_features(network, features)
-    asked = [*resolved, *([] if all_units is None else [all_units.widest(network)])]
+    targets = [*resolved, *([] if all_units is None else [all_units.widest(network)])]
     chosen = open_images(images, size=network.preprocessing.size)
     inputs = first_inputs(network, chosen)
     if inputs is None:
         raise ValueError(f"none of the first {CHECKED} images of {chosen.source!r} can be read")
-    exact_results = attribute_each(network, inputs, asked, through)
+    exact_results = attribute_each(network, inputs, targets, through)
     network.to(dtype=dtype)
-    coarse_results = attribute_each(network, inputs.to(dtype), asked, through)
+    coarse_results = attribute_each(network, inputs.to(dtype), targets, through)
     error = {}
     for name in ("activation", "excitation", "inhibition"):
         exact, coarse = (

@@ -254,9 +254,9 @@ def _connect(ray: Any, address: str) -> bool:
 
 def _room(ray: Any, executor: Ray) -> int:
     """How many actors fit into the machines that are there."""
-    asked = [("CPU", executor.cpus), ("GPU", executor.gpus)]
+    shares = [("CPU", executor.cpus), ("GPU", executor.gpus)]
     return sum(
-        min(floor(each["Resources"].get(name, 0) / share) for name, share in asked if share)
+        min(floor(each["Resources"].get(name, 0) / share) for name, share in shares if share)
         for each in ray.nodes()
         if each["Alive"]
     )

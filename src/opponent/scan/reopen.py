@@ -133,10 +133,10 @@ def crop_plan_of(run: Run, network: Network, features: Sequence[Feature] | None 
         network: the network that was scanned.
         features: some of the run's features; default: all.
     """
-    record = run.manifest.crop_plan or CropRecord(whole="unknown")
+    record = run.manifest.crop_plan or CropRecord(reason="unknown")
     if record.crops is None:
         chosen = features or run.features
-        return plan_whole_image(network, chosen, run.through, record.whole or "unknown")
+        return plan_whole_image(network, chosen, run.through, record.reason or "unknown")
     if features is not None:
         return plan_crop(network, features, run.through)
     return plan_from(record, run.features, run.through)
@@ -147,12 +147,12 @@ def units_plan_of(run: Run, network: Network) -> CropPlan:
     units, through = run.all_units(), run.through
     position = None if units.position == "*" else units.position
     widest = AllUnits(layer=units.layer, position=position).widest(network)
-    record = run.manifest.units_crop_plan or CropRecord(whole="unknown")
+    record = run.manifest.units_crop_plan or CropRecord(reason="unknown")
     if record.crops is not None:
         return plan_from(record, [widest], through)
     window = Box.of(units.window)
     return CropPlan(
-        features=(widest,), through=through, window=window, inner=window, reason=record.whole
+        features=(widest,), through=through, window=window, inner=window, reason=record.reason
     )
 
 

@@ -25,7 +25,7 @@ from opponent.core.text import file_name, one_line
 from opponent.images.imageset import ImageSet
 from opponent.images.loader import Batch, load_batches
 from opponent.models.network import Network
-from opponent.storage.files import AnyPath, local, names, to_path, whole, write_text
+from opponent.storage.files import AnyPath, atomic_write, local, names, to_path, write_text
 from opponent.storage.tables import damage_refused
 
 # Images a checkpoint holds: files are few, and an interruption costs seconds.
@@ -117,8 +117,8 @@ class CheckpointFolder:
             about: what else there is to say about it, ready for JSON.
         """
         values = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
-        with whole(self.path(name)) as part:
-            part.write_bytes(save(values, {"about": json.dumps(about or {})}))
+        with atomic_write(self.path(name)) as temporary:
+            temporary.write_bytes(save(values, {"about": json.dumps(about or {})}))
 
     def read(self, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """A finished checkpoint, and what was said about it.

@@ -75,7 +75,7 @@ def local(path: AnyPath) -> Iterator[Path]:
 
 
 @contextmanager
-def whole(path: AnyPath) -> Iterator[Path]:
+def atomic_write(path: AnyPath) -> Iterator[Path]:
     """A temporary name to write to, which becomes `path` at the end unless an exception comes.
 
     The name lies beside `path` and keeps its suffix. What was written is on the disk before it gets
@@ -86,25 +86,25 @@ def whole(path: AnyPath) -> Iterator[Path]:
     """
     if not isinstance(path, Path):
         with TemporaryDirectory(prefix="opponent-") as here:
-            part = Path(here) / path.name
-            yield part
-            path.fs.put_file(str(part), path.path)
+            temporary = Path(here) / path.name
+            yield temporary
+            path.fs.put_file(str(temporary), path.path)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{_machine()}{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{_machine()}{os.getpid()}.tmp{path.suffix}")
     _clear(path)
     try:
-        yield part
-        with part.open("rb+") as file:
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        part.replace(path)
+        temporary.replace(path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
     finally:
-        part.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _machine() -> str:
@@ -140,5 +140,5 @@ def _lives(process: int) -> bool:
 
 def write_text(path: AnyPath, text: str) -> None:
     """Write a text file whole."""
-    with whole(path) as part:
-        part.write_text(text, encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -110,13 +110,13 @@ class CropRecord(_Record, frozen=True, kw_only=True, omit_defaults=True):
     """What was computed of image and layers, as a `CropPlan` says.
 
     Args:
-        whole: why it was the whole image, where it was; then there is nothing else.
+        reason: why it was the whole image, where it was; then there is nothing else.
         crops: the box of the input and of each layer on the way that went on.
         positions: of the features in the cropped map.
         window, inner, region: as in `CropPlan`.
     """
 
-    whole: str | None = None
+    reason: str | None = None
     crops: dict[str, BoxNumbers] | None = None
     positions: list[tuple[int, int]] | None = None
     window: BoxNumbers | None = None
@@ -126,7 +126,7 @@ class CropRecord(_Record, frozen=True, kw_only=True, omit_defaults=True):
     def __post_init__(self) -> None:
         boxes = (self.crops, self.positions, self.window, self.inner, self.region)
         given = [value is not None for value in boxes]
-        if any(given) != all(given) or any(given) == (self.whole is not None):
+        if any(given) != all(given) or any(given) == (self.reason is not None):
             raise ValueError("a crop has all boxes and positions, or is whole and has none")
         if self.crops is not None and PIXELS not in self.crops:
             raise ValueError(f"the crops have no box of the {PIXELS}")

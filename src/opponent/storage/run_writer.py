@@ -19,7 +19,7 @@ from torch import Tensor
 from opponent.core.errors import RunError
 from opponent.images.imageset import ImageSet
 from opponent.storage.columns import SCALARS
-from opponent.storage.files import AnyPath, to_path, whole, write_text
+from opponent.storage.files import AnyPath, atomic_write, to_path, write_text
 from opponent.storage.manifest import Manifest
 from opponent.storage.run import BOX, CHANNELS, MAPS, UNREADABLE, Run
 from opponent.storage.summary import Summary, rows
@@ -71,8 +71,8 @@ def begin_run(folder: str | AnyPath, manifest: Manifest, images: ImageSet) -> Ru
 
 def write_baseline(run: Run, baseline: Float[Tensor, "k h w"]) -> None:
     """Keep the through layer's mean, which the rule starts from."""
-    with whole(run.baseline_file) as part:
-        part.write_bytes(save({"mean": baseline.cpu().contiguous()}))
+    with atomic_write(run.baseline_file) as temporary:
+        temporary.write_bytes(save({"mean": baseline.cpu().contiguous()}))
 
 
 def write_shard(
@@ -142,8 +142,8 @@ def write_summary(run: Run, number: int, summary: Summary) -> None:
         number: the shard's.
         summary: of all units over its images.
     """
-    with whole(run.summary_file(number)) as part:
-        part.write_bytes(summary.to_bytes())
+    with atomic_write(run.summary_file(number)) as temporary:
+        temporary.write_bytes(summary.to_bytes())
 
 
 def finish_run(run: Run) -> None:

@@ -49,8 +49,10 @@ class Summary:
         """As a safetensors file, with whole numbers as narrow as they are."""
         owners, buckets = np.divmod(self.keys, _WIDTH)
         sizes = np.bincount(owners, minlength=self.values[:, :, 0, 0].size)
-        whole = {"images": self.images, "sizes": sizes, "buckets": buckets, "counts": self.counts}
-        arrays = {name: x.astype(np.min_scalar_type(x.max(initial=0))) for name, x in whole.items()}
+        values = {"images": self.images, "sizes": sizes, "buckets": buckets, "counts": self.counts}
+        arrays = {
+            name: x.astype(np.min_scalar_type(x.max(initial=0))) for name, x in values.items()
+        }
         # -1, where there is no image, is not narrow.
         arrays["images"] = self.images.astype(np.min_scalar_type(-1 - self.images.max(initial=0)))
         return save(arrays | {"values": self.values.copy(), "count": np.array([self.count])})
@@ -78,7 +80,7 @@ class Summary:
     def quantile(self, share: float) -> Float[np.ndarray, "u s"]:
         """The value that this share of all images lies below, right to 1 %; NaN without images."""
         units, scores = self.values.shape[:2]
-        found = np.full(units * scores, np.nan)
+        quantiles = np.full(units * scores, np.nan)
         owners, buckets = np.divmod(self.keys, _WIDTH)
         total = np.cumsum(self.counts)
         ends = np.searchsorted(owners, np.arange(units * scores), side="right")
@@ -86,8 +88,8 @@ class Summary:
         if self.count:
             rank = np.floor(share * (self.count - 1)).astype(np.int64)
             place = np.searchsorted(total, before + rank, side="right")
-            found = _middle(buckets[np.minimum(place, ends - 1)])
-        return found.reshape(units, scores)
+            quantiles = _middle(buckets[np.minimum(place, ends - 1)])
+        return quantiles.reshape(units, scores)
 
 
 # Buckets of negative values, zero, and of positive ones, in order.
@@ -104,8 +106,8 @@ def _bucket(values: Float[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
 def _middle(buckets: Int[np.ndarray, " b"]) -> Float[np.ndarray, " b"]:
     away = buckets - BUCKETS
     size = SMALLEST * GROWTH ** (np.abs(away) - 0.5)
-    found: Float[np.ndarray, " b"] = np.where(away == 0, 0.0, np.sign(away) * size)
-    return found
+    values: Float[np.ndarray, " b"] = np.where(away == 0, 0.0, np.sign(away) * size)
+    return values
 
 
 def summarise(

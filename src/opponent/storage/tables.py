@@ -11,7 +11,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 
 from opponent.core.errors import RunError
-from opponent.storage.files import AnyPath, opened, whole
+from opponent.storage.files import AnyPath, atomic_write, opened
 
 
 @contextmanager
@@ -38,8 +38,8 @@ def damage_refused(path: AnyPath, command: str | None = None) -> Iterator[None]:
 
 def write_table(path: AnyPath, table: pa.Table) -> None:
     """Write a table whole, compressed, with checksums."""
-    with whole(path) as part:
-        pq.write_table(table, part, compression="zstd", write_page_checksum=True)
+    with atomic_write(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
 def read_table(

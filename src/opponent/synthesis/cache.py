@@ -23,7 +23,7 @@ from opponent.images.imageset import ImageSet
 from opponent.models.network import Network
 from opponent.scan.reopen import baseline_of, check_network, rule_of
 from opponent.storage.checkpoints import plain, question_digest
-from opponent.storage.files import AnyPath, local, whole, write_text
+from opponent.storage.files import AnyPath, atomic_write, local, write_text
 from opponent.storage.manifest import versions
 from opponent.storage.run import Run
 from opponent.synthesis.inversion import accentuate, invert, visualise
@@ -150,7 +150,7 @@ def _name(question: dict[str, Any]) -> str:
 
 
 def _write(path: AnyPath, question: dict[str, Any], result: Synthesis) -> None:
-    with whole(path.with_suffix(".png")) as temporary:
+    with atomic_write(path.with_suffix(".png")) as temporary:
         Image.fromarray(result.rgba()[0]).save(temporary)
     values = question | {
         "activation": result.activation[:, 0].tolist(),

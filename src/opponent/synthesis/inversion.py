@@ -47,7 +47,7 @@ def invert(
     side: Side | str,
     settings: SynthesisSettings | None = None,
     rule: AttributionRule | str = "gradient",
-    baseline: Float[Tensor, "k h w"] | None = None,
+    baseline: Float[Tensor, "k y x"] | None = None,
     progress: Progress | None = None,
 ) -> Synthesis:
     """Synthesise images, from noise, that show one side of what drives a feature in given images.
@@ -169,7 +169,7 @@ def accentuate(
     side: Side | str,
     settings: SynthesisSettings | None = None,
     rule: AttributionRule | str = "gradient",
-    baseline: Float[Tensor, "k h w"] | None = None,
+    baseline: Float[Tensor, "k y x"] | None = None,
     progress: Progress | None = None,
 ) -> Synthesis:
     """Change photographs so that one side of what drives a feature in them grows.
@@ -255,7 +255,7 @@ def visualise(
     ...     "inceptionv1-mini", "mixed3b:168", settings=opponent.SynthesisSettings(steps=2))
     Synthesis('mixed3b:168@8,8', excitation: 1 image of 146 x 146)
     """
-    network, settings, side = load(network), settings or SynthesisSettings(), Side.one(side)
+    network, settings, side = load(network), settings or SynthesisSettings(), Side.single(side)
     feature = network.resolve(feature)
     generator = torch.Generator().manual_seed(settings.seed)
     start = parse_parameterisation(settings.parameterisation)(

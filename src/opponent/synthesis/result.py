@@ -12,7 +12,7 @@ from torch import Tensor
 from opponent.core.feature import Feature
 from opponent.core.pictures import contact_sheet, png_bytes, trimmed
 from opponent.core.side import Side
-from opponent.storage.files import whole
+from opponent.storage.files import atomic_write
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -82,7 +82,7 @@ class Synthesis:
             names = [f"{path.stem}-{number}{path.suffix}" for number in range(len(self))]
         paths = [path.with_name(name) for name in names]
         for file, pixels in zip(paths, self.rgba(), strict=True):
-            with whole(file) as temporary:
+            with atomic_write(file) as temporary:
                 Image.fromarray(pixels).save(temporary)
         return paths
 

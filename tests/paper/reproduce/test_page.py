@@ -1,6 +1,7 @@
 """All of the paper's figures in one page, at sizes for a test."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from tests.support.checkpoints import CHECKPOINTS
 from opponent import ImageSet, open_images
 from opponent.core.errors import RunError
 from opponent.models.network import Network
-from opponent.models.registry import load
 from opponent.paper.reproduce.entries import Claim
 from opponent.paper.reproduce.page import reproduce, sample_images
 from opponent.paper.reproduce.scales import SCALES, Scale
@@ -21,16 +21,11 @@ TINY = Scale(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def network() -> Network:
-    return load("inceptionv1-mini")
-
-
-@pytest.fixture(scope="module")
-def page(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def page(mini: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("skimage")
     folder = tmp_path_factory.mktemp("paper") / "out"
-    return reproduce(network, "photos", out=folder, scale=TINY)
+    return reproduce(mini, "photos", out=folder, scale=TINY)
 
 
 @pytest.mark.slow
@@ -52,7 +47,9 @@ def test_every_figure_is_there_with_what_it_says(page: Path) -> None:
     agreeing = sum(bool(claim.agrees) for claim in compared)
     assert f"{agreeing} of {len(compared)} claims" in text
     assert text.count("does not agree") == len(compared) - agreeing
-    assert "http" not in text.replace("http://www.w3.org", "")
+    # What stands in a picture's data is chance.
+    words = re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
+    assert "http" not in words.replace("http://www.w3.org", "")
 
 
 @pytest.mark.slow
@@ -78,30 +75,30 @@ def test_numbers_come_from_the_steps_own_files(page: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_second_call_computes_nothing_again(page: Path, network: Network) -> None:
+def test_a_second_call_computes_nothing_again(page: Path, mini: Network) -> None:
     folder = page.parent
     folders = (CHECKPOINTS, "scan", "icons")
     kept = [path for path in folder.rglob("*") if path.parent.name in folders]
     before = {path: path.stat().st_mtime_ns for path in kept}
     assert len(before) > 20
     text, numbers = page.read_bytes(), (folder / "reproduce.json").read_bytes()
-    assert reproduce(network, "photos", out=folder, scale=TINY) == page
+    assert reproduce(mini, "photos", out=folder, scale=TINY) == page
     assert {path: path.stat().st_mtime_ns for path in kept} == before
     assert page.read_bytes() == text
     assert (folder / "reproduce.json").read_bytes() == numbers
 
 
 @pytest.mark.slow
-def test_another_question_is_refused(page: Path, network: Network) -> None:
+def test_another_question_is_refused(page: Path, mini: Network) -> None:
     with pytest.raises(RunError, match=r"another question \(other than this one in images, seed\)"):
-        reproduce(network, "photos", out=page.parent, scale=TINY, seed=1)
+        reproduce(mini, "photos", out=page.parent, scale=TINY, seed=1)
     with pytest.raises(RunError, match=r"another question \(other than this one in scale\)"):
-        reproduce(network, "photos", out=page.parent, scale=replace(TINY, steps=3))
+        reproduce(mini, "photos", out=page.parent, scale=replace(TINY, steps=3))
 
 
-def test_a_scale_has_a_name(network: Network, tmp_path: Path) -> None:
+def test_a_scale_has_a_name(mini: Network, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--scale is one of quick, paper, not 'huge'"):
-        reproduce(network, "photos", out=tmp_path / "out", scale="huge")
+        reproduce(mini, "photos", out=tmp_path / "out", scale="huge")
     assert not (tmp_path / "out").exists()
 
 
@@ -116,10 +113,10 @@ def test_the_papers_sizes_are_the_papers() -> None:
 def test_a_part_of_the_images_is_drawn_in_their_order() -> None:
     images = open_images("photos", size=(64, 64))
     assert sample_images(images, None, 0) is images
-    some = sample_images(images, 30, 1)
-    assert isinstance(some, ImageSet)
-    numbers = [images.entries.index(entry) for entry in some]
+    sample = sample_images(images, 30, 1)
+    assert isinstance(sample, ImageSet)
+    numbers = [images.entries.index(entry) for entry in sample]
     assert numbers == sorted(set(numbers))
     assert len(numbers) == 30
-    assert [x.id for x in sample_images(images, 30, 1)] == [x.id for x in some]
-    assert [x.id for x in sample_images(images, 30, 2)] != [x.id for x in some]
+    assert [x.id for x in sample_images(images, 30, 1)] == [x.id for x in sample]
+    assert [x.id for x in sample_images(images, 30, 2)] != [x.id for x in sample]

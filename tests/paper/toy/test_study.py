@@ -22,13 +22,13 @@ def test_models_are_the_same_whether_compiled_or_from_the_cache(tmp_path: Path) 
         "train_study('xor', out=sys.argv[1], hidden=(12,), seeds=2, steps=1000)"
     )
     cache = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache"), "NUMBA_NUM_THREADS": "1"}
-    found = set()
+    contents = set()
     for name in ("compiled", "cached"):
         folder = tmp_path / name
         subprocess.run([sys.executable, "-c", train, str(folder)], env=cache, check=True)
-        found |= {path.read_bytes() for path in checkpoint_files(folder)}
+        contents |= {path.read_bytes() for path in checkpoint_files(folder)}
     assert any((tmp_path / "cache").rglob("*.nbc"))
-    assert len(found) == 1
+    assert len(contents) == 1
 
 
 def test_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:

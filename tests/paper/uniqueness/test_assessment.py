@@ -55,13 +55,13 @@ def test_assessed_by_hand() -> None:
         values[i, i] = [1, 0, 0, 0]
         values[3, i] = [-1, 2, 3, 1]
     values[2, 1] = [0, 0.5, 0.5, 9]
-    found = assess(measurements_of({"units": values, "kmeans": values}), 1)
-    units = {x.by: x for x in found.table if x.kind == "units"}
+    assessment = assess(measurements_of({"units": values, "kmeans": values}), 1)
+    units = {x.by: x for x in assessment.table if x.kind == "units"}
     assert [units[by].value for by in SELECTIONS] == [1, 1 / 3, 2 / 3]
-    assert {x.chance for x in found.table} == {chance(3, 1, 4)}
-    assert {(x.features, x.top, x.images, x.skipped) for x in found.table} == {(3, 1, 4, 0)}
+    assert {x.chance for x in assessment.table} == {chance(3, 1, 4)}
+    assert {(x.features, x.top, x.images, x.skipped) for x in assessment.table} == {(3, 1, 4, 0)}
     assert (units["l1"].low, units["l1"].high) == (1 / 3, 1 / 3)
-    assert [(x.kind, x.image, x.features, x.of) for x in found.shared] == [
+    assert [(x.kind, x.image, x.features, x.of) for x in assessment.shared] == [
         ("units", "image3", 3, 3),
         ("kmeans", "image3", 3, 3),
     ]
@@ -82,13 +82,13 @@ def test_dead_features_are_left_out_and_counted() -> None:
     values = np.random.default_rng(0).random((20, 4, 4))
     values[:, 1, 1:] = 0  # no attribution in any image
     values[3:, 2, 1:] = 0  # in three of them
-    found = assess(measurements_of({"units": values, "kmeans": np.zeros((20, 4, 4))}), 4)
-    assert [(x.features, x.skipped) for x in found.table] == [(2, 2)] * 3 + [(0, 4)] * 3
-    assert all(math.isnan(x.value) and math.isnan(x.chance) for x in found.table[3:])
-    one = assess(measurements_of({"units": values, "kmeans": values}), 3).table[0]
-    assert (one.features, one.skipped) == (3, 1)
+    assessment = assess(measurements_of({"units": values, "kmeans": np.zeros((20, 4, 4))}), 4)
+    assert [(x.features, x.skipped) for x in assessment.table] == [(2, 2)] * 3 + [(0, 4)] * 3
+    assert all(math.isnan(x.value) and math.isnan(x.chance) for x in assessment.table[3:])
+    row = assess(measurements_of({"units": values, "kmeans": values}), 3).table[0]
+    assert (row.features, row.skipped) == (3, 1)
     kept = values[:, [0, 2, 3], 0].astype(np.float32)
-    assert one.value == uniqueness(np.array([top(x, 3) for x in kept.T]))
+    assert row.value == uniqueness(np.array([top(x, 3) for x in kept.T]))
 
 
 def test_too_many_top_images() -> None:
@@ -105,5 +105,5 @@ def test_ties_are_broken_by_order_and_do_not_count_dead_features(seed: int) -> N
     rng = np.random.default_rng(seed)
     values = rng.random((30, 6, 4))
     values[:, 3:, 1:] *= rng.random((30, 3, 1)) < 0.05
-    found = assess(measurements_of({"units": values, "kmeans": values}), 8)
-    assert {x.features for x in found.table} == {3}
+    assessment = assess(measurements_of({"units": values, "kmeans": values}), 8)
+    assert {x.features for x in assessment.table} == {3}

@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 
+import pytest
 import torch
 
-import opponent
 from opponent import Feature, Network
 from opponent.attribution.attribute import attribute_each
 from opponent.paper.layer_pairs import LayerPair
 from opponent.paper.uniqueness.batch import measure_batch, norms, plan_crops
 from opponent.paper.uniqueness.measure import choose_layers
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def equal(network: Network, pairs: Sequence[LayerPair], *, cropped: bool = True) -> None:
@@ -41,9 +43,8 @@ def test_measured_at_once_is_as_measured_one_by_one(small: Network) -> None:
     equal(small, choose_layers(small, ["fourth:first"]))
 
 
-def test_the_embedded_network_too() -> None:
-    network = opponent.load()
-    equal(network, choose_layers(network, ["mixed3a", "mixed4d"]))
+def test_the_embedded_network_too(mini: Network) -> None:
+    equal(mini, choose_layers(mini, ["mixed3a", "mixed4d"]))
 
 
 def test_a_layer_within_a_branch_runs_the_whole_network(small: Network) -> None:

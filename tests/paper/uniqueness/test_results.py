@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,19 +13,22 @@ from typer.testing import CliRunner
 from opponent import Feature, Network
 from opponent.cli import app
 from opponent.paper.uniqueness.assessment import assess
-from opponent.paper.uniqueness.measure import (
-    FeatureMeasurements,
-)
+from opponent.paper.uniqueness.measure import FeatureMeasurements
 from opponent.paper.uniqueness.results import _finite, write_uniqueness
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 
-def test_results_are_written(small: Network, measured: FeatureMeasurements) -> None:
-    found = assess(measured, 6)
+
+def test_results_are_written(small: Network, measured: FeatureMeasurements, tmp_path: Path) -> None:
+    measured = replace(measured, folder=tmp_path / "out")
+    assessment = assess(measured, 6)
     # Unit 3 of 'third' has no weight, and may be among those drawn.
     dead = Feature(layer="third", unit=3) in measured.group("third", "units").features
-    assert {x.skipped for x in found.table if (x.layer, x.kind) == ("third", "units")} == {dead}
+    assert {x.skipped for x in assessment.table if (x.layer, x.kind) == ("third", "units")} == {
+        dead
+    }
     steps: list[tuple[str, int, int]] = []
-    paths = write_uniqueness(small, measured, found, progress=lambda *step: steps.append(step))
+    paths = write_uniqueness(small, measured, assessment, progress=lambda *step: steps.append(step))
     names = ["uniqueness-m6.json", "uniqueness-m6.parquet", "figure8a-m6.png"]
     names += ["figure8b-third-m6.png", "figure16-m6.png"]
     assert [path.name for path in paths] == names
@@ -35,13 +39,13 @@ def test_results_are_written(small: Network, measured: FeatureMeasurements) -> N
     assert values["versions"]["torch"] == torch.__version__
     assert (values["top"], values["read"], list(values["unreadable"])) == (6, 60, ["broken.jpg"])
     assert len(values["table"]) == 3 * 2 * 3
-    assert values["table"][0]["value"] == found.table[0].value
+    assert values["table"][0]["value"] == assessment.table[0].value
     assert len(values["features"]) == 6
     assert pq.read_table(paths[1]).to_pylist() == values["table"]
     before = [path.read_bytes() for path in paths]
-    assert [x.read_bytes() for x in write_uniqueness(small, measured, found)] == before
+    assert [x.read_bytes() for x in write_uniqueness(small, measured, assessment)] == before
     with pytest.raises(ValueError, match="'first' was not measured; there are second, third"):
-        write_uniqueness(small, measured, found, show="first")
+        write_uniqueness(small, measured, assessment, show="first")
 
 
 def test_not_a_number_is_none_in_json() -> None:

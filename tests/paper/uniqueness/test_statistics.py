@@ -89,8 +89,8 @@ def test_intervals_hold_what_another_choice_gives(images: int, taste: float) -> 
     values = taste * rng.random((100, 1)) * common + rng.normal(size=(100, images))
     members = np.array([top(row, 20) for row in values])
     draws = [members[rng.permutation(100)[:20]] for _ in range(400)]
-    true = np.array([uniqueness(each) for each in draws])
-    ends = np.array([interval(each, 100) for each in draws])
+    true = np.array([uniqueness(drawn) for drawn in draws])
+    ends = np.array([interval(drawn, 100) for drawn in draws])
     assert np.mean((ends[:, 0] <= true.mean()) & (true.mean() <= ends[:, 1])) > 0.93
     # Wider than need be, but not twice.
     half = np.sqrt(np.mean(((ends[:, 1] - ends[:, 0]) / 2) ** 2))

@@ -23,19 +23,19 @@ def study(tmp_path: Path) -> Study:
 
 def test_perfect_people(study: Study, tmp_path: Path) -> None:
     with answered(study, tmp_path, [{}] * 3, np.random.default_rng(0)) as store:
-        found = as_json(analyse(study, store.participants(), store.answers()))
-    for layer in found["layers"]:
+        results = as_json(analyse(study, store.participants(), store.answers()))
+    for layer in results["layers"]:
         for question in QUESTIONS:
             bar = layer[question]
             assert (bar["accuracy"], bar["low"], bar["high"]) == (1.0, 1.0, 1.0)
             assert (bar["answers"], bar["right"]) == (12, 12)
             assert bar["reaction_ms"] == [3000.0] * 3
             assert bar["chosen"] == {x: float(x == question) for x in ("mei", "mii", "distractor")}
-    assert found["participants"] == {"began": 3, "analysed": 3, "excluded": {}}
-    assert found["test"]["p"] is None
-    assert found["test"]["reason"] == "the answers of a layer are all right"
-    assert found["test"]["difference"] == 0
-    assert found["power"] is None
+    assert results["participants"] == {"began": 3, "analysed": 3, "excluded": {}}
+    assert results["test"]["p"] is None
+    assert results["test"]["reason"] == "the answers of a layer are all right"
+    assert results["test"]["difference"] == 0
+    assert results["power"] is None
 
 
 def test_confusions_by_hand(tmp_path: Path) -> None:
@@ -78,21 +78,21 @@ def test_nobody_is_told(study: Study, tmp_path: Path) -> None:
 
 def test_one_person_gives_accuracies_alone(study: Study, tmp_path: Path) -> None:
     with answered(study, tmp_path, [{"mii": 0.5}], np.random.default_rng(0)) as store:
-        found = as_json(analyse(study, store.participants(), store.answers()))
-    assert found["layers"][0]["mii"]["low"] is None
-    assert found["test"]["reason"] == "it takes two participants, and two features a layer"
-    assert found["power"] is None
+        results = as_json(analyse(study, store.participants(), store.answers()))
+    assert results["layers"][0]["mii"]["low"] is None
+    assert results["test"]["reason"] == "it takes two participants, and two features a layer"
+    assert results["power"] is None
 
 
 def test_results_are_written_the_same_each_time(study: Study, tmp_path: Path) -> None:
     people = [{"mei": 0.8, "mii": 0.4}] * 6
     with answered(study, study.folder, people, np.random.default_rng(1)):
         pass
-    one = write_analysis(analyse_folder(study), tmp_path / "one")
-    two = write_analysis(analyse_folder(Study(study.folder)), tmp_path / "two")
-    assert [path.name for path in one] == ["analysis.json", "figure10.png"]
-    assert [x.read_bytes() for x in one] == [x.read_bytes() for x in two]
-    values = json.loads(one[0].read_text())
+    paths = write_analysis(analyse_folder(study), tmp_path / "one")
+    again = write_analysis(analyse_folder(Study(study.folder)), tmp_path / "two")
+    assert [path.name for path in paths] == ["analysis.json", "figure10.png"]
+    assert [x.read_bytes() for x in paths] == [x.read_bytes() for x in again]
+    values = json.loads(paths[0].read_text())
     assert values == json.loads(to_json(analyse_folder(study)))
     assert values["study_sha256"] == study.fingerprint()
     assert len(values["features"]) == 12

@@ -39,9 +39,9 @@ def grid(rng: np.random.Generator, people: int, odds: list[float], per: int, sds
 def test_accuracy_by_hand() -> None:
     correct = np.array([[1.0, 0.0, 1.0, NAN], [1.0, 1.0, NAN, NAN]])
     layers = np.array([0, 0, 1, 2])
-    found = accuracy(correct, layers, 3)
-    assert found[:2].tolist() == [0.75, 1.0]
-    assert np.isnan(found[2])
+    shares = accuracy(correct, layers, 3)
+    assert shares[:2].tolist() == [0.75, 1.0]
+    assert np.isnan(shares[2])
 
 
 def test_the_bootstrap_draws_participants_and_features() -> None:
@@ -75,13 +75,13 @@ def test_a_contrast_by_hand() -> None:
     """Two people, two layers of two features: accuracies 3/4 and 1/4."""
     correct = np.array([[1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0]])
     layers = np.array([0, 0, 1, 1])
-    found = contrast(correct, layers, [1.0, -1.0], corrected=False)
-    assert found.estimate == pytest.approx(2 * np.log(3))
+    test = contrast(correct, layers, [1.0, -1.0], corrected=False)
+    assert test.estimate == pytest.approx(2 * np.log(3))
     # An answer moves a coefficient by (y - p) / (4 p (1 - p)) = (y - p) / 0.75:
     # first person: (1/4 + 1/4) - (-1/4 - 1/4) = 1, second: (1/4 - 3/4) - (3/4 - 1/4) = -1.
     # features: 1/2, -1/2, -1/2, 1/2; single answers: 6 of 1/4 and 2 of 3/4, squared.
     variance = (2 * 1 + 4 * 0.25 - (6 / 16 + 2 * 9 / 16)) / 0.75**2
-    assert found.error == pytest.approx(np.sqrt(variance))
+    assert test.error == pytest.approx(np.sqrt(variance))
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.2])
@@ -91,7 +91,7 @@ def test_a_contrast_is_statsmodels_regression(missing: float) -> None:
     correct, layers = grid(rng, 20, [1.0, 0.0, -1.0], 6, (0.5, 0.8))
     correct[rng.random(correct.shape) < missing] = NAN
     weights = first_against_others(3)
-    found = contrast(correct, layers, weights, corrected=False)
+    test = contrast(correct, layers, weights, corrected=False)
     rows, columns = np.nonzero(np.isfinite(correct))
     x = (layers[columns][:, None] == np.arange(3)).astype(float)
     fitted = sm.Logit(correct[rows, columns], x).fit(
@@ -100,8 +100,8 @@ def test_a_contrast_is_statsmodels_regression(missing: float) -> None:
         cov_kwds={"groups": np.c_[rows, columns], "use_correction": False},
     )
     said = fitted.t_test(np.array(weights))
-    assert found.estimate == pytest.approx(float(said.effect.squeeze()), rel=1e-6)
-    assert found.error == pytest.approx(float(said.sd.squeeze()), rel=1e-6)
+    assert test.estimate == pytest.approx(float(said.effect.squeeze()), rel=1e-6)
+    assert test.error == pytest.approx(float(said.sd.squeeze()), rel=1e-6)
 
 
 def test_a_contrast_that_cannot_be_told_says_why() -> None:
@@ -131,10 +131,10 @@ def test_the_test_finds_no_difference_where_there_is_none() -> None:
 
 def test_the_test_finds_the_paper_s_difference() -> None:
     correct, layers = grid(np.random.default_rng(3), 48, [1.5, -1.5, -1.5], 15, (0.5, 0.8))
-    found = contrast(correct, layers, first_against_others(3))
-    assert found.p is not None
-    assert found.p < 1e-4
-    assert found.estimate == pytest.approx(3.0, abs=1.2)
+    test = contrast(correct, layers, first_against_others(3))
+    assert test.p is not None
+    assert test.p < 1e-4
+    assert test.estimate == pytest.approx(3.0, abs=1.2)
 
 
 def test_how_people_differ_is_found() -> None:
@@ -166,10 +166,10 @@ def test_power_grows_with_people_and_is_alpha_without_a_difference() -> None:
 def test_intervals_lie_around_what_was_found(seed: int, people: int, layers: int) -> None:
     correct, of_layer = grid(np.random.default_rng(seed), people, [0.0] * layers, 3, (0, 0))
     draws = bootstrap(correct, of_layer, layers, 300, 0)
-    found = accuracy(correct, of_layer, layers)
+    shares = accuracy(correct, of_layer, layers)
     for i in range(layers):
         low, high = interval(draws[:, i], 0.95)
         assert low is not None
         assert high is not None
-        assert 0 <= low <= found[i] + 1e-9
-        assert found[i] - 1e-9 <= high <= 1
+        assert 0 <= low <= shares[i] + 1e-9
+        assert shares[i] - 1e-9 <= high <= 1

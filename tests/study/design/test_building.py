@@ -51,9 +51,9 @@ def test_the_pictures_are_the_crops_that_it_says(study: Study, runs: list[Run]) 
             for id, image, f in zip(
                 row[what], row[f"{what}_image"], row[f"{what}_activation"], strict=True
             ):
-                found = np.array(Image.open(study.stimulus(id)))
-                whole = np.array(Image.open(run.images.find(image).path))
-                assert np.array_equal(found, whole[top : top + height, left : left + width])
+                crop = np.array(Image.open(study.stimulus(id)))
+                photograph = np.array(Image.open(run.images.find(image).path))
+                assert np.array_equal(crop, photograph[top : top + height, left : left + width])
                 assert f == columns.activation[columns.images.index(image)]
         f = row["choices_activation"]
         assert f[0] == columns.activation.max()
@@ -104,11 +104,11 @@ def test_an_interrupted_one_ends_with_the_same_bytes(
         pass
 
     def stop(when: tuple[str, int]) -> Callable[[str, int, int], None]:
-        def tell(what: str, done: int, total: int) -> None:
-            if (what, done) == when:
+        def progress(what: str, done: int, total: int) -> None:
+            if what == when[0] and done >= when[1]:
                 raise Stop
 
-        return tell
+        return progress
 
     for when in [
         ("relu1: norms", 100), ("relu1: choosing", 0), ("relu1: pictures", 2),

@@ -37,12 +37,12 @@ RAMP = [10.0, 9, 8, 7, 6, 5, 4, *[0.0] * 12, -10]
 
 
 def test_a_trial_by_hand() -> None:
-    [one], passed = choose([candidate(RAMP)], 1)
+    [trial], passed = choose([candidate(RAMP)], 1)
     assert passed == {}
-    assert (one.mei, one.mii) == (0, 19)
-    assert one.examples == (1, 2, 3, 4, 5, 6)
-    assert len(set(one.distractors)) == 7
-    assert set(one.distractors) <= set(range(7, 19))
+    assert (trial.mei, trial.mii) == (0, 19)
+    assert trial.examples == (1, 2, 3, 4, 5, 6)
+    assert len(set(trial.distractors)) == 7
+    assert set(trial.distractors) <= set(range(7, 19))
 
 
 def test_distractors_are_modest_and_salient() -> None:
@@ -52,13 +52,13 @@ def test_distractors_are_modest_and_salient() -> None:
     norm = np.zeros(201)
     norm[7:20] = 1  # 13 of 201 in the top tenth; of these 2 are not modest
     norm[9:13] = 0
-    [one], _ = choose([candidate(activation, norm.tolist(), label="x")], 1, distractors=7)
+    [trial], _ = choose([candidate(activation, norm.tolist(), label="x")], 1, distractors=7)
     # The 90th percentile is 0 here, so that all are salient: raise the others.
-    assert {7, 8}.isdisjoint(one.distractors)
+    assert {7, 8}.isdisjoint(trial.distractors)
     norm = np.arange(201) / 1000
     norm[13:34] += 1
-    [one], _ = choose([candidate(activation, norm.tolist())], 1)
-    assert set(one.distractors) <= set(range(13, 34))
+    [trial], _ = choose([candidate(activation, norm.tolist())], 1)
+    assert set(trial.distractors) <= set(range(13, 34))
 
 
 def test_too_few_distractors_are_told_in_numbers() -> None:
@@ -74,21 +74,21 @@ def test_no_more_trials_are_counted_than_have_distractors() -> None:
     """Of 40 images 20 are targets; the 4 with large norms are enough for one trial of two."""
     norm = [*[0.0] * 36, *[1.0] * 4]
     front = [float(x) for x in range(10, 3, -1)]
-    one = candidate([*front, -10.0, *[0.0] * 32], norm, label="a:1")
-    two = candidate([*[0.0] * 8, *front, -10.0, *[0.0] * 24], norm, label="a:2")
-    [found], _ = choose([one, two], 1, distractors=3)
-    assert set(found.distractors) <= {36, 37, 38, 39}
+    first = candidate([*front, -10.0, *[0.0] * 32], norm, label="a:1")
+    second = candidate([*[0.0] * 8, *front, -10.0, *[0.0] * 24], norm, label="a:2")
+    [trial], _ = choose([first, second], 1, distractors=3)
+    assert set(trial.distractors) <= {36, 37, 38, 39}
     with pytest.raises(ValueError, match=r"1 of 2 trials can .* 2 features \(a:2: 1 of 3 dist"):
-        choose([one, two], 2, distractors=3)
+        choose([first, second], 2, distractors=3)
 
 
 def test_who_shares_its_mii_takes_the_next_smallest() -> None:
-    one = candidate([*RAMP, *[0.1] * 20], label="a:1")
+    first = candidate([*RAMP, *[0.1] * 20], label="a:1")
     same = candidate([*[0.1] * 20, *RAMP[:12], *[0.0] * 7, -10], label="a:2")
     values = same.activation.copy()
     values[19], values[30] = -11, -9
     same = candidate(values.tolist(), label="a:2")
-    chosen, passed = choose([one, same], 2, distractors=2)
+    chosen, passed = choose([first, same], 2, distractors=2)
     assert passed == {}
     assert [x.mii for x in chosen] == [19, 39]
 
@@ -111,23 +111,23 @@ def test_who_has_none_of_the_seven_smallest_left_is_passed_over() -> None:
 
 
 def test_what_is_an_mii_is_no_other_feature_s_mei() -> None:
-    one = candidate([*RAMP, *[0.1] * 20], label="a:1")
+    first = candidate([*RAMP, *[0.1] * 20], label="a:1")
     turned = candidate([*(-x for x in RAMP), *[0.1] * 20], label="a:2")
     with pytest.raises(ValueError, match="a:2: the crop of its MEI is the MII of a:1"):
-        choose([one, turned], 2)
+        choose([first, turned], 2)
 
 
 def test_no_two_crops_of_one_photograph() -> None:
     photos = [f"photo {i}" for i in range(20)]
     photos[3] = photos[1]
     photos[12] = photos[0]
-    [one], _ = choose([candidate([*RAMP[:7], 3.0, *RAMP[8:]], photos=photos)], 1, distractors=2)
-    assert one.examples == (1, 2, 4, 5, 6, 7), "the next photograph stands in for a second crop"
+    [trial], _ = choose([candidate([*RAMP[:7], 3.0, *RAMP[8:]], photos=photos)], 1, distractors=2)
+    assert trial.examples == (1, 2, 4, 5, 6, 7), "the next photograph stands in for a second crop"
     photos[19] = photos[0]
-    [one], _ = choose(
+    [trial], _ = choose(
         [candidate([*RAMP[:7], 3.0, *RAMP[8:18], -5.0, -10.0], photos=photos)], 1, distractors=2
     )
-    assert one.mii == 18, "and for an MII that is a crop of the MEI's photograph"
+    assert trial.mii == 18, "and for an MII that is a crop of the MEI's photograph"
     alone = [*RAMP[:7], 3.0, *RAMP[8:18], 0.0, -10.0]
     with pytest.raises(ValueError, match=r"\(1 tried\) can be its MII; .* an MEI"):
         choose([candidate(alone, photos=photos)], 1)
@@ -143,11 +143,11 @@ def test_pictures_that_look_the_same_are_one() -> None:
     crops[1] = crops[0]
     crops[8] = crops[9] = crops[10]
     for seed in range(20):
-        [one], _ = choose(
+        [trial], _ = choose(
             [candidate([*RAMP[:7], 3.0, *RAMP[8:]], crops=crops)], 1, seed=seed, distractors=7
         )
-        assert one.examples == (2, 3, 4, 5, 6, 7)
-        assert len({8, 9, 10} & set(one.distractors)) <= 1
+        assert trial.examples == (2, 3, 4, 5, 6, 7)
+        assert len({8, 9, 10} & set(trial.distractors)) <= 1
 
 
 @pytest.mark.parametrize(
@@ -177,47 +177,49 @@ def follows_appendix_b(candidates: Sequence[Candidate], chosen: Sequence[Chosen]
     crops: list[tuple[str, str]] = []
     photos: dict[str, set[str]] = {}
     for trial in chosen:
-        one = candidates[trial.feature]
-        f = [float(x) for x in one.activation]
+        scanned = candidates[trial.feature]
+        f = [float(x) for x in scanned.activation]
         targets = [trial.mei, *trial.examples]
         everything = [*targets, trial.mii, *trial.distractors]
         assert len(everything) == len(set(everything)) == 15
         assert f[trial.mei] == max(f)
         assert f[trial.mii] < 0 < f[trial.examples[-1]]
         # 2nd to 7th: whatever is larger is the MEI, an example, or of a photograph shown here.
-        shown = {one.photos[i] for i in (*targets, trial.mii)}
-        shown_crops = {one.crop(i) for i in (*targets, trial.mii)}
+        shown = {scanned.photos[i] for i in (*targets, trial.mii)}
+        shown_crops = {scanned.crop(i) for i in (*targets, trial.mii)}
         for i in range(len(f)):
             if f[i] > f[targets[-1]]:
-                assert i in targets or one.photos[i] in shown or one.crop(i) in shown_crops
+                assert i in targets or scanned.photos[i] in shown or scanned.crop(i) in shown_crops
         assert [f[i] for i in targets] == sorted((f[i] for i in targets), reverse=True)
         mean = sum(f) / len(f)
         sd = (sum((x - mean) ** 2 for x in f) / len(f)) ** 0.5
-        norms = sorted(float(x) for x in one.norm)
+        norms = sorted(float(x) for x in scanned.norm)
         # The 90th percentile, linear between the two ranks beside it.
         rank = 0.9 * (len(norms) - 1)
         low = norms[int(rank)]
         bound = low + (rank - int(rank)) * (norms[min(int(rank) + 1, len(norms) - 1)] - low)
         for i in trial.distractors:
             assert abs(f[i] - mean) <= 2 * sd * (1 + 1e-9) + 1e-9
-            assert float(one.norm[i]) >= bound * (1 - 1e-9) - 1e-9
-        crops += [("MEI", one.crop(i)) for i in targets]
-        crops += [("once", one.crop(i)) for i in (trial.mii, *trial.distractors)]
+            assert float(scanned.norm[i]) >= bound * (1 - 1e-9) - 1e-9
+        crops += [("MEI", scanned.crop(i)) for i in targets]
+        crops += [("once", scanned.crop(i)) for i in (trial.mii, *trial.distractors)]
         for i in everything:
-            photos.setdefault(one.photos[i], set()).add(one.crop(i))
+            photos.setdefault(scanned.photos[i], set()).add(scanned.crop(i))
     # The smallest that no other trial shows, of the seven smallest.
     everywhere = {name for _, name in crops}
     for trial in chosen:
-        one = candidates[trial.feature]
+        scanned = candidates[trial.feature]
         smaller = [
-            i for i in range(len(one.photos)) if one.activation[i] < one.activation[trial.mii]
+            i
+            for i in range(len(scanned.photos))
+            if scanned.activation[i] < scanned.activation[trial.mii]
         ]
         assert len(smaller) < 7
-        assert all(one.crop(i) in everywhere or one.photos[i] in photos for i in smaller)
+        assert all(scanned.crop(i) in everywhere or scanned.photos[i] in photos for i in smaller)
     once = [crop for role, crop in crops if role == "once"]
     assert len(set(once)) == len(once)
     assert set(once).isdisjoint(crop for role, crop in crops if role == "MEI")
-    assert all(len(found) == 1 for found in photos.values())
+    assert all(len(crops_of_photo) == 1 for crops_of_photo in photos.values())
 
 
 @settings(max_examples=60, deadline=None)

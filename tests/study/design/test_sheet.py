@@ -1,5 +1,6 @@
 """Contact sheets of a study's trials."""
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,9 @@ def test_sheets_show_every_trial(copy: Study) -> None:
         assert trial.feature.removeprefix(trial.layer + ":").partition("@")[0] in text
         assert trial.id in text
     assert text.count("data:image/png;base64,") == 15 * len(copy.trials)
-    assert "http" not in text.replace("http://www.w3.org", "")
+    # What stands in a picture's data is chance.
+    words = re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
+    assert "http" not in words.replace("http://www.w3.org", "")
     assert [path.name for path in prints] == ["sheet-relu1.svg", "sheet-relu2.svg"]
     assert all(path.stat().st_size > 10_000 for path in prints)
 

@@ -22,7 +22,7 @@ def a_trial(**changes: Any) -> Trial:
     return Trial(**given | changes)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return small_study(tmp_path_factory.mktemp("study") / "s", features=3)
 
@@ -71,9 +71,9 @@ def test_each_participant_sees_every_trial_once_by_layers(study: Study) -> None:
             assert {x.trial.layer for x in block.trials} == {block.layer}
         shown = [x for block in (practice, *blocks) for x in block.trials]
         assert sorted(x.trial.id for x in shown) == sorted(x.id for x in study.trials)
-        for each in shown:
-            assert sorted(each.choices) == sorted(each.trial.choices)
-            assert sorted(each.examples) == sorted(each.trial.examples)
+        for shown_trial in shown:
+            assert sorted(shown_trial.choices) == sorted(shown_trial.trial.choices)
+            assert sorted(shown_trial.examples) == sorted(shown_trial.trial.examples)
 
 
 def test_the_order_is_a_participant_s_own_and_stays(study: Study) -> None:
@@ -84,9 +84,9 @@ def test_the_order_is_a_participant_s_own_and_stays(study: Study) -> None:
 
 
 def test_another_seed_gives_another_order(tmp_path: Path) -> None:
-    one = small_study(tmp_path / "one", seed=0)
-    write_study(one.folder, structs.replace(one.settings, seed=1), one.trials)
-    assert Study(one.folder).session(0) != one.session(0)
+    original = small_study(tmp_path / "one", seed=0)
+    write_study(original.folder, structs.replace(original.settings, seed=1), original.trials)
+    assert Study(original.folder).session(0) != original.session(0)
 
 
 def test_places_and_layers_are_even(tmp_path: Path) -> None:

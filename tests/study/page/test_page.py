@@ -95,8 +95,8 @@ class Visit:
     def trial(self) -> str:
         """The trial that is shown, by its choices."""
         shown = set(self.choices())
-        (found,) = [x.id for x in self.study.trials if set(x.choices) == shown]
-        return found
+        (trial,) = [x.id for x in self.study.trials if set(x.choices) == shown]
+        return trial
 
     def answer(self, question: str, place: int, keys: bool = False) -> None:
         """Choose by mouse or keyboard, and confirm."""
@@ -173,9 +173,9 @@ def test_a_whole_session(browser: Browser, server: Server) -> None:
 
         number = next(iter(visit.stored("whole")[1].values()))["number"]
         shown = [x for block in visit.study.session(number) for x in block.trials][1:]
-        for i, each in enumerate(shown):
-            assert visit.trial() == each.trial.id
-            assert visit.choices() == list(each.choices)
+        for i, shown_trial in enumerate(shown):
+            assert visit.trial() == shown_trial.trial.id
+            assert visit.choices() == list(shown_trial.choices)
             if i == 1:
                 # Between the two questions of a trial.
                 visit.answer("mei", 3)

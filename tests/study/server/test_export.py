@@ -12,9 +12,9 @@ from opponent.study.server.store import Store
 
 
 def test_export_writes_what_is_stored(store: Store, study: Study, tmp_path: Path) -> None:
-    token, one = store.start(prolific_pid="-1+1", browser={"user_agent": '=HYPERLINK("x")'})
-    store.consent(one.id, "=1", True)
-    give(store, study, one.id, 0, "mei", 0)
+    token, participant = store.start(prolific_pid="-1+1", browser={"user_agent": '=HYPERLINK("x")'})
+    store.consent(participant.id, "=1", True)
+    give(store, study, participant.id, 0, "mei", 0)
     paths = export_tables(store, tmp_path / "out")
     assert {path.name for path in paths} == {
         "answers.csv", "answers.parquet", "participants.csv", "participants.parquet",

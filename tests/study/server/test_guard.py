@@ -73,14 +73,14 @@ def test_a_browsers_name_is_kept_as_text(study: Study) -> None:
 def test_nobody_acts_for_another(study: Study) -> None:
     @within(study)
     async def _(c: httpx.AsyncClient) -> None:
-        one = await begin(c, PROLIFIC_PID="one", SESSION_ID="s")
-        two = await begin(c, PROLIFIC_PID="two", SESSION_ID="s")
-        trial = (await shown(c, one))[0]
-        await c.post("/api/answer", json=body(trial, "mei", 0), headers=one)
+        first = await begin(c, PROLIFIC_PID="one", SESSION_ID="s")
+        second = await begin(c, PROLIFIC_PID="two", SESSION_ID="s")
+        trial = (await shown(c, first))[0]
+        await c.post("/api/answer", json=body(trial, "mei", 0), headers=first)
         # Neither by a guess, a part of a token, the participant's id, nor as their Prolific ID.
         with Store(study.folder / "answers.sqlite3") as store:
             id = store.participants().column("participant")[0].as_py()
-        token = one["authorization"].removeprefix("Bearer ")
+        token = first["authorization"].removeprefix("Bearer ")
         for header in (
             {}, {"authorization": "Bearer "}, {"authorization": f"Bearer {id}"},
             {"authorization": f"Bearer {token[:-1]}"}, {"authorization": f"Bearer {token}x"},
@@ -94,8 +94,8 @@ def test_nobody_acts_for_another(study: Study) -> None:
         assert taken.status_code == 409
         assert "token" not in taken.json()
         # The other's session holds nothing of the first's.
-        assert (await c.get("/api/session", headers=two)).json()["answers"] == []
-        assert (await c.get("/api/session", headers=one)).json()["state"] == "started"
+        assert (await c.get("/api/session", headers=second)).json()["answers"] == []
+        assert (await c.get("/api/session", headers=first)).json()["state"] == "started"
 
 
 def test_the_log_tells_neither_tokens_nor_controls(

@@ -62,7 +62,7 @@ class Participant:
     async def ask(self, method: str, path: str, data: Any = None) -> Any:
         while True:
             try:
-                status, told = await self.connection.request(method, path, data, self.header)
+                status, reply = await self.connection.request(method, path, data, self.header)
             except (OSError, EOFError):
                 self.failures += 1
                 await asyncio.sleep(0.1 + 0.3 * self.rng.random())
@@ -70,8 +70,8 @@ class Participant:
             if status in (429, 503):
                 await asyncio.sleep(0.1)
                 continue
-            assert status < 400, told
-            return json.loads(told)
+            assert status < 400, reply
+            return json.loads(reply)
 
     async def take_part(self) -> None:
         ids = {"PROLIFIC_PID": self.pid, "STUDY_ID": "s", "SESSION_ID": "x"}
@@ -83,8 +83,8 @@ class Participant:
             places = self.rng.permutation(9)[:2]
             for question, place in zip(QUESTIONS, places.tolist(), strict=True):
                 sent = body(trial, question, place)
-                told = await self.ask("POST", "/api/answer", sent)
-                assert told["stored"]["choice"] == sent["choice"]
+                reply = await self.ask("POST", "/api/answer", sent)
+                assert reply["stored"]["choice"] == sent["choice"]
                 self.acknowledged.append((trial["trial"], question, sent["choice"]))
         assert (await self.ask("POST", "/api/finish"))["state"] == "complete"
 
@@ -92,10 +92,10 @@ class Participant:
 async def crowd(server: Server, count: int) -> list[Participant]:
     people = [Participant(Connection(server.port), i) for i in range(count)]
     try:
-        await asyncio.gather(*(each.take_part() for each in people))
+        await asyncio.gather(*(person.take_part() for person in people))
     finally:
-        for each in people:
-            each.connection.close()
+        for person in people:
+            person.connection.close()
     return people
 
 
@@ -106,7 +106,7 @@ def check_all_is_there(study: Study, people: list[Participant]) -> None:
         persons = store.participants().to_pylist()
     names = {x["participant"]: x["prolific_pid"] for x in persons}
     stored = [(names[x["participant"]], x["trial"], x["question"], x["choice"]) for x in rows]
-    acknowledged = [(each.pid, *x) for each in people for x in each.acknowledged]
+    acknowledged = [(person.pid, *x) for person in people for x in person.acknowledged]
     assert len(stored) == len(people) * 2 * len(study.trials)
     assert len(set(stored)) == len(stored)
     assert set(stored) == set(acknowledged)
@@ -155,7 +155,7 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed(
         return await everyone
 
     people = asyncio.run(main())
-    failures = sum(each.failures for each in people)
+    failures = sum(person.failures for person in people)
     print(f"{PARTICIPANTS} participants, killed {kills} times, {failures} requests failed")
     assert kills > 0
     assert failures > 0
@@ -235,7 +235,7 @@ async def _burst(server: Server) -> int:
 
     began = time.monotonic()
     *attacks, answered = await asyncio.gather(*(attack(BURST // 10) for _ in range(10)), honest())
-    statuses = [status for each in attacks for status in each]
+    statuses = [status for attacked in attacks for status in attacked]
     passed = statuses.count(401)
     print(f"{len(statuses)} requests in {time.monotonic() - began:.1f} s, {passed} not limited")
     assert set(statuses) == {401, 429}

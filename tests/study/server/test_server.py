@@ -26,11 +26,11 @@ def test_a_session_from_consent_to_the_redirect(study: Study) -> None:
             assert first.json()["feedback"] is None
             assert first.json()["correct"] is None
             reply = await c.post("/api/answer", json=body(trial, "mii", 5), headers=header)
-            told = reply.json()
-            assert told["stored"]["choice"] == trial["choices"][5]
-            assert told["correct"] == (trial["choices"][5] == right.mii)
-            assert told["right_choice"] == right.mii
-            assert told["feedback"] == {
+            answer = reply.json()
+            assert answer["stored"]["choice"] == trial["choices"][5]
+            assert answer["correct"] == (trial["choices"][5] == right.mii)
+            assert answer["right_choice"] == right.mii
+            assert answer["feedback"] == {
                 name: {
                     "choice": trial["choices"][place],
                     "correct": trial["choices"][place] == right.answer(name),
@@ -95,11 +95,11 @@ def test_the_page_never_learns_which_is_right(study: Study) -> None:
         assert [x["practice"] for x in data["blocks"]] == [True, False, False, False]
         for block, want in zip(data["blocks"], expected, strict=True):
             assert set(block) == {"practice", "trials"}
-            for trial, each in zip(block["trials"], want.trials, strict=True):
+            for trial, expected_trial in zip(block["trials"], want.trials, strict=True):
                 assert trial == {
-                    "trial": each.trial.id,
-                    "examples": list(each.examples),
-                    "choices": list(each.choices),
+                    "trial": expected_trial.trial.id,
+                    "examples": list(expected_trial.examples),
+                    "choices": list(expected_trial.choices),
                 }
         text = reply.text
         for word in ("catch", "mixed4a", "kmeans", study.settings.debriefing, "C0MPLETE"):

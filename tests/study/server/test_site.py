@@ -52,9 +52,9 @@ def test_the_command_serves_until_ctrl_c(
     ) as process:
         assert process.stderr is not None
         said = process.stderr.readline()
-        found = re.search(r"serving at (http://127\.0\.0\.1:\d+/)$", said)
-        assert found, said
-        assert httpx.get(found[1]).content == files["/"].content
+        address = re.search(r"serving at (http://127\.0\.0\.1:\d+/)$", said)
+        assert address, said
+        assert httpx.get(address[1]).content == files["/"].content
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
     assert process.returncode == 0

@@ -115,15 +115,15 @@ def test_who_withdraws_takes_their_answers_back(store: Store, study: Study) -> N
 
 
 def test_only_the_first_browser_goes_on_after_an_answer(store: Store, study: Study) -> None:
-    token, one = store.start(prolific_pid="p", session_id="x")
+    token, participant = store.start(prolific_pid="p", session_id="x")
     again, same = store.start(prolific_pid="p", session_id="y")
-    assert (same.id, same.number) == (one.id, one.number)
+    assert (same.id, same.number) == (participant.id, participant.number)
     assert store.find(token) is None
-    found = store.find(again)
-    assert found is not None
-    assert found.id == one.id
-    store.consent(one.id, "1", True)
-    give(store, study, one.id, 0, "mei", 0)
+    person = store.find(again)
+    assert person is not None
+    assert person.id == participant.id
+    store.consent(participant.id, "1", True)
+    give(store, study, participant.id, 0, "mei", 0)
     with pytest.raises(Refused, match="already taken part"):
         store.start(prolific_pid="p", session_id="x")
     assert store.find(again) is not None
@@ -141,14 +141,14 @@ def test_tokens_are_not_in_the_file(store: Store) -> None:
 
 
 def test_many_at_once_are_numbered_without_gaps(store: Store, study: Study) -> None:
-    def one(i: int) -> str:
+    def take_part(i: int) -> str:
         _, id = begin(store, prolific_pid=f"p{i}")
         number = store.participants().column("participant").to_pylist().index(id)
         give(store, study, id, 0, "mei", i % 9, number=number)
         return id
 
     with ThreadPoolExecutor(8) as pool:
-        ids = list(pool.map(one, range(24)))
+        ids = list(pool.map(take_part, range(24)))
     people = store.participants().to_pylist()
     assert [x["number"] for x in people] == list(range(24))
     assert {x["participant"] for x in people} == set(ids)

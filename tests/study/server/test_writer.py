@@ -33,8 +33,8 @@ def together(store: Store, *acts: Callable[[], object]) -> list[object]:
 
 def test_many_are_stored_together_and_each_fails_alone(store: Store, study: Study) -> None:
     """One commit for all that wait; what one is refused undoes nothing of the others'."""
-    _, one = begin(store)
-    _, two = begin(store)
+    _, first = begin(store)
+    _, second = begin(store)
     commits = 0
 
     def count(statement: str) -> None:
@@ -44,10 +44,10 @@ def test_many_are_stored_together_and_each_fails_alone(store: Store, study: Stud
     store.database.connection.set_trace_callback(count)
     replies = together(
         store,
-        lambda: give(store, study, one, 0, "mei", 1),
-        lambda: give(store, study, one, 1, "mei", 1),
-        lambda: give(store, study, two, 0, "mei", 2, number=1),
-        lambda: store.end(one, "withdrawn"),
+        lambda: give(store, study, first, 0, "mei", 1),
+        lambda: give(store, study, first, 1, "mei", 1),
+        lambda: give(store, study, second, 0, "mei", 2, number=1),
+        lambda: store.end(first, "withdrawn"),
     )
     # And one of what they waited for.
     assert commits == 2

@@ -9,7 +9,7 @@ from opponent.study.design.study import Study
 from opponent.study.simulate.observers import Chance, Similarity, embed
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return small_study(tmp_path_factory.mktemp("observers") / "s", layers=("a",))
 
@@ -22,8 +22,8 @@ def test_likeness_by_hand() -> None:
     sure = Similarity(embeddings=seen, temperature=0.0)
     assert sure.answer("", ("e", "f"), ("b", "c", "a"), rng) == ("a", "c")
     unsure = Similarity(embeddings=seen, temperature=100.0)
-    found = {unsure.answer("", ("e", "f"), ("b", "c", "a"), rng) for _ in range(200)}
-    assert len(found) == 6, "at a high temperature any pair of choices"
+    answers = {unsure.answer("", ("e", "f"), ("b", "c", "a"), rng) for _ in range(200)}
+    assert len(answers) == 6, "at a high temperature any pair of choices"
 
 
 def test_guesses_are_even() -> None:
@@ -41,8 +41,10 @@ def test_pictures_are_seen_as_looks_and_content(study: Study) -> None:
     network = load()
     pictures = {id: study.stimulus(id).read_bytes() for id in ids}
     calls: list[tuple[int, int]] = []
-    found = embed(pictures, network, "mixed3a", lambda _, done, total: calls.append((done, total)))
-    assert list(found) == ids
-    assert found[ids[0]][0].shape == (6 * 6 * 3,)
-    assert found[ids[0]][1].shape == (network.layer("mixed3a").shape[0],)
+    embeddings = embed(
+        pictures, network, "mixed3a", lambda _, done, total: calls.append((done, total))
+    )
+    assert list(embeddings) == ids
+    assert embeddings[ids[0]][0].shape == (6 * 6 * 3,)
+    assert embeddings[ids[0]][1].shape == (network.layer("mixed3a").shape[0],)
     assert calls == [(3, 3)]

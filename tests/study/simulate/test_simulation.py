@@ -15,7 +15,7 @@ from opponent.study.simulate.simulation import simulate
 PLAN = {"draws": 1000, "power_draws": 2, "power_for": [4]}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     folder = tmp_path_factory.mktemp("simulate") / "s"
     return small_study(folder, features=5, layers=("a", "b"), analysis=PLAN)
@@ -23,10 +23,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 def test_the_perfect_score_all(study: Study, tmp_path: Path) -> None:
     answered = simulate(study, tmp_path / "p", participants=3, skill="perfect")
-    found = as_json(analyse_folder(answered))
-    assert found["simulated"]["skill"] == "perfect"
-    assert found["participants"] == {"began": 3, "analysed": 3, "excluded": {}}
-    assert [x[q]["accuracy"] for x in found["layers"] for q in ("mei", "mii")] == [1.0] * 4
+    results = as_json(analyse_folder(answered))
+    assert results["simulated"]["skill"] == "perfect"
+    assert results["participants"] == {"began": 3, "analysed": 3, "excluded": {}}
+    assert [x[q]["accuracy"] for x in results["layers"] for q in ("mei", "mii")] == [1.0] * 4
 
 
 def test_those_who_guess_score_as_chance_has_it(tmp_path: Path) -> None:

@@ -57,10 +57,10 @@ def patterns(
     Source: Walker, "An efficient method for generating discrete random variables" (1977); built
     as by Vose (1991).
     """
-    one = [1 - 0.75 * on, on / 4, on / 4, on / 4] if xor else [1 - on, on]
+    state = [1 - 0.75 * on, on / 4, on / 4, on / 4] if xor else [1 - on, on]
     chances: np.ndarray = np.ones(1)
     for _ in range(FEATURES):
-        chances = np.kron(one, chances)
+        chances = np.kron(state, chances)
     keep = np.asarray(len(chances) * chances)
     other, column = np.arange(len(chances)), np.full(len(chances), -1)
     column[0] = 0

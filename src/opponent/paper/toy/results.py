@@ -14,7 +14,7 @@ from opponent.paper.toy.models import ToyModels
 from opponent.paper.toy.study import ToyStudy
 from opponent.paper.toy.tasks import domain, probes, truth
 from opponent.plots import ToyWidth, save, toy_figure
-from opponent.storage.files import AnyPath, to_path, whole, write_text
+from opponent.storage.files import AnyPath, atomic_write, to_path, write_text
 
 # A model is called exact whose loss is below this for every input of the domain; ours.
 EXACT = 1e-4
@@ -96,7 +96,7 @@ def write_study(study: ToyStudy, folder: str | AnyPath, *, suffix: str = "png") 
             for name, x in models.parameters.items()
         }
     )
-    with whole(parameters) as file:
+    with atomic_write(parameters) as file:
         file.write_bytes(content)
     values = {
         "question": study.question,

@@ -31,7 +31,7 @@ from opponent.plots import (
     uniqueness_figure,
 )
 from opponent.selection import exciting, tense, top
-from opponent.storage.files import AnyPath, whole, write_text
+from opponent.storage.files import AnyPath, atomic_write, write_text
 
 # Features, and images a side of each, in figure 8b; its layer, mixed4d of the paper's, lies 0.7 of
 # the way from the first to the last. Source: paper, figure 8; the number of features is ours.
@@ -110,7 +110,7 @@ def _write_tables(
     paths = [folder / f"uniqueness-m{m}.json", folder / f"uniqueness-m{m}.parquet"]
     write_text(paths[0], json.dumps(values, indent=1) + "\n")
     table = pa.Table.from_pylist(rows).replace_schema_metadata({"opponent": json.dumps(about)})
-    with whole(paths[1]) as file:
+    with atomic_write(paths[1]) as file:
         pq.write_table(table, file)
     return paths
 

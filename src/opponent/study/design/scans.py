@@ -23,7 +23,7 @@ from opponent.images.imageset import ImageEntry
 from opponent.models.network import Network
 from opponent.scan.reopen import check_network
 from opponent.storage.checkpoints import CheckpointFolder, map_images
-from opponent.storage.files import whole
+from opponent.storage.files import atomic_write
 from opponent.storage.run import Run
 from opponent.study.design.choosing import Candidate
 from opponent.study.design.settings import ImageList, ScanRecord
@@ -78,7 +78,7 @@ class Crops:
             return
         data = io.BytesIO()
         Image.fromarray(self.pixels(entry)).save(data, "png", optimize=True)
-        with whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(data.getvalue())
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from opponent.core.progress import Progress, displayed, silent
 from opponent.core.text import file_name
 from opponent.explain.crops import Tile
 from opponent.plots.experiment import SheetRow, sheet_figure
@@ -20,12 +21,17 @@ from opponent.study.design.study import Study
 _KINDS = {"trial": "", "catch": "catch trial", "practice": "practice"}
 
 
-def write_sheets(study: Study, *, suffix: str = "pdf") -> list[Path]:
+@displayed
+def write_sheets(
+    study: Study, *, suffix: str = "pdf", progress: Progress | None = None
+) -> list[Path]:
     """Write sheet.html with all trials in one file, and a sheet for print of each layer.
 
     Args:
         study: made by `build`, with the activations in its table.
         suffix: format of the sheets for print: pdf, png or svg.
+        progress: called with what is being done, the layers done and the layers in all; default: a
+            display, where it takes longer than two seconds.
     Returns:
         The paths of the files.
     Raises:
@@ -35,7 +41,9 @@ def write_sheets(study: Study, *, suffix: str = "pdf") -> list[Path]:
     if "choices_activation" not in study.table.column_names:
         raise ValueError(f"{study.folder / 'trials.parquet'} has no activations to show")
     layers, prints = [], []
-    for layer in study.layers:
+    report = progress or silent
+    for done, layer in enumerate(study.layers):
+        report("sheets", done, len(study.layers))
         of_layer = [row for row in rows if row["layer"] == layer]
         title = f"{study.label(layer)}: {layer}"
         layers.append({"title": title, "trials": [_html(study, row) for row in of_layer]})

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from opponent.core.errors import RunError
 from opponent.core.text import one_line
-from opponent.storage.files import whole, write_text
+from opponent.storage.files import atomic_write, write_text
 from opponent.study.design.settings import Settings, read_settings, to_json
 
 KINDS = ("practice", "catch", "trial")
@@ -300,7 +300,7 @@ def write_study(
         ]
         for field in fields(Trial)
     }
-    with whole(folder / "trials.parquet") as path:
+    with atomic_write(folder / "trials.parquet") as path:
         table = pa.table(columns | {key: list(values) for key, values in (more or {}).items()})
         pq.write_table(table, path, compression="zstd", write_page_checksum=True)
     write_text(folder / "study.json", to_json(settings, ensure_ascii=False))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from opponent.storage.files import whole
+from opponent.storage.files import atomic_write
 from opponent.study.server.store import Store
 
 # Characters with which spreadsheets begin a formula.
@@ -29,7 +29,7 @@ def export_tables(store: Store, folder: Path) -> list[Path]:
     paths = []
     for name, table in (("answers", store.answers()), ("participants", store.participants())):
         path = folder / f"{name}.parquet"
-        with whole(path) as temporary:
+        with atomic_write(path) as temporary:
             pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
         paths += [path, folder / f"{name}.csv"]
         _write_csv(paths[-1], table)
@@ -37,7 +37,7 @@ def export_tables(store: Store, folder: Path) -> list[Path]:
 
 
 def _write_csv(path: Path, table: pa.Table) -> None:
-    with whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(table.column_names)
         for row in zip(*(column.to_pylist() for column in table.columns), strict=True):

@@ -1,0 +1,119 @@
+"""Runs, their pages, and the explorer in a browser: made once, for tests that only read them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser
+from tests.support import explorer
+from tests.support.explorer import THUMB, Explored, ExplorerVisit, paint, scattered
+from tests.support.pages import HOSTILE, QUICK
+from tests.support.threads import single_thread
+
+from opponent import AtlasSettings, Network, Run, load, make_atlas, scan_images
+from opponent.atlas import build
+from opponent.core.colour import overlay
+from opponent.explain.crops import run_tiles
+from opponent.reports.explorer import write_explorer
+from opponent.reports.report import write_report
+
+
+@pytest.fixture(scope="session")
+def mini() -> Network:
+    """The embedded network."""
+    return load()
+
+
+@pytest.fixture(scope="session")
+def run(mini: Network, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A scan of 40 pictures, one with a hostile name and one that cannot be read."""
+    folder = tmp_path_factory.mktemp("pages")
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        small = rng.integers(0, 256, (7, 7, 3), dtype=np.uint8)
+        image = Image.fromarray(small).resize((96, 96), Image.Resampling.BICUBIC)
+        image.save(pictures / (HOSTILE if i == 39 else f"{i:02d}.png"))
+    (pictures / "broken.png").write_bytes(b"no picture")
+    return scan_images(mini, pictures, "mixed3b:168", "mixed3a", out=folder / "run")
+
+
+@pytest.fixture(scope="session")
+def report(run: Run, mini: Network) -> Path:
+    """Its report, with every image in a group so that the hostile name is shown."""
+    return write_report(run, network=mini, k=40, settings=QUICK)
+
+
+@pytest.fixture(scope="session")
+def explored(mini: Network, tmp_path_factory: pytest.TempPathFactory) -> Explored:
+    """121 pictures in three folders, one with a hostile name; 90 of them are on the map."""
+    folder = tmp_path_factory.mktemp("explore")
+    generator = np.random.default_rng(0)
+    for name in ("bars", "lines", "stripes"):
+        (folder / "pictures" / name).mkdir(parents=True)
+        for i in range(40):
+            paint(folder / "pictures" / name / f"{i:02d}.png", generator)
+    paint(folder / "pictures" / "lines" / explorer.HOSTILE, generator)
+    settings = AtlasSettings(top=90, grid=3, min_images=3, neighbours=5, steps=2)
+    with pytest.MonkeyPatch.context() as patch, single_thread():
+        run = scan_images(mini, folder / "pictures", "mixed3b:168", "mixed3a", out=folder / "run")
+        # Any layout will do here, and this one takes no time; tests/atlas looks at UMAP's.
+        patch.setattr(build, "lay_out", scattered)
+        atlas = make_atlas(run, network=mini, settings=settings)
+    columns = run.columns()
+    on_map = atlas.map["image"].to_pylist()
+    others = [image for image in columns.images if image not in on_map]
+    return Explored(run=run, atlas=atlas, columns=columns, images=on_map + others)
+
+
+@pytest.fixture(scope="session")
+def page(explored: Explored) -> Path:
+    """The page, where it lies by default."""
+    path = write_explorer(explored.run)
+    assert path == explored.run.folder / "explorer.html"
+    return path
+
+
+@pytest.fixture(scope="session")
+def thumbs(explored: Explored) -> list[np.ndarray]:
+    """What each image's thumbnail should show: its crop, and the same under its maps."""
+    plus, minus = explored.columns.excitation_map, explored.columns.inhibition_map
+    larger = [np.maximum(plus[row], minus[row]) for row in explored.rows]
+    # As in all figures: nearly each image's maximum, and nearly the largest of those.
+    peaks = [float(np.quantile(values, 0.995)) for values in larger if values.any()]
+    scale = float(np.quantile(peaks, 0.9))
+    expected = []
+    for tile in run_tiles(
+        explored.run, explored.atlas.feature, explored.columns, explored.rows, shown=THUMB
+    ):
+        assert tile.excitation is not None
+        assert tile.inhibition is not None
+        pair = [tile.image, overlay(tile.image, tile.excitation, tile.inhibition, scale)]
+        small = [Image.fromarray(x).resize((THUMB, THUMB), Image.Resampling.LANCZOS) for x in pair]
+        expected.append(np.concatenate([np.asarray(x) for x in small], axis=1))
+    return expected
+
+
+@pytest.fixture(scope="session")
+def opened(browser: Browser, page: Path) -> Iterator[ExplorerVisit]:
+    """The explorer, open in a browser."""
+    with ExplorerVisit(browser, page) as visit:
+        yield visit
+
+
+@pytest.fixture
+def desk(opened: ExplorerVisit) -> Iterator[ExplorerVisit]:
+    """The page as it is opened; and it has complained of nothing when it is left."""
+    opened.page.mouse.move(1, 1)
+    opened.key("Escape")
+    for name, value in (("colour", "activation"), ("group", ""), ("frame", "edge")):
+        opened.page.select_option(f"#{name}", value)
+    opened.page.evaluate("scrollTo(0, 0)")
+    opened.settle()
+    assert opened.marked() == []
+    yield opened
+    assert opened.complaints == []
+    assert len(opened.loaded()) == 1

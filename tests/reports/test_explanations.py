@@ -1,0 +1,114 @@
+"""Answers of `why` and `who` as pages and pictures."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.support.figures import words
+from tests.support.pages import HOSTILE
+from tests.support.threads import single_thread
+
+from opponent import Network, Run, Who, Why, who, why
+from opponent.explain.silencing import Silenced
+from opponent.plots import plot_who
+from opponent.reports.explanations import silence_facts, write_who, write_why
+
+
+@pytest.fixture(scope="session")
+def why_answer(run: Run, mini: Network) -> Why:
+    """Why one image does not make the feature fire."""
+    with single_thread():
+        return why(mini, run.images.find("05.png").path, "mixed3b:168", "mixed3a", run=run)
+
+
+@pytest.fixture(scope="session")
+def who_answer(run: Run, mini: Network) -> Who:
+    """Which channels drive the feature in two images."""
+    with single_thread():
+        return who(run, images=["03.png", "33.png"], channels=2, crops=2, network=mini)
+
+
+# Why
+
+
+@pytest.mark.parametrize("suffix", [".html", ".png", ".pdf", ".svg"])
+def test_why_is_written(why_answer: Why, tmp_path: Path, suffix: str) -> None:
+    path = write_why(why_answer, tmp_path / f"answer{suffix}")
+    assert path.stat().st_size > 5000
+    if suffix == ".html":
+        assert why_answer.verdict in path.read_text()
+
+
+def test_why_to_nowhere(run: Run, mini: Network, tmp_path: Path) -> None:
+    image = run.images.find("05.png").path
+    answer = why(mini, image, "mixed3b:168", "mixed3a")
+    with pytest.raises(ValueError, match=r"ends in none of \.html"):
+        write_why(answer, tmp_path / "answer.docx")
+    without = why(mini, image, "logits:3", "avgpool0")
+    with pytest.raises(ValueError, match="no rows and columns"):
+        write_why(without, tmp_path / "answer.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Who
+
+
+@pytest.mark.parametrize("suffix", [".html", ".png", ".pdf", ".svg"])
+def test_who_is_written_whole_and_alike(who_answer: Who, tmp_path: Path, suffix: str) -> None:
+    checked = Silenced(exciting=-1.0, inhibiting=2.0, random=(0.5, -0.5))
+    paths = [write_who(who_answer, tmp_path / f"{k}{suffix}", checked) for k in ("a", "b")]
+    assert paths[0] == tmp_path / f"a{suffix}"
+    assert paths[0].stat().st_size > 5000
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_page_of_who_says_everything(who_answer: Who, tmp_path: Path) -> None:
+    checked = Silenced(exciting=-1.0, inhibiting=2.0, random=(0.5, -0.5))
+    hostile = replace(
+        who_answer, about=HOSTILE, exciting=(replace(who_answer.exciting[0], name=HOSTILE),)
+    )
+    text = write_who(hostile, tmp_path / "who.html", checked).read_text()
+    assert "Who drives mixed3b:168@8,8?" in text
+    assert "<img" not in text
+    assert "&lt;img src=x onerror=alert(1)&gt;" in text
+    assert f"{who_answer.excitation.sum():.4g}" in text
+    assert f"{who_answer.inhibition.sum():.4g}" in text
+    for _, value in silence_facts(who_answer, checked):
+        assert value in text
+    assert not re.search(r'(src|href)="(?!#|data:)', text)
+
+
+def test_facts_of_silencing(who_answer: Who) -> None:
+    assert silence_facts(who_answer, None) == []
+    who_answer = replace(who_answer, deviation=2.0)
+    facts = silence_facts(
+        who_answer, Silenced(exciting=-3.0, inhibiting=1.0, random=(1.0, -0.5, 0.1))
+    )
+    assert facts == [
+        (f"without {who_answer.inhibiting[0].name}", "+0.500 sd"),
+        (f"without {who_answer.exciting[0].name}", "-1.500 sd"),
+        ("without one of 3 others at random", "+0.100 sd (-0.250 to +0.500)"),
+    ]
+    none = Silenced(exciting=None, inhibiting=1.0, random=())
+    assert silence_facts(replace(who_answer, exciting=()), none) == facts[:1]
+    # No deviation: in units of the activation.
+    still = replace(who_answer, deviation=0.0)
+    assert silence_facts(still, none) == [(facts[0][0], "+1.000 sd")]
+
+
+def test_who_without_channels_is_drawn(who_answer: Who, tmp_path: Path) -> None:
+    empty = replace(who_answer, exciting=(), inhibiting=())
+    assert words(plot_who(empty)).splitlines().count("no channel does") == 2
+    path = write_who(
+        empty, tmp_path / "who.html", Silenced(exciting=None, inhibiting=None, random=())
+    )
+    assert "without" not in path.read_text().partition("In numbers")[2]
+
+
+@pytest.mark.parametrize("name", ["who.docx", "who", "who.HTML.zip"])
+def test_who_to_nowhere(who_answer: Who, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=r"ends in none of \.html, \.png, \.pdf, \.svg"):
+        write_who(who_answer, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []

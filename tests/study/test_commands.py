@@ -1,0 +1,154 @@
+"""`opponent experiment`, as a person gives it: build, simulate, analyse, export; serve's help.
+
+`serve` itself is tested where the server is.
+"""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from safetensors.torch import save_file
+from tests.support.pictures import paint_noise
+from tests.support.study import as_json, small_study
+from typer.testing import CliRunner
+
+from opponent.cli import app
+from opponent.core.errors import RunError
+from opponent.models.registry import load
+from opponent.scan.local import scan_images
+from opponent.study.analysis.report import analyse_folder
+from opponent.study.design.study import Study
+
+PLAN = {"draws": 200, "power_draws": 2, "power_for": [4]}
+
+
+def within(*words: object) -> str:
+    """Run `opponent experiment ...` here, and give what it printed."""
+    arguments = ["experiment", *map(str, words)]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="session")
+def mini_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Scans of two early layers of the embedded network; to be read only."""
+    folder = tmp_path_factory.mktemp("mini")
+    pictures, network = paint_noise(folder / "pictures", 300, (64, 64)), load()
+    for layer, through in (("conv2d0", "pixels"), ("conv2d1", "conv2d0")):
+        features = [f"{layer}:{unit}" for unit in range(8)]
+        scan_images(network, pictures, features, through, out=folder / layer)
+    return [folder / "conv2d1", folder / "conv2d0"]
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A small study; to be read only."""
+    folder = tmp_path_factory.mktemp("commands") / "study"
+    return small_study(folder, features=3, layers=("a", "b"), analysis=PLAN)
+
+
+@pytest.mark.parametrize("name", ["build", "simulate", "analyse", "serve", "export"])
+def test_help_has_an_example(name: str) -> None:
+    text = " ".join(within(name, "--help").split())
+    assert "Example" in text
+    assert f"opponent experiment {name}" in text
+
+
+@pytest.mark.slow
+def test_build(mini_runs: list[Path], tmp_path: Path) -> None:
+    words = ["build", *mini_runs, "--out", tmp_path / "study", "--features", 1]
+    words += ["--label", "early", "--label", "late", "--format", "svg"]
+    text = within(*words)
+    study = Study(tmp_path / "study")
+    assert study.layers == ("conv2d0", "conv2d1"), "from the first to the last"
+    assert [study.label(layer) for layer in study.layers] == ["early", "late"]
+    rows = [line.split() for line in text.splitlines()]
+    # Trials, catch trials, trials to practise with; then how many features were passed over.
+    assert [row[:5] for row in rows if row[:1] == ["early"]] == [
+        ["early", "conv2d0", "1", "1", "1"]
+    ]
+    assert [row[:5] for row in rows if row[:1] == ["late"]] == [["late", "conv2d1", "1", "1", "0"]]
+    for name in ("sheet.html", "sheet-conv2d0.svg", "sheet-conv2d1.svg"):
+        assert str(study.folder / name) in text
+        assert (study.folder / name).is_file()
+    assert f"fill in consent, debriefing, codes in {study.folder / 'study.json'}" in text
+    before = (study.folder / "trials.parquet").read_bytes()
+    assert within(*words) == text
+    assert (study.folder / "trials.parquet").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_build_refuses(mini_runs: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="figures are png"):
+        within("build", *mini_runs, "--out", tmp_path / "study", "--format", "gif")
+    with pytest.raises(ValueError, match="1 labels for 2 layers: conv2d0, conv2d1"):
+        within("build", *mini_runs, "--out", tmp_path / "study", "--label", "early")
+    assert not any(tmp_path.iterdir())
+
+
+def test_simulate_and_analyse(small: Study, tmp_path: Path) -> None:
+    words = ["--participants", 3, "--skill", "perfect", "--out", tmp_path / "answered"]
+    text = within("simulate", small.folder, *words)
+    assert f"3 simulated participants took part in {tmp_path / 'answered'}" in "".join(
+        text.splitlines()
+    )
+    assert "next: opponent experiment analyse" in text
+    text = within(
+        "analyse", tmp_path / "answered", "--out", tmp_path / "results", "--format", "svg"
+    )
+    assert "3 of 3 simulated (perfect) participants analysed" in text
+    assert "no test: the answers of a layer are all right" in text
+    assert text.count("1.000") >= 8
+    for name in ("analysis.json", "figure10.svg"):
+        assert str(tmp_path / "results" / name) in text
+    values = json.loads((tmp_path / "results" / "analysis.json").read_text())
+    assert values == as_json(analyse_folder(Study(tmp_path / "answered")))
+    with pytest.raises(ValueError, match="figures are png"):
+        within("analyse", tmp_path / "answered", "--format", "gif")
+
+
+def test_analyse_says_what_the_test_says(small: Study, tmp_path: Path) -> None:
+    words = ["--participants", 6, "--temperature", 0.1, "--layer", "mixed3a", "--seed", 1]
+    within("simulate", small.folder, *words, "--out", tmp_path / "answered")
+    text = within("analyse", tmp_path / "answered")
+    values = as_json(analyse_folder(Study(tmp_path / "answered")))
+    test, lines = values["test"], text.splitlines()
+    assert "5 of 6 simulated (similarity) participants analysed (left out: 1 catch trials)" in text
+    assert f"{test['question'].upper()}, a against b: {test['difference']:+.3f} " in text
+    assert f"log odds ratio {test['estimate']:.2f} ± {test['error']:.2f}" in text
+    power = ", ".join(f"{n}: {share:.2f}" for n, share in values["power"]["power"].items())
+    assert any(line.endswith(f"number of participants: {power}") for line in lines)
+    assert (tmp_path / "answered" / "analysis" / "figure10.png").is_file()
+
+
+def test_simulate_sees_with_a_file_of_weights(small: Study, tmp_path: Path) -> None:
+    file = tmp_path / "mini.safetensors"
+    save_file(load().module.state_dict(), file)
+    words = ["--participants", 1, "--layer", "mixed3a"]
+    for name, model in (("plain", "inceptionv1-mini"), ("file", f"inceptionv1-mini={file}")):
+        folder = tmp_path / name
+        within("simulate", small.folder, *words, "--model", model, "--out", folder)
+    records = [
+        json.loads((tmp_path / name / "simulated.json").read_text()) for name in ("plain", "file")
+    ]
+    assert records[0] == records[1]
+    assert records[0]["network"] == "inceptionv1-mini"
+    with pytest.raises(ValueError, match="inceptionv1-mino"):
+        within("simulate", small.folder, "--model", "inceptionv1-mino")
+
+
+def test_export(small: Study, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="nobody has taken part yet"):
+        within("export", small.folder, "--out", tmp_path / "tables")
+    words = ["--participants", 2, "--skill", "chance", "--out", tmp_path / "answered"]
+    within("simulate", small.folder, *words)
+    text = within("export", tmp_path / "answered", "--out", tmp_path / "tables")
+    names = {
+        f"{table}.{kind}" for table in ("answers", "participants") for kind in ("csv", "parquet")
+    }
+    assert {path.name for path in (tmp_path / "tables").iterdir()} == names
+    assert all(str(tmp_path / "tables" / name) in text for name in names)
+    answers = pq.read_table(tmp_path / "tables" / "answers.parquet")
+    assert len(answers) == 2 * 2 * len(small.trials)
