@@ -368,10 +368,16 @@ def test_the_walk_is_reverse_mode_or_refused_in_random_networks(data: Any) -> No
             x = layer(x)
         return x
 
+    x = hidden.clone()
     try:
-        shape = function(hidden.clone()).shape
+        for layer in layers:
+            x = layer(x)
+            # A window of nothing but padding has no maximum, and PyTorch differentiates it outside
+            # of the map's memory.
+            assume(bool(x.isfinite().all()))
     except (RuntimeError, ValueError, IndexError):
         assume(False)  # layers that do not fit
+    shape = x.shape
     assume(min(shape) > 0)
     assume(len(shape) in (2, 4))
     assume(shape[0] == n)
