@@ -35,9 +35,10 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev $(PAGE)/node_modules/.package-lock.json
 	$(TEST)
 
-# For everyday work: without browsers, clusters and what takes over five seconds.
+# For everyday work: without browsers, clusters, what takes over five seconds, and run-time checks of
+# shapes, which take most of the time of small tests (they are put on a package that is not there).
 quick: $(VENV)/.dev
-	$(TEST) -m "not slow and not browser and not cluster"
+	$(TEST) --jaxtyping-packages=none,beartype.beartype -m "not slow and not browser and not cluster"
 
 check: $(VENV)/.dev $(PAGE)/node_modules/.package-lock.json
 	$(BIN)/ruff check .

@@ -157,6 +157,7 @@ def test_the_trust_in_a_large_map_is_that_of_a_seeded_sample(
     assert found[2] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_a_layout_depends_on_its_seed_alone() -> None:
     vectors = np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)
     one, again, other = (lay_out(vectors, neighbours=5, seed=seed) for seed in (3, 3, 4))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="needs Linux's /proc")
 def test_memory_is_flat_after_the_first_thousand_images() -> None:
     words = ["benchmarks.many_images", "--entries", "3000", "--every", "500", "--size", "64"]

@@ -171,6 +171,7 @@ def test_a_mistake_is_one_line_without_a_traceback(tmp_path: Path) -> None:
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on_and_loses_nothing(pictures: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     slow = [*SCAN, "--images", "photos", "--out", folder, "--shard-size", "16", "--batch-size", "4"]

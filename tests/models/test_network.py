@@ -355,7 +355,7 @@ def test_inputs_have_ids_where_images_have(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(3, 11, 17), (2, 1, 11, 17), (2, 11, 17, 3), (1, 2, 3, 4, 5)])
 def test_a_tensor_that_is_no_input_is_refused(shape: tuple[int, ...]) -> None:
     # Without the check of types that tests have.
-    load_inputs = Network.load_inputs.__wrapped__
+    load_inputs = getattr(Network.load_inputs, "__wrapped__", Network.load_inputs)
     with pytest.raises(ValueError, match=r"have shape \(n, 3, height, width\), got \("):
         load_inputs(odd(), torch.zeros(shape))
 
