@@ -35,10 +35,10 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev $(PAGE)/node_modules/.package-lock.json
 	$(TEST)
 
-# For everyday work: without browsers, clusters, what takes over five seconds, and run-time checks of
+# For everyday work: without browsers, clusters, doctests, what takes over five seconds, and checks of
 # shapes, which take most of the time of small tests (they are put on a package that is not there).
 quick: $(VENV)/.dev
-	$(TEST) --jaxtyping-packages=none,beartype.beartype -m "not slow and not browser and not cluster"
+	$(TEST) --jaxtyping-packages=none,beartype.beartype -m "not slow and not browser and not cluster" tests
 
 check: $(VENV)/.dev $(PAGE)/node_modules/.package-lock.json
 	$(BIN)/ruff check .
