@@ -310,7 +310,7 @@ def test_an_unfinished_run_makes_no_atlas(
     run = copy_of(wave_run, tmp_path / "run")
     run.shard(2).unlink()
     before = files(run.folder)
-    with pytest.raises(RunError, match=r"not finished \(3 of 4 parts\).*opponent scan"):
+    with pytest.raises(RunError, match=r"not finished \(3 of 4 shards\).*opponent scan"):
         make_atlas(run, network=wave_network, settings=QUICK)
     assert files(run.folder) == before
 

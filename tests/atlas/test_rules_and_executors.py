@@ -86,22 +86,22 @@ def test_an_own_rule_is_handed_over(
 
 
 class Here(Executor):
-    """An executor that computes in this process, the last part first."""
+    """An executor that computes in this process, the last task first."""
 
     threads = 1
 
     def __init__(self) -> None:
-        self.parts = list[object]()
+        self.tasks = list[object]()
 
     def check(self, network: Network, *, by_name: bool) -> None:
         assert not by_name
 
-    def map(self, make: Callable[[], Callable[[Any], object]], parts: Any) -> Any:
+    def map(self, make: Callable[[], Callable[[Any], object]], tasks: Any) -> Any:
         compute = pickle.loads(pickle.dumps(make))()
-        for part in reversed(parts):
-            compute(part)
-            self.parts.append(part)
-            yield part
+        for task in reversed(tasks):
+            compute(task)
+            self.tasks.append(task)
+            yield task
 
 
 def test_an_executor_makes_the_same_icons(
@@ -119,18 +119,18 @@ def test_an_executor_makes_the_same_icons(
     )  # fmt: skip
     assert files(run.folder) == files(signed_wave_atlas.run.folder)
     batches = -(-len(wave_atlas[0].cells) // 4)
-    parts = [(side, number) for side in ("both", *SIDES) for number in range(batches)]
-    assert here.parts == parts[::-1]
+    tasks = [(side, number) for side in ("both", *SIDES) for number in range(batches)]
+    assert here.tasks == tasks[::-1]
     made = [call for call in calls if "icons" in call[0]]
     assert made == [
-        (f"{CENTRE}: batches of icons", done, len(parts)) for done in range(1, len(parts) + 1)
+        (f"{CENTRE}: batches of icons", done, len(tasks)) for done in range(1, len(tasks) + 1)
     ]
     # Only what is missing.
     atlas = run.folder / "atlas" / wave_atlas[0].folder.name
     (atlas / "icons" / "inhibition-000.json").unlink()
     again = Here()
     make_atlas(run, network=wave_network, settings=QUICK, executor=again)
-    assert again.parts == [(Side.INHIBITION, 0)]
+    assert again.tasks == [(Side.INHIBITION, 0)]
     assert files(run.folder) == files(signed_wave_atlas.run.folder)
 
 

@@ -110,11 +110,11 @@ def test_an_executor_may_refuse_a_network_before_anything_is_written(
 
 def test_a_worker_checks_its_images(noise: Path, tmp_path: Path) -> None:
     class Elsewhere(Workers):
-        def map(self, make, parts):  # type: ignore[no-untyped-def]
+        def map(self, make, tasks):  # type: ignore[no-untyped-def]
             (noise / "004.png").unlink()
-            return super().map(make, parts)
+            return super().map(make, tasks)
 
-    with pytest.raises(RunError, match=r"does not find the images .* as the driver does .*part 1"):
+    with pytest.raises(RunError, match=r"does not find the images .* as the driver does .*task 1"):
         scan_images(
             two_convolutions(), noise, "two:3", "relu", out=tmp_path / "run",
             executor=Elsewhere(), **SIZES,

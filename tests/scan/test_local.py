@@ -315,7 +315,7 @@ def test_a_failing_network_leaves_whole_shards(
         begin(small, pictures, tmp_path / "run", progress=stop)
     run = Run(tmp_path / "run")
     assert run.missing() == [2, 3, 4]
-    with pytest.raises(RunError, match=r"not finished \(2 of 5 parts\).*it goes on"):
+    with pytest.raises(RunError, match=r"not finished \(2 of 5 shards\).*it goes on"):
         run.columns()
     begin(small, pictures, tmp_path / "run")
     assert files(tmp_path / "run") == whole[1]

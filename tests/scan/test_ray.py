@@ -1,4 +1,4 @@
-"""How parts are handed out to Ray's actors: with a Ray of the test's own that loses some."""
+"""How tasks are handed out to Ray's actors: with a Ray of the test's own that loses some."""
 
 import random
 import socket
@@ -80,14 +80,14 @@ class Fake:
         return calls[:1], calls[1:]
 
     def get(self, call: tuple[float, str, int, float]) -> None:
-        number, _, part, _ = call
-        if self.losses.get(part, 0):
-            self.losses[part] -= 1
+        number, _, task, _ = call
+        if self.losses.get(task, 0):
+            self.losses[task] -= 1
             self.alive.discard(number)
             raise Lost("gone")
-        if part is not None and part < 0:
-            raise Task(ValueError(f"{part} is no good"))
-        self.computed += [] if part is None else [part]
+        if task is not None and task < 0:
+            raise Task(ValueError(f"{task} is no good"))
+        self.computed += [] if task is None else [task]
 
     def kill(self, actor: types.SimpleNamespace) -> None:
         self.alive.discard(actor.number)
@@ -122,11 +122,11 @@ def test_every_part_is_computed_once_whatever_is_lost(
     assert fake.most <= max(map(sum, ([1], *machines, [2, 0, 1])))
 
 
-@pytest.mark.parametrize(("part", "what"), [(1, "part 1"), (None, "an actor, as it began,")])
+@pytest.mark.parametrize(("task", "what"), [(1, "task 1"), (None, "an actor, as it began,")])
 def test_what_is_lost_too_often_ends_it(
-    part: object, what: str, monkeypatch: pytest.MonkeyPatch
+    task: object, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake = Fake({part: 3}, [[1]])
+    fake = Fake({task: 3}, [[1]])
     monkeypatch.setattr(module, "_ray", lambda: fake)
     with pytest.raises(RunError, match=rf"^{what} was lost 3 times \(Lost: gone\); is there"):
         list(Ray(retries=2).map(lambda: print, range(3)))
@@ -269,7 +269,7 @@ def test_an_actor_checks_its_images_and_its_software(
     compute((1, digest))
     assert files(run.folder) == before
     (pictures / "005.png").unlink()
-    with pytest.raises(RunError, match=r"does not find the images .* as the driver does .*part 1"):
+    with pytest.raises(RunError, match=r"does not find the images .* as the driver does .*task 1"):
         compute((1, digest))
     manifest = msgspec.structs.replace(
         run.manifest, versions={**run.manifest.versions, "torch": "1.0"}

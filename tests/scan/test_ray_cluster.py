@@ -61,7 +61,7 @@ class Slow(torch.nn.Module):
         until = time.monotonic() + 60
         while len(machines()) < 3 and time.monotonic() < until:
             time.sleep(0.05)
-        # The machine that will be lost stops in its third batch, in the middle of its second part.
+        # The machine that will be lost stops in its third batch, in the middle of its second task.
         if victim.exists() and log.read_text().split().count(victim.read_text()) == 3:
             if machine == victim.read_text():
                 stalled.touch()
@@ -113,10 +113,10 @@ def shards(name):
 
 def raising():
     """What makes a function that fails. Made here, so that it is sent with what it needs."""
-    def compute(part):
+    def compute(task):
         with log.with_name("tried").open("a") as file:
-            file.write(f"{part}\\n")
-        raise ValueError(f"part {part} is no good")
+            file.write(f"{task}\\n")
+        raise ValueError(f"task {task} is no good")
     return compute
 
 
@@ -257,7 +257,7 @@ def test_a_scan_whose_driver_is_killed_goes_on(done: tuple[Path, dict[str, objec
 def test_an_error_of_the_part_itself_is_told_and_not_tried_again(
     done: tuple[Path, dict[str, object]],
 ) -> None:
-    assert done[1]["raises"] == "ValueError: part 1 is no good"
+    assert done[1]["raises"] == "ValueError: task 1 is no good"
     assert done[1]["tried"] == ["1"]
 
 

@@ -41,7 +41,7 @@ class SmoothGrad(AttributionRule):
 
 
 class PositiveGradient:
-    """The positive part of the gradient, times h; a class that inherits from nothing."""
+    """The positive task of the gradient, times h; a class that inherits from nothing."""
 
     label = "positive-gradient"
     needs_mean = False
@@ -96,8 +96,8 @@ class Workers:
     """An executor in this process: what it is given is pickled, as for processes elsewhere.
 
     Args:
-        count: workers, among which parts go round; the last part comes first.
-        fails_after: parts after which it fails.
+        count: workers, among which tasks go round; the last task comes first.
+        fails_after: tasks after which it fails.
     """
 
     count: int = 2
@@ -116,16 +116,16 @@ class Workers:
             raise ValueError("these workers do not compute in bfloat16")
 
     def map(
-        self, make: Callable[[], Callable[[Any], object]], parts: Sequence[Any]
+        self, make: Callable[[], Callable[[Any], object]], tasks: Sequence[Any]
     ) -> Generator[Any, None, None]:
         self.open = True
         try:
-            workers = [loads(dumps(make))() for _ in range(min(self.count, len(parts)))]
+            workers = [loads(dumps(make))() for _ in range(min(self.count, len(tasks)))]
             self.started += len(workers)
-            for number, part in enumerate(reversed(parts)):
+            for number, task in enumerate(reversed(tasks)):
                 if number == self.fails_after:
                     raise ConnectionError("a worker is gone")
-                workers[number % len(workers)](loads(dumps(part)))
-                yield part
+                workers[number % len(workers)](loads(dumps(task)))
+                yield task
         finally:
             self.open = False

@@ -103,16 +103,16 @@ class IconMaker:
                     self._save(cell, side, pixels)
         write_text(self._record(side, number), json.dumps(activations) + "\n")
 
-    def make_elsewhere(self, parts: Sequence[tuple[Side, int]], executor: Executor) -> None:
+    def make_elsewhere(self, tasks: Sequence[tuple[Side, int]], executor: Executor) -> None:
         """Have an executor make batches of icons, given by side and number."""
         worker = partial(
             _icon_worker, self.run.folder.absolute(), copy_on_cpu(self.network), self.feature,
             self.settings, self.folder.absolute(), [x for batch in self.batches for x in batch],
             self.means, self.network.device.type, executor.threads, self.run.images.origin,
         )  # fmt: skip
-        with closing(executor.map(worker, parts)) as finished:
+        with closing(executor.map(worker, tasks)) as finished:
             for done, _ in enumerate(finished, 1):
-                self.progress(f"{self.feature.label}: batches of icons", done, len(parts))
+                self.progress(f"{self.feature.label}: batches of icons", done, len(tasks))
 
     def _record(self, side: Side, number: int) -> AnyPath:
         return self.folder / "icons" / f"{side}-{number:03d}.json"

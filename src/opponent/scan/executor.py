@@ -1,27 +1,27 @@
-"""Where the parts of a long computation run: here, or wherever an executor sends them."""
+"""Where the tasks of a long computation are done: here, or wherever an executor sends them."""
 
 from collections.abc import Callable, Generator, Sequence
 from typing import Protocol, TypeVar, runtime_checkable
 
 from opponent.models.network import Network
 
-Part = TypeVar("Part")
+Task = TypeVar("Task")
 
 
 @runtime_checkable
 class Executor(Protocol):
-    """Computes parts elsewhere, in any order. `opponent.Ray` is one.
+    """Computes tasks elsewhere, in any order. `opponent.Ray` is one.
 
     >>> import tempfile, numpy as np, opponent, torch
-    >>> class Here:  # one part after another, in this process
+    >>> class Here:  # one task after another, in this process
     ...     threads = torch.get_num_threads()
     ...     def check(self, network, *, by_name):
     ...         pass
-    ...     def map(self, make, parts):
+    ...     def map(self, make, tasks):
     ...         compute = make()
-    ...         for part in parts:
-    ...             compute(part)
-    ...             yield part
+    ...         for task in tasks:
+    ...             compute(task)
+    ...             yield task
     >>> class Noise:
     ...     name = "noise"
     ...     def ids(self):
@@ -53,15 +53,15 @@ class Executor(Protocol):
         ...
 
     def map(
-        self, make: Callable[[], Callable[[Part], object]], parts: Sequence[Part]
-    ) -> Generator[Part, None, None]:
-        """Compute parts; each function writes its part itself.
+        self, make: Callable[[], Callable[[Task], object]], tasks: Sequence[Task]
+    ) -> Generator[Task, None, None]:
+        """Compute tasks; each function writes its result itself.
 
         Args:
-            make: called once in each worker, gives the function of a part. It is pickled, and so
-                are the parts.
-            parts: what the function is called with.
+            make: called once in each worker, gives the function of a task. It is pickled, and so
+                are the tasks.
+            tasks: what the function is called with.
         Returns:
-            The parts, each when it is finished. Closing the generator stops the workers.
+            The tasks, each when it is finished. Closing the generator stops the workers.
         """
         ...

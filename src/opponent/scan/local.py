@@ -164,8 +164,8 @@ def _compute_elsewhere(
         _shard_worker, run.folder.absolute(), None if handed is None else copy_on_cpu(handed),
         network.device.type, executor.threads, rule, run.images.origin,
     )  # fmt: skip
-    parts = [(number, images.digest()) for number, images in shards.items()]
-    with closing(executor.map(make, parts)) as finished:
+    tasks = [(number, images.digest()) for number, images in shards.items()]
+    with closing(executor.map(make, tasks)) as finished:
         for number, _ in finished:
             done += len(shards[number])
             progress("scanning", done, total)
@@ -184,12 +184,12 @@ def _shard_worker(
     """What computes a run's shards in a worker: each with its number and its images' digest."""
     run, network = reopen_in_worker(folder, network, device, threads, origin)
 
-    def compute(part: tuple[int, str]) -> None:
-        number, digest = part
+    def compute(task: tuple[int, str]) -> None:
+        number, digest = task
         if shard_images(run, number).digest() != digest:
             raise RunError(
                 f"{node()} does not find the images of the scan in {folder} as the driver does "
-                f"(those of part {number}); put them where every machine finds them by the same "
+                f"(those of shard {number}); put them where every machine finds them by the same "
                 "path"
             )
         compute_shards(run, network, rule, [number])

@@ -1,7 +1,7 @@
-"""Parts computed by many machines: Ray's actors.
+"""Tasks computed by many machines: Ray's actors.
 
-The driver hands out parts one at a time. An actor makes what it needs once (a network, say), writes
-each part itself to where all can reach it, and says so; then the driver counts it as done.
+The driver hands out tasks one at a time. An actor makes what it needs once (a network, say), writes
+the result of each task to where all can reach it, and says so; then the driver counts it as done.
 """
 
 import logging
@@ -19,9 +19,9 @@ from typing import Any
 
 from opponent.core.errors import RunError
 from opponent.models.network import Network
-from opponent.scan.executor import Part
+from opponent.scan.executor import Task
 
-# How often a part may be lost with its machine before it is taken for the cause.
+# How often a task may be lost with its machine before it is taken for the cause.
 RETRIES = 3
 # Seconds to wait when there were machines and none is left; a cluster that replaces them takes some
 # minutes.
@@ -30,7 +30,7 @@ PATIENCE = 600.0
 
 @dataclass(frozen=True, kw_only=True)
 class Ray:
-    """Computes parts on Ray's actors: an executor.
+    """Computes tasks on Ray's actors: an executor.
 
     What was interrupted, here or on any machine, goes on where it stopped and ends with the same
     bytes as in one process, whichever of the two began it; on machines whose processors compute
@@ -43,7 +43,7 @@ class Ray:
         gpus: GPUs for each actor, or a share of one. The driver needs one as well: it checks the
             network where the actors compute.
         actors: how many; default: as many as the cluster has room for.
-        retries: how often a part may be lost with its machine.
+        retries: how often a task may be lost with its machine.
     Raises:
         ValueError: no processor and no GPU for an actor, or no actor.
 
@@ -98,29 +98,29 @@ class Ray:
             )
 
     def map(
-        self, make: Callable[[], Callable[[Part], object]], parts: Sequence[Part]
-    ) -> Generator[Part, None, None]:
-        """Compute parts on the actors, in any order; each function writes its part itself.
+        self, make: Callable[[], Callable[[Task], object]], tasks: Sequence[Task]
+    ) -> Generator[Task, None, None]:
+        """Compute tasks on the actors, in any order; each function writes its result itself.
 
-        A part whose machine or process is lost goes to another actor; an exception of the
+        A task whose machine or process is lost goes to another actor; an exception of the
         function's own ends it all.
 
         Args:
-            make: called once in each actor, gives the function of a part. It is pickled, and so are
-                the parts.
-            parts: what the function is called with.
+            make: called once in each actor, gives the function of a task. It is pickled, and so are
+                the tasks.
+            tasks: what the function is called with.
         Returns:
-            The parts, each when it is finished. Closing the generator stops the actors.
+            The tasks, each when it is finished. Closing the generator stops the actors.
         Raises:
             ImportError: Ray is not installed.
             ConnectionError: no cluster at the address.
-            RunError: a part was lost too often, or an actor fits no machine.
+            RunError: a task was lost too often, or an actor fits no machine.
         """
-        if not parts:
+        if not tasks:
             return
         ray = _ray()
         started = _connect(ray, self.address)
-        pool = _Pool(ray, self, ray.put(make), deque(parts))
+        pool = _Pool(ray, self, ray.put(make), deque(tasks))
         try:
             while pool.busy():
                 yield from pool.step()
@@ -139,29 +139,29 @@ class _Pool:
         self.kind = ray.remote(_Actor).options(**options)
         self.lost = Counter[Any]()
         self.living, self.idle = list[Any](), list[Any]()
-        # For each call its actor and part; None while the actor makes its function.
+        # For each call its actor and task; None while the actor makes its function.
         self.calls: dict[Any, tuple[Any, Any]] = {}
         self.last_room = -float("inf")
 
     def busy(self) -> bool:
-        """Whether a part waits or is being computed."""
-        return bool(self.waiting) or any(part is not None for _, part in self.calls.values())
+        """Whether a task waits or is being computed."""
+        return bool(self.waiting) or any(task is not None for _, task in self.calls.values())
 
     def step(self) -> Generator[Any, None, None]:
-        """Start actors that fit, hand out parts, and take what is finished."""
+        """Start actors that fit, hand out tasks, and take what is finished."""
         self._start_actors()
         while self.idle and self.waiting:
-            actor, part = self.idle.pop(), self.waiting.popleft()
-            self.calls[actor.compute.remote(part)] = (actor, part)
+            actor, task = self.idle.pop(), self.waiting.popleft()
+            self.calls[actor.compute.remote(task)] = (actor, task)
         if not self.calls:
             time.sleep(1)
             return
         for call in self.ray.wait(list(self.calls), num_returns=1, timeout=1)[0]:
-            actor, part = self.calls.pop(call)
-            if self._succeeded(call, actor, part):
+            actor, task = self.calls.pop(call)
+            if self._succeeded(call, actor, task):
                 self.idle.append(actor)
-                if part is not None:
-                    yield part
+                if task is not None:
+                    yield task
 
     def _start_actors(self) -> None:
         ray, executor = self.ray, self.executor
@@ -170,30 +170,30 @@ class _Pool:
             self.last_room = time.monotonic()
         elif time.monotonic() - self.last_room > PATIENCE:
             raise RunError(_too_small(ray, executor))
-        computing = sum(part is not None for _, part in self.calls.values())
+        computing = sum(task is not None for _, task in self.calls.values())
         wanted = min(room, computing + len(self.waiting))
         for _ in range(wanted - len(self.calls) - len(self.idle)):
             actor = self.kind.remote()
             self.living.append(actor)
             self.calls[actor.begin.remote(self.make)] = (actor, None)
 
-    def _succeeded(self, call: Any, actor: Any, part: Any) -> bool:
-        """Whether a call succeeded; a part that was lost waits again."""
+    def _succeeded(self, call: Any, actor: Any, task: Any) -> bool:
+        """Whether a call succeeded; a task that was lost waits again."""
         errors = self.ray.exceptions
         try:
             self.ray.get(call)
         except errors.RayTaskError as error:
             raise (error.cause or error) from error
         except errors.RayError as error:
-            self.lost[part] += 1
-            if part is not None:
-                self.waiting.appendleft(part)
-            if self.lost[part] > self.executor.retries:
-                raise RunError(_lost(part, self.lost[part], error)) from error
+            self.lost[task] += 1
+            if task is not None:
+                self.waiting.appendleft(task)
+            if self.lost[task] > self.executor.retries:
+                raise RunError(_lost(task, self.lost[task], error)) from error
             self.living.remove(actor)
             self._kill(actor)
             return False
-        if part is None:
+        if task is None:
             self.lost[None] = 0
         return True
 
@@ -208,14 +208,14 @@ class _Pool:
 
 
 class _Actor:
-    """What lives on the machines: one function, made there, and called with one part at a time."""
+    """What lives on the machines: one function, made there, and called with one task at a time."""
 
     def begin(self, make: Callable[[], Callable[[Any], object]]) -> None:
         # Not in __init__: what is raised there does not reach the driver as what it is.
         self.function = make()
 
-    def compute(self, part: Any) -> None:
-        self.function(part)
+    def compute(self, task: Any) -> None:
+        self.function(task)
 
 
 def _ray() -> Any:
@@ -272,9 +272,9 @@ def _too_small(ray: Any, executor: Ray) -> str:
     )
 
 
-def _lost(part: object, times: int, error: Exception) -> str:
+def _lost(task: object, times: int, error: Exception) -> str:
     reason = " ".join(str(error).split())[:300]
-    what = "an actor, as it began," if part is None else f"part {part}"
+    what = "an actor, as it began," if task is None else f"task {task}"
     return (
         f"{what} was lost {times} times ({type(error).__name__}: {reason}); is there enough "
         "memory? What is done is kept: give the same again, and it goes on"

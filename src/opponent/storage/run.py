@@ -246,7 +246,7 @@ class Run:
         if missing:
             done = self.shard_count - len(missing)
             raise RunError(
-                f"the scan in {self.folder} is not finished ({done} of {self.shard_count} parts); "
+                f"the scan in {self.folder} is not finished ({done} of {self.shard_count} shards); "
                 f"give the same `{COMMAND}` again, and it goes on"
             )
         return [self.shard(number) for number in range(self.shard_count)]
