@@ -114,7 +114,7 @@ def test_a_worker_checks_its_images(noise: Path, tmp_path: Path) -> None:
             (noise / "004.png").unlink()
             return super().map(make, tasks)
 
-    with pytest.raises(RunError, match=r"does not find the images .* as the driver does .*task 1"):
+    with pytest.raises(RunError, match=r"does not find the images .* as the driver does .*shard 1"):
         scan_images(
             two_convolutions(), noise, "two:3", "relu", out=tmp_path / "run",
             executor=Elsewhere(), **SIZES,

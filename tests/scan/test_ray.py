@@ -269,7 +269,7 @@ def test_an_actor_checks_its_images_and_its_software(
     compute((1, digest))
     assert files(run.folder) == before
     (pictures / "005.png").unlink()
-    with pytest.raises(RunError, match=r"does not find the images .* as the driver does .*task 1"):
+    with pytest.raises(RunError, match=r"does not find the images .* as the driver does .*shard 1"):
         compute((1, digest))
     manifest = msgspec.structs.replace(
         run.manifest, versions={**run.manifest.versions, "torch": "1.0"}
