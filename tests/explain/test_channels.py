@@ -243,5 +243,5 @@ def test_wrong_choices_are_refused(
 def test_an_unfinished_scan_is_refused(integer_run: Run, tmp_path: Path) -> None:
     shutil.copytree(integer_run.folder, tmp_path / "run")
     (tmp_path / "run" / "scan" / "000001.parquet").unlink()
-    with pytest.raises(RunError, match=r"is not finished \(2 of 3 parts\)"):
+    with pytest.raises(RunError, match=r"is not finished \(2 of 3 shards\)"):
         who(Run(tmp_path / "run"), crops=0)

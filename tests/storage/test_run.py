@@ -178,7 +178,7 @@ def test_a_damaged_list_of_images_is_told_and_mended(run: Run) -> None:
 
 def test_a_missing_shard_is_told(run: Run) -> None:
     run.shard(1).unlink()
-    message = r"not finished \(2 of 3 parts\); give the same `opponent scan` again, and it goes on"
+    message = r"not finished \(2 of 3 shards\); give the same `opponent scan` again, and it goes on"
     for read in (Run.columns, Run.channels, Run.unreadable, finish_run):
         with pytest.raises(RunError, match=message):
             read(Run(run.folder))
