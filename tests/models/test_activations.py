@@ -9,8 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from opponent.attribution.jacobian_rules import RULES
 from opponent.geometry.bottlenecks import _ACTIVATION_NODES
-from opponent.geometry.operations import UNARY
 from opponent.models.activations import ACTIVATION_FUNCTIONS, ACTIVATIONS
+from opponent.models.operations import UNARY
 
 aten: Any = torch.ops.aten
 

@@ -27,6 +27,7 @@ def test_layers_in_the_order_of_the_pass() -> None:
         "body.0": ("Sequential", (6, 5, 8), 1),
         "body.1": ("Dropout", (6, 5, 8), 1),
         "body": ("Sequential", (6, 5, 8), 1),
+        "pair": ("Pair", (6, 5, 8), 1),
         "fuse": ("Fuse", (6, 5, 8), 1),
         "last": ("Linear", (5, 1, 1), 1),
         "logits": ("Odd", (5, 1, 1), 1),
@@ -47,8 +48,8 @@ def test_unknown_names_suggest_near_ones() -> None:
         network.layer("CONV1")
     with pytest.raises(ValueError, match=r"no layer 'zzzz' \("):
         network.layer("zzzz#2")
-    # Modules that are never called, or give no tensor, are no layers.
-    for name in ("never", "pair", "", "pixels"):
+    # Modules that are never called are no layers.
+    for name in ("never", "", "pixels"):
         with pytest.raises(ValueError, match=f"no layer '{name}'"):
             network.layer(name)
     for call in (

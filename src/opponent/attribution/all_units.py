@@ -1,6 +1,6 @@
 """Every unit of a layer at once: its activation, excitation, inhibition and norms in each image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,22 +17,32 @@ from opponent.attribution.jacobian import (
 from opponent.attribution.jacobian_block import Cache, NoRule
 from opponent.core.feature import Feature
 from opponent.geometry.crop import CropPlan
+from opponent.geometry.crop_check import equal_to_rounding, random_weights
+from opponent.geometry.planning import weights_state
+from opponent.models.forward import ForwardResult
 from opponent.models.network import Network
+
+# Units that are checked one by one.
+PROBED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class AllUnits:
     """All units of a layer at one position: 'mixed3b:*', 'mixed3b:*@7,3'; or at all: '5:*@*'.
 
+    'blocks.5:*@cls' is all units at the class token.
+
     Args:
         layer: the layer.
         position: (row, column) in its map; None is the centre, and all that vectors have.
         everywhere: at every position; an image's score is then its largest over them.
+        token: 'cls' or 'reg0', for a token that lies nowhere on the image.
     """
 
     layer: str
     position: tuple[int, int] | None = None
     everywhere: bool = False
+    token: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> "AllUnits | None":
@@ -54,16 +64,38 @@ class AllUnits:
         if feature is None or feature.unit:
             raise ValueError(
                 f"{text!r} does not name all units of a layer; write LAYER:*, "
-                "LAYER:*@ROW,COLUMN or LAYER:*@*, for example 'mixed3b:*' or 'mixed3b:*@7,3'"
+                "LAYER:*@ROW,COLUMN, LAYER:*@cls or LAYER:*@*, for example 'mixed3b:*' or "
+                "'mixed3b:*@7,3'"
             )
-        return cls(layer=layer, position=feature.position)
+        return cls(layer=layer, position=feature.position, token=feature.token)
 
     def widest(self, network: Network) -> Feature:
         """A direction that depends on all that any unit depends on, at the position."""
         channels = network.layer(self.layer).shape[0]
         return network.resolve(
-            Feature(layer=self.layer, vector=(1.0,) * channels, name="*", position=self.position)
+            Feature(
+                layer=self.layer,
+                vector=random_weights(channels),
+                name="*",
+                position=self.position,
+                token=self.token,
+            )
         )
+
+    def probes(self, network: Network) -> list[Feature]:
+        """The widest direction, and a few units: what is right for these is so for all units."""
+        channels = network.layer(self.layer).shape[0]
+        generator = torch.Generator().manual_seed(channels)
+        units = torch.randperm(channels, generator=generator)[:PROBED].tolist()
+        return [
+            self.widest(network),
+            *[
+                network.resolve(
+                    Feature(layer=self.layer, unit=unit, position=self.position, token=self.token)
+                )
+                for unit in units
+            ],
+        ]
 
 
 @torch.inference_mode(False)
@@ -84,11 +116,29 @@ def scores(
     assert reading.through is not None
     position = plan.feature.position or (0, 0)
     activation = reading.target.detach()[:, :, *position]
+    key = ("walk", plan.feature, plan.through, weights_state(network))
     try:
         sides = _walked(reading.target, reading.through, position)
+        # What autograd's graph does not show, such as a hook on a tensor, the walk cannot know.
+        if not network.cached(key, lambda: _agrees(sides, reading, position)):
+            raise NoRule("a backward pass gives other numbers")
     except NoRule:
         sides = _one_by_one(reading.target, reading.through, position)
     return _scores(activation, *sides.unbind(2))
+
+
+def _agrees(
+    sides: Float[Tensor, "n u 3"], reading: ForwardResult, position: tuple[int, int]
+) -> bool:
+    """Whether a backward pass gives a unit's excitation, inhibition and norm as the walk does.
+
+    It is the unit that is driven most, and the one whose sides are most equal.
+    """
+    assert reading.through is not None
+    driven = sides[:, :, :2].amin(2).sum(0)
+    units = {int(sides[:, :, 2].sum(0).argmax()), int(driven.argmax())}
+    expected = _one_by_one(reading.target, reading.through, position, sorted(units))
+    return equal_to_rounding(sides[:, sorted(units)], expected[: len(sides)])
 
 
 def _scores(
@@ -135,8 +185,28 @@ def scores_everywhere(
         excitation, inhibition = apply(above, 1), apply(above, -1)
         if below.any():
             excitation, inhibition = excitation + apply(below, -1), inhibition + apply(below, 1)
-        results.append(_scores(f, excitation, inhibition, apply(h.square(), 2).sqrt()))
+        norm = apply(h.square(), 2).sqrt()
+        if not results:
+            _check_convolution(network, reading, (layer, through), (excitation, inhibition, norm))
+        results.append(_scores(f, excitation, inhibition, norm))
     return torch.cat(results)
+
+
+def _check_convolution(
+    network: Network,
+    reading: ForwardResult,
+    names: tuple[str, str],
+    values: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    """Refuse where a backward pass from the centre gives other numbers than the convolution."""
+    row, column = (n // 2 for n in reading.target.shape[2:])
+    sides = torch.stack([x[:, :, row, column] for x in values], 2)
+    key = ("convolution", *names, weights_state(network))
+    if not network.cached(key, lambda: _agrees(sides, reading, (row, column))):
+        raise ValueError(
+            f"a backward pass gives other numbers of {names[0]!r} than its convolution does (a "
+            f"hook on a tensor?): scan '{names[0]}:*'"
+        )
 
 
 # Numbers of a layer's maps that are worked on at once.
@@ -200,11 +270,14 @@ def _walked(target: Tensor, through: Tensor, position: tuple[int, int]) -> Float
 
 
 def _one_by_one(
-    target: Tensor, through: Tensor, position: tuple[int, int]
+    target: Tensor,
+    through: Tensor,
+    position: tuple[int, int],
+    units: Sequence[int] | None = None,
 ) -> Float[Tensor, "n u 3"]:
     """One backward pass a unit, where the network does what the walk has no rule for."""
     results, hidden = [], through.detach()
-    for unit in range(target.shape[1]):
+    for unit in range(target.shape[1]) if units is None else units:
         with torch.enable_grad():
             value = target[:, unit, *position].sum()
         [gradient] = torch.autograd.grad(value, through, retain_graph=True)

@@ -110,6 +110,7 @@ def _attribute_batch(
             baseline=None if start is None else plan.within(start[None])[0],
             window=plan.window,
             map_size=network.map_shape(plan.through)[1:],
+            tokens=network.tokens(plan.through),
         )
         for feature, activation, attribution in zip(
             features, segment.unchanged.activations, rule.attribute(segment), strict=True

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from opponent.core.box import Box
+from opponent.core.box import Box, overlap
 from opponent.core.feature import Feature
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ class Attribution:
         hidden: h, the through layer's output, within the window.
         window: the window, a box of the through layer's map.
         map_size: (H, W), rows and columns of the through layer's map.
+        tokens: names of tokens that lie nowhere on the image, such as 'cls'. They are in the last
+            rows of that map, below the grid of those that do.
         baseline: what S starts from, within the window; None is zero.
         images: the images' ids; None where a tensor was given.
     Source: paper, eqs. 1 to 3.
@@ -83,6 +85,7 @@ class Attribution:
     hidden: Float[Tensor, "n k h w"]
     window: Box
     map_size: tuple[int, int]
+    tokens: tuple[str, ...] = ()
     baseline: Float[Tensor, "k h w"] | None = None
     images: tuple[str, ...] | None = None
 
@@ -122,14 +125,35 @@ class Attribution:
         return torch.minimum(*energies(self.window_attribution))
 
     @property
+    def grid(self) -> Box:
+        """The box of the map that lies on the image: all of it, but for the rows of `tokens`."""
+        height, width = self.map_size
+        return Box.full((height - -(-len(self.tokens) // width), width))
+
+    @property
+    def grid_window(self) -> Box:
+        """The part of the window that lies on the image."""
+        return overlap(self.window, self.grid)
+
+    @property
     def excitation_map(self) -> Float[Tensor, "n H W"]:
-        """phi+, the positive part of S summed over channels, in the whole map."""
-        return self._in_map(energy_maps(self.window_attribution)[0])
+        """phi+, the positive part of S summed over channels, on the whole grid."""
+        return self._in_map(energy_maps(self.window_attribution)[0])[:, *self.grid.slices]
 
     @property
     def inhibition_map(self) -> Float[Tensor, "n H W"]:
-        """phi-, the negative part of S summed over channels, as numbers >= 0, in the whole map."""
-        return self._in_map(energy_maps(self.window_attribution)[1])
+        """phi-, the negative part of S summed over channels, as numbers >= 0, on the whole grid."""
+        return self._in_map(energy_maps(self.window_attribution)[1])[:, *self.grid.slices]
+
+    @property
+    def token_excitation(self) -> Float[Tensor, "n t"]:
+        """phi+ at each of `tokens`; with the map's they sum to the excitation."""
+        return self._of_tokens(energy_maps(self.window_attribution)[0])
+
+    @property
+    def token_inhibition(self) -> Float[Tensor, "n t"]:
+        """phi- at each of `tokens`, as numbers >= 0; with the map's they sum to the inhibition."""
+        return self._of_tokens(energy_maps(self.window_attribution)[1])
 
     @property
     def l1(self) -> Float[Tensor, " n"]:
@@ -168,8 +192,9 @@ class Attribution:
         rows = self.to_arrow().slice(0, notebook.ROWS).to_pylist()
         names = ("activation", "excitation", "inhibition")
         cells = [(str(row["image"]), *(f"{row[name]:.4g}" for name in names)) for row in rows]
-        first = self.window_attribution[: notebook.PICTURES].double().cpu()
-        maps = [x.numpy() for x in energy_maps(first)]
+        first = [x[: notebook.PICTURES] for x in (self.excitation_map, self.inhibition_map)]
+        box = self.grid_window
+        maps = [x[:, *box.slices].double().cpu().numpy() for x in first]
         scale = float(max(x.max(initial=0) for x in maps))
         shown = [
             (notebook.sides_map(plus, minus, scale), str(row["image"]))
@@ -183,12 +208,16 @@ class Attribution:
         )
 
     def _where(self) -> str:
-        box, (height, width) = self.window, self.map_size
+        box, (height, width) = self.grid_window, self.grid.numbers[2:]
         return (
             f"rows {box.top} to {box.top + box.height - 1}, "
             f"columns {box.left} to {box.left + box.width - 1} of "
             f"{self.through}'s {height} x {width}"
         )
+
+    def _of_tokens(self, maps: Float[Tensor, "n h w"]) -> Float[Tensor, "n t"]:
+        below = self._in_map(maps)[:, self.grid.height :]
+        return below.flatten(1)[:, : len(self.tokens)]
 
     def _in_map(self, values: Float[Tensor, "n *k h w"]) -> Float[Tensor, "n *k H W"]:
         height, width = self.map_size

@@ -70,6 +70,21 @@ class Box:
         )
 
 
+def overlap(box: Box, other: Box) -> Box:
+    """The rectangle that two boxes share; where they share none, the middle element of the other.
+
+    Args:
+        box, other: boxes of the same map.
+    """
+    top, left = max(box.top, other.top), max(box.left, other.left)
+    bottom = min(box.top + box.height, other.top + other.height)
+    right = min(box.left + box.width, other.left + other.width)
+    if bottom <= top or right <= left:
+        middle = (other.top + other.height // 2, other.left + other.width // 2)
+        return Box(top=middle[0], left=middle[1], height=1, width=1)
+    return Box(top=top, left=left, height=bottom - top, width=right - left)
+
+
 def bounding_box(boxes: Sequence[Box]) -> Box:
     """The smallest box that contains all boxes."""
     top, left = min(x.top for x in boxes), min(x.left for x in boxes)

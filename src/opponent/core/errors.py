@@ -39,6 +39,10 @@ class UnknownGeometry(RuntimeError):
     """The network does something that makes it impossible to say what a position depends on."""
 
 
+class UnknownLayout(ValueError):
+    """A layer of which it is not known which axis is which, or an output with other axes."""
+
+
 class IndependentFeature(ValueError):
     """A feature that does not depend on the layer that it is to be explained through."""
 

@@ -9,8 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_SYNTAX = re.compile(r"(?P<layer>[^:@]+):(?P<unit>[^:@]+)(@(?P<row>\d+),(?P<column>\d+))?")
-_HOW = "write LAYER:UNIT or LAYER:UNIT@ROW,COLUMN, for example 'mixed3b:379' or 'mixed3b:379@7,3'"
+_SYNTAX = re.compile(
+    r"(?P<layer>[^:@]+):(?P<unit>[^:@]+)(@((?P<row>\d+),(?P<column>\d+)|(?P<token>cls|reg\d+)))?"
+)
+_HOW = (
+    "write LAYER:UNIT, LAYER:UNIT@ROW,COLUMN or LAYER:UNIT@cls, for example 'mixed3b:379' or "
+    "'mixed3b:379@7,3'"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +27,10 @@ class Feature:
         unit: the channel, for a one-hot direction. Give this or `vector`.
         vector: one weight a channel, for any other direction.
         name: what to call the direction in tables and figures.
-        position: (row, column) in the layer's map; None is the centre, (H // 2, W // 2).
+        position: (row, column) in the layer's map; None is the centre, (H // 2, W // 2), or the
+            class token, where the network's answer comes from it.
+        token: 'cls' or 'reg0', for a token that lies nowhere on the image. Its position in the
+            layer's maps follows from the network: `Network.resolve` writes it out.
         power: p of dot * cos^p, the activation; an even number, so that the sign stays. 0 is the
             dot product; the paper takes 2 for k-means directions.
     Raises:
@@ -44,6 +52,7 @@ class Feature:
     name: str | None = None
     position: tuple[int, int] | None = None
     power: int = 0
+    token: str | None = None
 
     def __post_init__(self) -> None:
         if (self.unit is None) == (self.vector is None):
@@ -68,7 +77,8 @@ class Feature:
         """The feature that a text names.
 
         Args:
-            text: LAYER:UNIT or LAYER:UNIT@ROW,COLUMN, such as 'mixed3b:379' or 'mixed3b:379@7,3'.
+            text: LAYER:UNIT, LAYER:UNIT@ROW,COLUMN or LAYER:UNIT@cls, such as 'mixed3b:379',
+                'mixed3b:379@7,3' or 'blocks.5:17@cls'.
         Raises:
             ValueError: the text does not have that form.
         """
@@ -81,7 +91,12 @@ class Feature:
                 "a direction's name needs its file (--directions, Directions.load)"
             )
         position = (int(match["row"]), int(match["column"])) if match["row"] else None
-        return cls(layer=match["layer"], unit=int(match["unit"]), position=position)
+        return cls(
+            layer=match["layer"],
+            unit=int(match["unit"]),
+            position=position,
+            token=match["token"],
+        )
 
     @classmethod
     def of(cls, feature: "Feature | str") -> "Feature":
@@ -126,6 +141,7 @@ class Feature:
         """The feature's name in tables and figures, 'mixed3b:379@7,3'."""
         what = self.name or "direction" if self.unit is None else str(self.unit)
         where = "" if self.position is None else "@{},{}".format(*self.position)
+        where = where if self.token is None else f"@{self.token}"
         return f"{self.layer}:{what}{where}"
 
     def at(self, position: tuple[int, int] | None) -> "Feature":
@@ -134,7 +150,7 @@ class Feature:
         Args:
             position: (row, column) in the layer's map; None is the centre.
         """
-        return replace(self, position=position)
+        return replace(self, position=position, token=None)
 
     def placed(self, channels: int, height: int, width: int) -> "Feature":
         """The same feature with its position written out, if the map has more than one.
@@ -147,7 +163,7 @@ class Feature:
             ValueError: the feature does not fit a map of that shape.
         """
         position = self.resolve(channels, height, width)
-        return self.at(None if height == width == 1 else position)
+        return replace(self, position=None if height == width == 1 else position)
 
     def resolve(self, channels: int, height: int, width: int) -> tuple[int, int]:
         """The position in a map of that shape, after checking that the feature fits it.
@@ -169,6 +185,10 @@ class Feature:
             raise ValueError(
                 f"{self.label}: the direction has {len(self.vector)} weights, "
                 f"but layer {self.layer!r} has {channels} channels"
+            )
+        if self.token is not None and self.position is None:
+            raise ValueError(
+                f"{self.label}: where {self.token!r} lies the network knows: `Network.resolve`"
             )
         row, column = self.position or (height // 2, width // 2)
         if row >= height or column >= width:
@@ -211,7 +231,7 @@ class Feature:
 
     def describe(self) -> dict[str, object]:
         """What determines the feature, ready for JSON; `Feature(**...)` gives it back."""
-        given = {name: getattr(self, name) for name in ("layer", "unit", "name")}
+        given = {name: getattr(self, name) for name in ("layer", "unit", "name", "token")}
         given["power"] = self.power or None
         given["vector"] = None if self.vector is None else list(self.vector)
         given["position"] = None if self.position is None else list(self.position)

@@ -67,7 +67,8 @@ def find_directions(
     Feature('mixed3a:kmeans0')
     """
     network = load(network)
-    shape = network.map_shape(layer)
+    grid = network.grid(layer)
+    shape = (network.map_shape(layer)[0], grid.height, grid.width)
     if not 0 <= seed < 2**32:
         raise ValueError(f"the seed of a clustering lies between 0 and 2^32 - 1, got {seed}")
     chosen = open_images(images, size=network.preprocessing.size)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from opponent.attribution.attribute import attribute
-from opponent.attribution.result import Attribution, energy_maps
+from opponent.attribution.result import Attribution
 from opponent.attribution.rules import AttributionRule, parse_rule
 from opponent.core.errors import RunError
 from opponent.core.feature import Feature
@@ -219,13 +219,15 @@ def why(
     sums = result.channels[0].double().cpu().numpy()
     field = receptive_field(network, feature)
     zoom = zoom_for(prepared, field)
+    window = result.grid_window
     excitation, inhibition = (
-        m[0].float().cpu().numpy() for m in energy_maps(result.window_attribution)
+        m[0, *window.slices].float().cpu().numpy()
+        for m in (result.excitation_map, result.inhibition_map)
     )
     shown = crop_tile(
         photograph(entry, prepared, zoom),
         (excitation, inhibition),
-        window=result.window,
+        window=window,
         placement=placement(network, through),
         field=field,
         size=prepared.size,

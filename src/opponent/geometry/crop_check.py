@@ -24,6 +24,8 @@ COARSE = 0.05
 CANCELLED = 1e-3
 # Pixels from one random value to the next in coarse noise, which later layers respond to.
 COARSENESS = 8
+# Features of which S is compared one by one.
+ALONE = 4
 # Pairs of images of noise to try until the features are alive. After a ReLU every second is not.
 TRIES = 4
 
@@ -55,6 +57,17 @@ def equal_to_rounding(
     difference = (values - expected).reshape(count, -1).abs().amax(1)
     rounding = difference.isfinite() & (difference <= rounding_limit(values.dtype) * scale)
     return bool(rounding.all())
+
+
+def random_weights(count: int) -> tuple[float, ...]:
+    """Weights of both signs and away from zero, the same for each call: of a random direction.
+
+    In a direction of equal weights channels may cancel where in no unit they do.
+    """
+    generator = torch.Generator().manual_seed(count)
+    weights = 0.5 + torch.rand(count, generator=generator, dtype=torch.float64)
+    signs = 1 - 2 * torch.randint(2, weights.shape, generator=generator)
+    return tuple((weights * signs).tolist())
 
 
 def copy_in(network: Network, dtype: torch.dtype) -> Network:
@@ -95,8 +108,13 @@ class CropCheck:
     @property
     def alive(self) -> bool:
         """Whether S, where it is wanted, is not zero everywhere."""
-        attribution = self.expected.attribution
-        return attribution is None or bool(attribution.any())
+        attributions = self.expected.attributions
+        return not attributions or bool(attributions[0].any())
+
+    @property
+    def bounded(self) -> bool:
+        """Whether S of the whole image is zero outside the window."""
+        return self.expected.bounded
 
     def confirm(self, crop: CropPlan) -> CropPlan | None:
         """The crop with its region, if it gives what the whole image gives."""
@@ -123,25 +141,27 @@ class _Values:
         scales: how large the terms are that each of them adds up.
         hidden: the through layer's maps, as the pass gave them.
         within: the same within the window.
-        attribution: S of a random combination of the features, within the window.
+        attributions: S within the window, of a random combination of the features and of a few of
+            them alone.
+        bounded: whether S is zero outside the window.
     """
 
     activations: Sequence[Float[Tensor, " n"]]
     scales: Sequence[Float[Tensor, " n"]]
     hidden: Float[Tensor, "n k y x"] | None = None
     within: Float[Tensor, "n k h w"] | None = None
-    attribution: Float[Tensor, "n k h w"] | None = None
+    attributions: Sequence[Float[Tensor, "n k h w"]] = ()
+    bounded: bool = True
 
     def agree(self, expected: "_Values") -> bool:
         """Whether they are those of the whole image."""
         by_feature = zip(self.activations, expected.activations, expected.scales, strict=True)
         if not all(equal_to_rounding(ours, theirs, scale) for ours, theirs, scale in by_feature):
             return False
-        pairs = (self.within, expected.within), (self.attribution, expected.attribution)
-        return all(
-            ours is None or theirs is None or equal_to_rounding(ours, theirs)
-            for ours, theirs in pairs
-        )
+        pairs = list(zip(self.attributions, expected.attributions, strict=True))
+        if self.within is not None and expected.within is not None:
+            pairs.append((self.within, expected.within))
+        return self.bounded and all(equal_to_rounding(ours, theirs) for ours, theirs in pairs)
 
 
 def _run(
@@ -172,24 +192,33 @@ def _values(plan: CropPlan, result: ForwardResult) -> _Values:
         plain = [x.detach() for x in activations]
         if hidden is None:
             return _Values(activations=plain, scales=scales)
-        generator = torch.Generator().manual_seed(0)
-        # Away from zero, so that no feature is left out.
-        weights = 0.5 + torch.rand(len(plain), generator=generator)
-        weights *= 1 - 2 * torch.randint(2, weights.shape, generator=generator)
-        terms = zip(weights.tolist(), activations, strict=True)
+        terms = zip(random_weights(len(plain)), activations, strict=True)
         total = torch.stack([weight * x.sum() for weight, x in terms]).sum()
-        slope = None
-        if total.requires_grad:
-            [slope] = torch.autograd.grad(total, hidden, allow_unused=True)
+        each = [x.sum() for x in activations[:ALONE]] if len(activations) > 1 else []
+        slopes = [_slope(value, hidden) for value in (total, *each)]
     hidden = hidden.detach()
-    attribution = torch.zeros_like(hidden) if slope is None else slope * hidden
+    attributions = [slope * hidden for slope in slopes]
     return _Values(
         activations=plain,
         scales=scales,
         hidden=hidden,
         within=plan.within(hidden),
-        attribution=plan.within(attribution),
+        attributions=[plan.within(x) for x in attributions],
+        bounded=all(_is_within(plan, x) for x in attributions),
     )
+
+
+def _slope(value: Float[Tensor, ""], hidden: Float[Tensor, "n k y x"]) -> Float[Tensor, "n k y x"]:
+    slope = None
+    if value.requires_grad:
+        [slope] = torch.autograd.grad(value, hidden, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(hidden) if slope is None else slope
+
+
+def _is_within(plan: CropPlan, attribution: Float[Tensor, "n k y x"]) -> bool:
+    """Whether S is zero outside the window, up to rounding."""
+    total, inside = attribution.abs().sum(), plan.within(attribution).abs().sum()
+    return bool(total - inside <= rounding_limit(attribution.dtype) * total)
 
 
 def _scale(feature: Feature, target: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:

@@ -4,9 +4,10 @@ from collections.abc import Hashable, Sequence
 
 from opponent.core.errors import IndependentFeature, UnknownGeometry
 from opponent.core.feature import Feature
+from opponent.core.text import one_line
 from opponent.geometry.candidates import crops_from_pixels, crops_from_through
 from opponent.geometry.crop import CropPlan, plan_whole_image
-from opponent.geometry.crop_check import CropCheck
+from opponent.geometry.crop_check import CropCheck, random_weights
 from opponent.models.network import PIXELS, Network
 
 
@@ -53,6 +54,9 @@ def _plan(
             candidates = crops_from_through(network, features, start)
     except (UnknownGeometry, IndependentFeature) as error:
         candidates = str(error)
+    except Exception as error:
+        # Networks that crop, roll, flip or round up have boxes at places that no crop allows for.
+        candidates = f"the steps from pixels to layers are not even ({one_line(error)})"
     if isinstance(candidates, str):
         return plan_whole_image(network, features, through, candidates)
     reason = "a part of the image gives other numbers than the whole does"
@@ -60,6 +64,10 @@ def _plan(
     check = CropCheck.of(network, uncropped)
     if check is None:
         return uncropped
+    if not check.bounded:
+        raise UnknownGeometry(
+            f"what {features[0].label} depends on in {through!r} is more than its operations say"
+        )
     if not check.alive:
         candidates = _trusted(network, uncropped, candidates, start)
     confirmed = (check.confirm(candidate) for candidate in candidates)
@@ -75,7 +83,7 @@ def _trusted(
     for the features.
     """
     layer = uncropped.features[0].layer
-    weights = [1.0] * network.layer(layer).shape[0]
+    weights = list(random_weights(network.layer(layer).shape[0]))
     positions = dict.fromkeys(feature.position for feature in uncropped.features)
     channels = tuple(Feature.direction(layer, weights, position=x) for x in positions)
     if channels == uncropped.features:

@@ -1,9 +1,8 @@
 """Receptive fields: the part of the input, or of an earlier layer, that decides a position.
 
-They are exact, and found in one pass without a multiplication: see `opponent.geometry.operations`.
+They are exact, and found in one pass without a multiplication: see `opponent.models.operations`.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,8 +13,8 @@ from torch import Tensor
 from opponent.core.box import Box
 from opponent.core.errors import IndependentFeature, UnknownGeometry
 from opponent.core.feature import Feature
-from opponent.geometry.operations import CoordinateMode, Extents, counts_exactly
 from opponent.models.network import PIXELS, Network
+from opponent.models.operations import CoordinateMode, Extents, counts_exactly
 
 
 def receptive_fields(
@@ -80,17 +79,14 @@ def receptive_fields_by_layer(
 
 def _extents_by_layer(network: Network, border: bool, until: str | None) -> dict[str, Extents]:
     extents: dict[str, Tensor] = {}
-    calls = Counter[str]()
     images = torch.zeros(4, 3, *network.preprocessing.size, device=network.device)
     with _failures_explained("the layers"), CoordinateMode(border=border) as mode:
 
         def keep(name: str, output: Tensor) -> None:
-            calls[name] += 1
-            extents.pop(name, None)  # of an earlier call
+            plain = name.partition("#")[0]
+            extents.pop(plain, None)  # of an earlier call
             if mode.carries(output):
-                extents[name] = output.amax(1, keepdim=True)
-                if network.layers[name].calls > 1:
-                    extents[f"{name}#{calls[name]}"] = extents[name]
+                extents[plain] = extents[name] = output.amax(1, keepdim=True)
 
         network.visit(mode.coordinates(images.to(network.dtype)), keep, until=until)
     return {
@@ -186,14 +182,17 @@ def placement(network: Network, layer: str) -> tuple[float, float, float, float]
     """
     if layer == PIXELS:
         return 0.0, 0.0, 1.0, 1.0
-    if 1 in network.map_shape(layer)[1:]:
+    if 1 in network.layer(layer).shape[1:]:
         return None
+    followed = network.layer(layer).placement
     try:
         extents = receptive_fields(network, layer, border=False)
     except UnknownGeometry:
-        return None
+        return followed
+    if extents.isinf().any():
+        return followed
     _, (rows, columns) = field_and_stride(extents)
     top, bottom, left, right = extents[:, :, 0, 0].amax(1).tolist()
     if not (rows and columns):
-        return None
+        return followed  # each element depends on the whole image, and still has its place
     return (bottom - top) / 2, (right - left) / 2, rows, columns

@@ -1,7 +1,7 @@
 """The activation functions that the package knows, by the names that PyTorch gives them.
 
 To add one, add a row to `ACTIVATION_FUNCTIONS`. Four files derive their own sets from it:
-`models.layers` (modules), `geometry.operations` (ATen operations), `geometry.bottlenecks` and
+`models.layers` (modules), `models.operations` (ATen operations), `geometry.bottlenecks` and
 `attribution.jacobian_rules` (autograd's nodes).
 """
 

@@ -1,8 +1,9 @@
 """One pass through a module, up to a target and no further. The only file with hooks."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from typing import Any, Literal
@@ -12,10 +13,28 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from opponent.core.box import Box
-from opponent.models.layout import as_map, from_map
+from opponent.models.layout import Layout
+from opponent.models.outputs import main_tensor, with_main_tensor
 
 # What a pass keeps a graph of: from the through layer to the target, or from the images on.
 Differentiate = Literal["target", "images"]
+MAPS = Layout(axes="nchw")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A module, and how it is called.
+
+    Args:
+        module: the module.
+        call: takes the module and the images; None calls the module with the images.
+    """
+
+    module: nn.Module
+    call: Callable[[Any, Tensor], Any] | None = None
+
+    def __call__(self, images: Tensor) -> Any:
+        return self.module(images) if self.call is None else self.call(self.module, images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +43,11 @@ class ReadPoint:
 
     Args:
         name: the layer's name.
-        module: the module; None for the pixels.
+        module: the module; None for the pixels and for what the whole network gives.
         at: its input or its output.
         call: k, from 1.
         order: when in a pass, in ticks; -1 for the pixels.
+        layout: which axis of the tensor is which.
     """
 
     name: str
@@ -35,6 +55,17 @@ class ReadPoint:
     at: Literal["input", "output"]
     call: int
     order: int
+    layout: Layout = field(default=MAPS)
+
+    @property
+    def is_input(self) -> bool:
+        """Whether it is the network's own input."""
+        return self.module is None and self.at == "input"
+
+    @property
+    def is_result(self) -> bool:
+        """Whether it is what the network gives."""
+        return self.module is None and self.at == "output"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,39 +103,53 @@ class Call:
     """One call of one module in a traced pass.
 
     Args:
-        name: the module's name.
+        name: the module's name; empty for the whole network.
+        number: which of its calls it is, from 1.
         began: when it began, in ticks of the pass.
         ended: when it ended, in the same ticks.
-        shape: of the tensor that it gave; None where it gave something else.
     """
 
     name: str
+    number: int
     began: int
     ended: int
-    shape: tuple[int, ...] | None
 
 
-def trace(module: nn.Module, inputs: Tensor) -> tuple[Call, ...]:
-    """The calls of all modules in one forward pass, in the order in which they end."""
-    clock, begun, calls = count(), dict[str, list[int]](), list[Call]()
+def trace(
+    model: Model, inputs: Tensor, look: Callable[[Call, Tensor | None, Tensor | None], None]
+) -> tuple[Call, ...]:
+    """The calls of all modules in one forward pass, in the order in which they end.
+
+    Args:
+        model: the module, and how it is called.
+        inputs: its own input.
+        look: called after each call with the main tensors of what it gave and of what it was given,
+            None where there is none. The last call is that of the whole network.
+    """
+    clock, begun, calls = count(), dict[str, list[tuple[int, int]]](), list[Call]()
+    numbers = Counter[str]()
 
     def begin(name: str, *_: object) -> None:
-        begun.setdefault(name, []).append(next(clock))
+        numbers[name] += 1
+        begun.setdefault(name, []).append((numbers[name], next(clock)))
 
-    def end(name: str, _module: nn.Module, _inputs: object, output: object) -> None:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else None
-        calls.append(Call(name, begun[name].pop(), next(clock), shape))
+    def end(name: str, _module: nn.Module | None, given: object, output: object) -> None:
+        number, began = begun[name].pop()
+        calls.append(Call(name, number, began, next(clock)))
+        look(calls[-1], main_tensor(output), main_tensor(given))
 
-    with _as_it_was(module), torch.no_grad(), _hooks() as hooks:
-        for name, layer in module.named_modules():
-            hooks.append(layer.register_forward_pre_hook(partial(begin, name)))
-            hooks.append(layer.register_forward_hook(partial(end, name)))
-        module(inputs)
+    with _as_it_was(model.module), torch.no_grad(), _hooks() as hooks:
+        for name, layer in model.module.named_modules():
+            if layer is not model.module:
+                hooks.append(layer.register_forward_pre_hook(partial(begin, name)))
+                hooks.append(layer.register_forward_hook(partial(end, name)))
+        begin("")
+        end("", None, None, model(inputs))
     return tuple(calls)
 
 
 def forward(
-    module: nn.Module,
+    model: Model,
     images: Float[Tensor, "n 3 h w"],
     stop: ReadPoint,
     start: ReadPoint | None = None,
@@ -116,7 +161,7 @@ def forward(
     """Run a module up to the point where the target is read.
 
     Args:
-        module: the module.
+        model: the module, and how it is called.
         images: its own input.
         stop: where the target is read, and the pass ends.
         start: where the through layer is read on the way.
@@ -129,7 +174,8 @@ def forward(
     maps: dict[str, Tensor] = {}
 
     def read_through(tensor: Tensor) -> Tensor:
-        hidden = as_map(tensor)
+        assert start is not None
+        hidden = start.layout.to_map(tensor)
         if substitute is not None:
             hidden = substitute(hidden)
         if differentiate == "target":
@@ -137,17 +183,17 @@ def forward(
         maps["through"] = hidden
         torch.set_grad_enabled(differentiate == "target")
         # A copy goes on, since what follows may be a ReLU in place.
-        return from_map(hidden, tensor).clone()
+        return start.layout.from_map(hidden).clone()
 
     def read_target(tensor: Tensor) -> None:
-        maps["target"] = as_map(tensor)
+        maps["target"] = stop.layout.to_map(tensor)
         raise _TargetReached
 
-    def crop(box: Box, tensor: Tensor) -> Tensor:
-        return from_map(as_map(tensor)[:, :, *box.slices], tensor)
+    def crop(point: ReadPoint, box: Box, tensor: Tensor) -> Tensor:
+        return point.layout.from_map(point.layout.to_map(tensor)[:, :, *box.slices])
 
     with (
-        _as_it_was(module),
+        _as_it_was(model.module),
         _hooks() as hooks,
         torch.inference_mode(False),
         torch.set_grad_enabled(differentiate == "images"),
@@ -155,24 +201,29 @@ def forward(
     ):
         # Hooks at one point run in the order given: what is read has been cropped.
         for point, box in (crops or {}).items():
-            hooks += _watch(point, partial(crop, box))
+            hooks += _watch(point, partial(crop, point, box))
         # A copy, since the network may begin with something in place.
         images = images.clone()
-        if start is not None and start.module is None:
+        if start is not None and start.is_input:
             images = read_through(images)
         elif start is not None:
             hooks += _watch(start, read_through)
-        hooks += _watch(stop, read_target)
-        module(images)
+        if not stop.is_result:
+            hooks += _watch(stop, read_target)
+        result = model(images)
+        if stop.is_result:
+            read_target(_main(model, result))
     if "target" not in maps or (start is not None and "through" not in maps):
         raise RuntimeError(
-            f"{type(module).__name__}: the pass ended without reaching {stop.name!r}"
+            f"{type(model.module).__name__}: the pass ended without reaching {stop.name!r}"
         )
+    if differentiate is not None:
+        _mend_batch_norm(maps["target"])
     return ForwardResult(target=maps["target"], through=maps.get("through"))
 
 
 def forward_many(
-    module: nn.Module,
+    model: Model,
     images: Float[Tensor, "n 3 h w"],
     targets: Sequence[ReadPoint],
     throughs: Sequence[ReadPoint],
@@ -183,7 +234,7 @@ def forward_many(
     """Read many layers in one pass.
 
     Args:
-        module: the module.
+        model: the module, and how it is called.
         images: its own input.
         targets, throughs: where the layers are read.
         differentiate: keep the graph from the first through layer on.
@@ -198,7 +249,7 @@ def forward_many(
     target_maps, through_maps = dict[str, Tensor](), dict[str, Tensor]()
 
     def read(maps: dict[str, Tensor], point: ReadPoint, tensor: Tensor) -> Tensor:
-        hidden = as_map(tensor)
+        hidden = point.layout.to_map(tensor)
         if differentiate and maps is through_maps and point is first:
             # No path from a through layer to a target begins earlier.
             hidden = hidden.detach().clone().requires_grad_()
@@ -209,64 +260,79 @@ def forward_many(
         if len(target_maps) + len(through_maps) == len(targets) + len(throughs):
             raise _TargetReached
         # A copy goes on, since what follows may be a ReLU in place.
-        return from_map(hidden, tensor).clone()
+        return point.layout.from_map(hidden).clone()
 
     with (
-        _as_it_was(module),
+        _as_it_was(model.module),
         _hooks() as hooks,
         torch.inference_mode(False),
         torch.no_grad(),
         suppress(_TargetReached),
     ):
-        images = images.clone()
+        images, at_end = images.clone(), list[tuple[dict[str, Tensor], ReadPoint]]()
         # Hooks at one point run in the order given: what is read last comes last.
         for maps, points in ((target_maps, targets), (through_maps, throughs)):
             for point in points:
-                if point.module is None:
+                if point.is_input:
                     images = read(maps, point, images)
+                elif point.is_result:
+                    at_end.append((maps, point))
                 else:
                     hooks += _watch(point, partial(read, maps, point))
-        module(images)
+        result = model(images)
+        for maps, point in at_end:
+            read(maps, point, _main(model, result))
     if len(target_maps) + len(through_maps) < len(targets) + len(throughs):
-        raise RuntimeError(f"{type(module).__name__}: the pass ended without reaching all layers")
+        name = type(model.module).__name__
+        raise RuntimeError(f"{name}: the pass ended without reaching all layers")
+    for tensor in target_maps.values() if differentiate else ():
+        _mend_batch_norm(tensor)
     return LayerMaps(targets=target_maps, throughs=through_maps)
 
 
 def visit(
-    module: nn.Module,
+    model: Model,
     images: Float[Tensor, "n 3 h w"],
-    layers: Mapping[str, nn.Module],
-    do: Callable[[str, Tensor], None],
-    *,
-    last: ReadPoint | None = None,
+    points: Sequence[ReadPoint],
+    do: Callable[[ReadPoint, Tensor], None],
 ) -> None:
-    """Run a module, and hand each layer's name and output map to a function.
+    """Run a module, and hand the map of each of some points to a function, up to the last of them.
 
     Args:
-        module: the module.
+        model: the module, and how it is called.
         images: its own input.
-        layers: the modules to hand on, by name.
-        do: called with the name and the map after each call.
-        last: where the pass ends; None runs all of it.
+        points: where layers are read.
+        do: called with the point and its map.
     """
-    final = None if last is None else last.name.partition("#")[0]
-    calls = count(1)
+    last = max(points, key=lambda point: point.order)
 
-    def after(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:
-        do(name, as_map(output))
-        if last is not None and name == final and next(calls) == last.call:
+    def read(point: ReadPoint, tensor: Tensor) -> None:
+        do(point, point.layout.to_map(tensor))
+        if point is last:
             raise _TargetReached
 
     with (
-        _as_it_was(module),
+        _as_it_was(model.module),
         _hooks() as hooks,
         torch.inference_mode(False),
         torch.no_grad(),
         suppress(_TargetReached),
     ):
-        for name, layer in layers.items():
-            hooks.append(layer.register_forward_hook(partial(after, name)))
-        module(images.clone())
+        for point in points:
+            if not point.is_result:
+                hooks += _watch(point, partial(read, point))
+        result = model(images.clone())
+        for point in points:
+            if point.is_result:
+                read(point, _main(model, result))
+
+
+def _main(model: Model, result: Any) -> Tensor:
+    """The main tensor of what the network gives."""
+    tensor = main_tensor(result)
+    if tensor is None:
+        raise RuntimeError(f"{type(model.module).__name__} gives no tensor but {type(result)}")
+    return tensor
 
 
 def _watch(point: ReadPoint, do: Callable[[Tensor], Tensor | None]) -> list[Any]:
@@ -279,17 +345,49 @@ def _watch(point: ReadPoint, do: Callable[[Tensor], Tensor | None]) -> list[Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if next(calls) != point.call:
             return None
-        given = do(inputs[0] if inputs else named["input"])
+        key = None if inputs else next(iter(named))
+        given = do(inputs[0] if key is None else named[key])
         if given is None:
             return None
-        return ((given, *inputs[1:]), named) if inputs else (inputs, {**named, "input": given})
+        return ((given, *inputs[1:]), named) if key is None else (inputs, {**named, key: given})
 
-    def after(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
-        return do(output) if next(calls) == point.call else None
+    def after(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        tensor = main_tensor(output) if next(calls) == point.call else None
+        changed = None if tensor is None else do(tensor)
+        return None if changed is None else with_main_tensor(output, changed)
 
     if point.at == "input":
         return [point.module.register_forward_pre_hook(before, with_kwargs=True)]
     return [point.module.register_forward_hook(after)]
+
+
+def _mend_batch_norm(target: Tensor) -> None:
+    """Hand batch norm's backward pass gradients that lie in memory as its input does.
+
+    PyTorch 2.13 computes wrong numbers without a word, for one image in evaluation mode, where one
+    of the two lies in memory with its channels last and the other does not.
+    """
+    if len(target) > 1 or target.grad_fn is None:
+        return
+    waiting, seen = [target.grad_fn], {target.grad_fn}
+    while waiting:
+        node: Any = waiting.pop()
+        if node.name().startswith("NativeBatchNorm"):
+            like = torch.empty_like(node._saved_input, device="meta")
+            node.register_prehook(partial(_laid_out_as, like.stride()))
+        for before, _ in node.next_functions:
+            if before is not None and before not in seen:
+                seen.add(before)
+                waiting.append(before)
+
+
+def _laid_out_as(
+    stride: tuple[int, ...], gradients: tuple[Tensor | None, ...]
+) -> tuple[Tensor | None, ...]:
+    first, *others = gradients
+    if first is not None:
+        first = first.new_empty_strided(first.shape, stride).copy_(first)
+    return (first, *others)
 
 
 @contextmanager
@@ -307,14 +405,17 @@ def _hooks() -> Iterator[list[Any]]:
 def _as_it_was(module: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while; each module's own mode, grad mode and random state come back."""
     training = [submodule for submodule in module.modules() if submodule.training]
-    gradients = torch.is_grad_enabled()
+    gradients, fast = torch.is_grad_enabled(), torch.backends.mha.get_fastpath_enabled()
     for submodule in training:
         submodule.training = False
+    # Without gradients, PyTorch's transformers would go another way past their own layers.
+    torch.backends.mha.set_fastpath_enabled(False)
     devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
     try:
         with torch.random.fork_rng(devices=devices):
             yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         torch.set_grad_enabled(gradients)
         for submodule in training:
             submodule.training = True

@@ -8,11 +8,14 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from opponent.core.box import Box
+from opponent.core.errors import UnknownLayout
+from opponent.core.feature import Feature
 from opponent.models.activations import ACTIVATIONS
-from opponent.models.forward import Call, ReadPoint, trace
-from opponent.models.layout import has_map, map_shape
+from opponent.models.axes import LOGITS, Output, outputs, pools_class_token
+from opponent.models.forward import Call, Model, ReadPoint
+from opponent.models.layout import Layout
 
-LOGITS = "logits"  # the network's output
 PIXELS = "pixels"  # the network's input, after preprocessing
 
 
@@ -23,47 +26,90 @@ class Layer:
     Args:
         name: its `named_modules()` path.
         kind: the module's class.
-        shape: (channels, height, width) of its output at the network's input size; a vector is
-            (channels, 1, 1), tokens are (channels, tokens, 1).
+        shape: (channels, height, width) of its output at the network's input size: of tokens, of
+            the grid in which they lie on the image; a vector is (channels, 1, 1).
         calls: how often one pass calls it. 'NAME#1' is its first call; NAME alone is the last.
+        tokens: names of the tokens that lie nowhere on the image, such as 'cls'.
+        layout: which axis of the output is which, such as 'n h w c'.
+        placement: the pixel (row, column) that the map's first element belongs to, and the steps to
+            the next ones; None where there are none.
     """
 
     name: str
     kind: str
     shape: tuple[int, int, int]
     calls: int
+    tokens: tuple[str, ...] = ()
+    layout: str = "n c h w"
+    placement: tuple[float, float, float, float] | None = None
+
+    @property
+    def map_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of its maps, which have the `tokens` in rows below the grid."""
+        channels, height, width = self.shape
+        return channels, height - (-len(self.tokens) // width), width
+
+    @property
+    def grid(self) -> Box:
+        """The box of its maps that lies on the image."""
+        return Box.full(self.shape[1:])
 
 
 class Layers(Mapping[str, Layer]):
-    """Every layer of a module that gives a tensor, by name, in the order of the forward pass.
+    """Every layer of a module that can be read, by name, in the order of the forward pass.
 
     Args:
-        module: the module.
-        inputs: one image of its own input, with which the layers are traced.
+        model: the module, and how it is called.
+        image: noise as its own input, with which the layers are traced.
         owner: what messages call the module.
+        said: layouts that the user gives, by patterns of names.
+    Raises:
+        ValueError: the network does not take such an image, or a layout is no layout.
     """
 
-    def __init__(self, module: nn.Module, inputs: Float[Tensor, "1 3 h w"], owner: str) -> None:
+    def __init__(
+        self,
+        model: Model,
+        image: Float[Tensor, "1 c h w"],
+        owner: str,
+        said: Mapping[str, str] | None = None,
+    ) -> None:
         self._owner = owner
-        self._modules: dict[str, nn.Module] = dict(module.named_modules())
-        self._calls = trace(module, inputs)
-        self._layers = self._in_order()
+        self._modules: dict[str, nn.Module] = dict(model.module.named_modules())
+        found, self._calls = outputs(model, image, said or {})
+        self._outputs = {(x.call.name, x.call.number): x for x in found}
+        self._pools_class_token = pools_class_token(found)
+        self._layers, self.refused = self._in_order()
 
-    def _in_order(self) -> dict[str, Layer]:
-        layers = dict[str, Layer]()
+    def _in_order(self) -> tuple[dict[str, Layer], dict[str, str]]:
+        """The layers that can be read, and why the others cannot."""
+        layers, refused = dict[str, Layer](), dict[str, str]()
         counts = Counter(call.name for call in self._calls)
         for call in self._calls:
-            if call.shape is None or not has_map(call.shape):
-                continue
             name = call.name or (LOGITS if LOGITS not in self._modules else "")
+            output = self._outputs.get((call.name, call.number))
             layers.pop(name, None)  # the last call gives the place in the order
-            layers[name] = Layer(
-                name=name,
-                kind=type(self._modules[call.name]).__name__,
-                shape=map_shape(call.shape),
-                calls=counts[call.name],
-            )
-        return layers
+            refused.pop(name, None)
+            if output is None:
+                refused[name] = "it gives no tensor of real numbers"
+            elif output.layout is None:
+                refused[name] = output.reason or "its axes are not known"
+            else:
+                layers[name] = self._described(name, output, output.layout, counts[call.name])
+        return layers, refused
+
+    def _described(self, name: str, output: Output, layout: Layout, calls: int) -> Layer:
+        channels = layout.shape(output.shape)[0]
+        box = layout.grid_box(output.shape)
+        return Layer(
+            name=name,
+            kind=type(self._modules[output.call.name]).__name__,
+            shape=(channels, box.height, box.width),
+            calls=calls,
+            tokens=layout.names,
+            layout=layout.text,
+            placement=output.placement,
+        )
 
     def __getitem__(self, name: str) -> Layer:
         return self._layers[name]
@@ -81,12 +127,16 @@ class Layers(Mapping[str, Layer]):
         """The layer of that name ('NAME#2' for its second call).
 
         Raises:
+            UnknownLayout: a layer whose axes are not known; the message says how to tell them.
             ValueError: no such layer; the message lists the nearest names.
         """
         plain, _, number = name.partition("#")
+        if "#" in name and (plain in self._layers or plain in self.refused):
+            return self._called(plain, name, number)
         if plain in self._layers:
-            layer = self._layers[plain]
-            return self._called(layer, name, number) if "#" in name else layer
+            return self._layers[plain]
+        if plain in self.refused:
+            raise self._unreadable(plain, self.refused[plain])
         near = difflib.get_close_matches(plain, self._layers, n=5, cutoff=0.5)
         near += [x for x in self._layers if plain.lower() in x.lower() and x not in near]
         hint = f"; did you mean {', '.join(near[:5])}?" if near else ""
@@ -94,14 +144,23 @@ class Layers(Mapping[str, Layer]):
             f"{self._owner} has no layer {plain!r}{hint} (`opponent layers` lists them all)"
         )
 
-    def _called(self, layer: Layer, name: str, number: str) -> Layer:
+    def _unreadable(self, name: str, reason: str) -> UnknownLayout:
+        hint = ""
+        if "is not known" in reason or "spread over" in reason:
+            hint = f"; say which: Network(..., layout={{{name!r}: 'n c h w'}})"
+        return UnknownLayout(f"{self._owner}: layer {name!r} cannot be read: {reason}{hint}")
+
+    def _called(self, plain: str, name: str, number: str) -> Layer:
         """The layer with the shape of one of its calls."""
-        if not number.isdecimal() or not 1 <= int(number) <= layer.calls:
-            raise ValueError(f"{name!r}: {layer.name} is called {layer.calls} times in a pass")
-        shape = self._calls_of(layer.name)[int(number) - 1].shape
-        if shape is None or not has_map(shape):
-            raise ValueError(f"{name!r}: that call does not give a tensor with 2 to 4 axes")
-        return replace(layer, shape=map_shape(shape))
+        calls = self._calls_of(plain)
+        if not number.isdecimal() or not 1 <= int(number) <= len(calls):
+            raise ValueError(f"{name!r}: {plain} is called {len(calls)} times in a pass")
+        output = self._outputs.get((self._path(plain), int(number)))
+        if output is None:
+            raise UnknownLayout(f"{name!r}: that call gives no tensor of real numbers")
+        if output.layout is None:
+            raise self._unreadable(name, output.reason or "")
+        return self._described(plain, output, output.layout, len(calls))
 
     def _calls_of(self, name: str) -> list[Call]:
         """A layer's calls, in the order in which they begin."""
@@ -116,30 +175,69 @@ class Layers(Mapping[str, Layer]):
         """The module of a layer."""
         return self._modules[self._path(name)]
 
+    def place(self, feature: Feature) -> Feature:
+        """The feature with its position written out, checked against its layer.
+
+        Where the feature names none, it is the class token, if the network's answer comes from it,
+        and else the centre.
+
+        Raises:
+            ValueError: an unknown layer, or a unit, vector, token or position that does not fit it.
+        """
+        layer = self.find(feature.layer)
+        token = feature.token
+        if token is None and feature.position is None and self._pools_class_token:
+            token = next((x for x in layer.tokens if x == "cls"), None)
+        if token is None:
+            return feature.placed(*layer.shape)
+        if token not in layer.tokens:
+            others = ", ".join(layer.tokens) or "nothing"
+            raise ValueError(f"{feature.label}: besides its map, {layer.name!r} has {others}")
+        number, (_, height, width) = layer.tokens.index(token), layer.shape
+        position = (height + number // width, number % width)
+        return replace(feature, token=token, position=position).placed(*layer.map_shape)
+
     def target_point(self, name: str) -> ReadPoint:
         """Where a target is read: an activation function at its input, all else at its output."""
-        layer, call = self._call(name)
-        module, time = self.module(layer.name), self._calls_of(layer.name)[call - 1]
-        if not isinstance(module, ACTIVATIONS):
-            return self.output_point(name)
-        return ReadPoint(name=name, module=module, at="input", call=call, order=time.began)
+        point = self.output_point(name)
+        if point.module is None or not isinstance(point.module, ACTIVATIONS):
+            return point
+        began = self._calls_of(name.partition("#")[0])[point.call - 1].began
+        return replace(point, at="input", order=began)
 
     def output_point(self, name: str) -> ReadPoint:
         """Where a layer's output is read."""
-        layer, call = self._call(name)
-        module, time = self.module(layer.name), self._calls_of(layer.name)[call - 1]
-        return ReadPoint(name=name, module=module, at="output", call=call, order=time.ended)
+        layer = self.find(name)
+        plain = name.partition("#")[0]
+        call = int(name.partition("#")[2] or layer.calls)
+        path, time = self._path(plain), self._calls_of(plain)[call - 1]
+        layout = self._outputs[path, time.number].layout
+        assert layout is not None
+        return ReadPoint(
+            name=name,
+            module=self._modules[path] if path else None,
+            at="output",
+            call=call,
+            order=time.ended,
+            layout=layout,
+        )
 
     def through_point(self, name: str) -> ReadPoint:
         """Where a through layer is read: at its output; 'pixels' is the network's input."""
         if name == PIXELS:
-            return ReadPoint(name=name, module=None, at="output", call=1, order=-1)
+            return ReadPoint(name=name, module=None, at="input", call=1, order=-1)
         return self.output_point(name)
 
-    def _call(self, name: str) -> tuple[Layer, int]:
-        """A layer, and the number of its call that a name means."""
-        layer = self.find(name)
-        return layer, int(name.partition("#")[2] or layer.calls)
+    def all_points(self) -> list[ReadPoint]:
+        """Where each call of each layer is read, 'NAME#k' where there are several."""
+        points = []
+        for layer in self._layers.values():
+            for number in range(1, layer.calls + 1):
+                output = self._outputs.get((self._path(layer.name), number))
+                if output is not None and output.layout is not None:
+                    name = layer.name if layer.calls == 1 else f"{layer.name}#{number}"
+                    points.append(self.output_point(name))
+        return points
 
     def check(self, target: str, through: str) -> None:
         """Check that the through layer lies before the target.

@@ -1,10 +1,11 @@
 """A network: a module, its layers by name, and how images become its input."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,16 +16,18 @@ from opponent.core.box import Box
 from opponent.core.feature import Feature
 from opponent.images.loader import load_images
 from opponent.images.sources import Images, open_images
+from opponent.models.axes import LOGITS
 from opponent.models.forward import (
     Differentiate,
     ForwardResult,
     LayerMaps,
+    Model,
     ReadPoint,
     forward,
     forward_many,
     visit,
 )
-from opponent.models.layers import LOGITS, PIXELS, Layer, Layers
+from opponent.models.layers import PIXELS, Layer, Layers
 from opponent.models.preprocessing import Preprocessing
 from opponent.models.weights import sha256_of
 
@@ -39,11 +42,18 @@ class Network:
     Its attributes are read-only: `to` moves the module, `with_preprocessing` makes another network.
 
     Args:
-        module: any `nn.Module` that maps images (n, 3, height, width) to a tensor.
+        module: any `nn.Module` that takes images (n, 3, height, width). Of a tuple that it gives
+            the first tensor counts; of a mapping 'logits', 'out', 'last_hidden_state', or the only
+            tensor.
         preprocessing: input size and range; default: 224 x 224 with ImageNet's statistics.
         name: what results call it; default: the module's class.
         classes: the logits' names, in order.
         weights_file: the file that the weights came from, if they came from one.
+        forward: how the module is called, for one that takes more than images:
+            `lambda module, images: module(pixel_values=images, return_dict=True)`.
+        layout: for layers whose axes are not known, or not as they seem, which axis is which, by
+            name or pattern: `{"encoder.*": "n c h w"}`. The letters are n images, c channels, h
+            rows, w columns, t tokens; '1+14x14' are tokens in a grid after one that lies nowhere.
 
     >>> import opponent, torch
     >>> module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
@@ -62,12 +72,16 @@ class Network:
         name: str | None = None,
         classes: Sequence[str] | None = None,
         weights_file: Path | None = None,
+        forward: Callable[[Any, Tensor], Any] | None = None,
+        layout: Mapping[str, str] | None = None,
     ) -> None:
         self._module = module
         self._preprocessing = preprocessing or Preprocessing()
         self._name = name or type(module).__name__
         self._classes = tuple(classes) if classes is not None else None
         self._weights_file = weights_file
+        self._forward = forward
+        self._layout = dict(layout or {})
         self._cache: dict[Hashable, object] = {}
 
     def __repr__(self) -> str:
@@ -134,13 +148,10 @@ class Network:
         Args:
             preprocessing: the other way.
         """
-        return Network(
-            self.module,
-            preprocessing=preprocessing,
-            name=self.name,
-            classes=self.classes,
-            weights_file=self.weights_file,
-        )
+        other = copy(self)
+        other._preprocessing, other._cache = preprocessing, {}
+        other.__dict__.pop("_layers", None)
+        return other
 
     def at_size(self, size: tuple[int, int]) -> "Network":
         """The network for inputs of another size; itself where it is its own size.
@@ -189,9 +200,15 @@ class Network:
 
     @cached_property
     def _layers(self) -> Layers:
-        size, device, dtype = self.preprocessing.size, self.device, self.dtype
-        image = torch.zeros(1, 3, *size, device=device, dtype=dtype)
-        return Layers(self.module, image, self.name)
+        generator = torch.Generator().manual_seed(0)
+        image = torch.randn(1, 3, *self.preprocessing.size, generator=generator)
+        image = image.to(self.device, self.dtype)
+        return Layers(self.model, image, self.name, self._layout)
+
+    @property
+    def model(self) -> Model:
+        """The module, and how it is called."""
+        return Model(module=self.module, call=self._forward)
 
     def layer(self, name: str) -> Layer:
         """The layer of that name.
@@ -242,18 +259,39 @@ class Network:
         Raises:
             ValueError: an unknown layer, or a unit, vector or position that does not fit it.
         """
-        feature = Feature.of(feature)
-        return feature.placed(*self.layer(feature.layer).shape)
+        return self.layers.place(Feature.of(feature))
 
     def map_shape(self, name: str) -> tuple[int, int, int]:
-        """(channels, height, width) of a through layer, or of the pixels.
+        """(channels, height, width) of the maps of a through layer, or of the pixels.
+
+        Tokens that lie nowhere on the image, such as the class token, are in rows below the grid.
 
         Args:
             name: the layer's name, or 'pixels'.
         Raises:
             ValueError: no such layer.
         """
-        return (3, *self.preprocessing.size) if name == PIXELS else self.layer(name).shape
+        return (3, *self.preprocessing.size) if name == PIXELS else self.layer(name).map_shape
+
+    def grid(self, name: str) -> Box:
+        """The box of a layer's maps that lies on the image: all of it, but for tokens below.
+
+        Args:
+            name: the layer's name, or 'pixels'.
+        Raises:
+            ValueError: no such layer.
+        """
+        return Box.full(self.preprocessing.size) if name == PIXELS else self.layer(name).grid
+
+    def tokens(self, name: str) -> tuple[str, ...]:
+        """Names of a layer's tokens that lie nowhere on the image, such as 'cls'.
+
+        Args:
+            name: the layer's name, or 'pixels'.
+        Raises:
+            ValueError: no such layer.
+        """
+        return () if name == PIXELS else self.layer(name).tokens
 
     def inputs(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
         """The network's own input from decoded images, where and of what type it computes.
@@ -305,7 +343,7 @@ class Network:
         inputs, _ = self.load_inputs(images)
         names = [layers] if isinstance(layers, str) else list(dict.fromkeys(layers))
         points = [self.through_point(name) for name in names]
-        result = forward_many(self.module, inputs, [], points, differentiate=False)
+        result = forward_many(self.model, inputs, [], points, differentiate=False)
         return {name: result.throughs[name] for name in names}
 
     def run(
@@ -342,7 +380,7 @@ class Network:
         if start is not None:
             self.check(target, start.name)
         return forward(
-            self.module,
+            self.model,
             images,
             stop,
             start,
@@ -372,7 +410,7 @@ class Network:
             ValueError: an unknown layer, or no through layer.
         """
         return forward_many(
-            self.module,
+            self.model,
             images,
             [self.target_point(name) for name in targets],
             [self.through_point(name) for name in throughs],
@@ -390,11 +428,13 @@ class Network:
 
         Args:
             images: the network's own input, preprocessed.
-            do: called with the name and the map after each call of each layer.
+            do: called with the name ('NAME#1' for the first of several calls) and the map.
             until: the last layer; without one, all.
         Raises:
             ValueError: `until` is unknown.
         """
-        last = None if until is None else self.layers.output_point(until)
-        layers = {name: self.layers.module(name) for name in self.layers}
-        visit(self.module, images, layers, do, last=last)
+        points = self.layers.all_points()
+        if until is not None:
+            last = self.layers.output_point(until).order
+            points = [point for point in points if point.order <= last]
+        visit(self.model, images, points, lambda point, maps: do(point.name, maps))

@@ -1,6 +1,7 @@
 """What a scan is to compute: checked before the first image, and written down as its manifest."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from opponent.attribution.all_units import AllUnits, scores_everywhere
 from opponent.attribution.attribute import CHECKED, attribute_each, checked_plan
 from opponent.attribution.rules import AttributionRule, Gradient
-from opponent.core.box import Box
+from opponent.core.box import Box, overlap
 from opponent.core.feature import Feature
 from opponent.geometry.crop import CropPlan
 from opponent.geometry.receptive_field import placement, receptive_field
@@ -72,6 +73,7 @@ def plan_scan(
     chosen = open_images(images, size=network.preprocessing.size)
     if not chosen:
         raise ValueError(f"{chosen.source!r} has no images")
+    grid = network.grid(through)
     manifest = Manifest(
         network=NetworkRecord(
             name=network.name,
@@ -82,10 +84,11 @@ def plan_scan(
         ),
         features=[feature_record(feature) for feature in resolved],
         through=through,
-        through_shape=network.map_shape(through),
+        through_shape=(network.map_shape(through)[0], grid.height, grid.width),
+        tokens=network.tokens(through),
         windows=[
             WindowRecord(
-                through=box_numbers(receptive_field(network, feature, through)),
+                through=box_numbers(overlap(receptive_field(network, feature, through), grid)),
                 pixels=box_numbers(receptive_field(network, feature)),
             )
             for feature in resolved
@@ -136,6 +139,7 @@ def _units_record(network: Network, all_units: AllUnits, through: str) -> UnitsR
     return UnitsRecord(
         layer=widest.layer,
         position="*" if everywhere else widest.position,
+        token=widest.token,
         count=network.layer(widest.layer).shape[0],
         window=box_numbers(window),
         keep=KEEP,
@@ -172,8 +176,9 @@ def with_crop_plans(
         if isinstance(units.position, str):
             units_plan = CropRecord(reason="every position is asked for")
         else:
-            widest = [AllUnits(layer=units.layer, position=units.position).widest(network)]
-            units_plan = crop_record(checked_plan(network, widest, through, inputs))
+            all_units = AllUnits(layer=units.layer, position=units.position, token=units.token)
+            plan = checked_plan(network, all_units.probes(network), through, inputs)
+            units_plan = crop_record(replace(plan, features=plan.features[:1]))
     return msgspec.structs.replace(manifest, crop_plan=crop_plan, units_crop_plan=units_plan)
 
 

@@ -146,7 +146,7 @@ def units_plan_of(run: Run, network: Network) -> CropPlan:
     """What a pass computes for all units together."""
     units, through = run.all_units(), run.through
     position = None if units.position == "*" else units.position
-    widest = AllUnits(layer=units.layer, position=position).widest(network)
+    widest = AllUnits(layer=units.layer, position=position, token=units.token).widest(network)
     record = run.manifest.units_crop_plan or CropRecord(reason="unknown")
     if record.crops is not None:
         return plan_from(record, [widest], through)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from opponent.attribution.all_units import scores, scores_everywhere
 from opponent.attribution.attribute import attribute_each
-from opponent.attribution.result import Attribution, energy_maps
+from opponent.attribution.result import Attribution
 from opponent.attribution.rules import AttributionRule
 from opponent.core.box import Box
 from opponent.core.progress import Progress, silent
@@ -159,14 +159,18 @@ class _Scanner:
         return scores(self.network, inputs, self.units_plan)
 
     def _add_results(self, shard: _Shard, results: Sequence[Attribution], first: int) -> None:
-        box, width = results[0].window, self.run.manifest.through_shape[2]
-        shard.exemplars = _most_active(shard.exemplars, results[0].hidden, first, box, width)
+        width = self.run.manifest.through_shape[2]
+        # Of tokens, those that lie on the image; S may depend on none of these.
+        window, box = results[0].window, results[0].grid_window
+        inside = box.moved(-window.top, -window.left)
+        if inside.top + inside.height <= window.height:
+            hidden = results[0].hidden[:, :, *inside.slices]
+            shard.exemplars = _most_active(shard.exemplars, hidden, first, box, width)
         for columns, result in zip(shard.columns, results, strict=True):
-            window = self.run.through_window(result.feature).moved(-box.top, -box.left)
-            excitation_map, inhibition_map = energy_maps(result.window_attribution)
+            window = self.run.through_window(result.feature)
             values = {name: getattr(result, name) for name in SCALARS} | {
-                "excitation_map": _within(window, excitation_map),
-                "inhibition_map": _within(window, inhibition_map),
+                "excitation_map": _within(window, result.excitation_map),
+                "inhibition_map": _within(window, result.inhibition_map),
                 "channels": result.channels,
                 "inhibition_channels": result.inhibition_channels,
             }

@@ -62,6 +62,7 @@ class FeatureRecord(_Record, frozen=True, kw_only=True, omit_defaults=True):
         power: p of dot * cos^p; None is 0.
         vector: one weight a channel, for any other direction.
         position: (row, column) in the layer's map; None where it has but one.
+        token: what the token at that position is called, if it lies nowhere on the image.
     """
 
     layer: str
@@ -70,6 +71,7 @@ class FeatureRecord(_Record, frozen=True, kw_only=True, omit_defaults=True):
     power: Count | None = None
     vector: list[float] | None = None
     position: tuple[Count, Count] | None = None
+    token: str | None = None
 
     def __post_init__(self) -> None:
         _ = self.feature  # it refuses what makes no feature
@@ -138,6 +140,7 @@ class UnitsRecord(_Record, frozen=True, kw_only=True):
     Args:
         layer: the layer.
         position: (row, column) in its map; '*' is every position; None where the layer has none.
+        token: what the token at that position is called, if it lies nowhere on the image.
         count: how many units.
         window: the box of the through layer that they depend on.
         keep: images that are kept at either end of each score.
@@ -148,6 +151,7 @@ class UnitsRecord(_Record, frozen=True, kw_only=True):
     count: Positive
     window: BoxNumbers
     keep: Positive
+    token: str | None = None
 
 
 class Manifest(_Record, frozen=True, kw_only=True):
@@ -158,6 +162,7 @@ class Manifest(_Record, frozen=True, kw_only=True):
         features: the features, with positions written out.
         through: the through layer.
         through_shape: its (channels, rows, columns).
+        tokens: names of its tokens that lie nowhere on the image, such as 'cls'.
         windows: for each feature the boxes that it depends on.
         placement: the input pixel (row, column) of the through layer's first element, and the steps
             to the next ones; None where it has no rows and columns.
@@ -184,6 +189,7 @@ class Manifest(_Record, frozen=True, kw_only=True):
     seed: int
     versions: dict[str, str]
     rule: str = "gradient"
+    tokens: tuple[str, ...] = ()
     crop_plan: CropRecord | None = None
     units: UnitsRecord | None = None
     units_crop_plan: CropRecord | None = None

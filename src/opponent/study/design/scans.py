@@ -186,7 +186,7 @@ def scanned_features(
         RunError: images of the scan cannot be read any more.
     """
     layer = run.features[0].layer
-    shape = network.layer(layer).shape
+    shape = network.map_shape(layer)
     positions = sorted({feature.resolve(*shape) for feature in run.features})
     images, activations = _activations(run)
     norm = _norms(run, network, positions, images, folder, progress)

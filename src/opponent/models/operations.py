@@ -77,6 +77,11 @@ class CoordinateMode(TorchDispatchMode):
         # Tensors computed from extents, and whether they hold extents: whole numbers cannot.
         self.known: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # What this asks of PyTorch loads its compiler, which takes seconds and is not used here.
+        return False
+
     def coordinates(self, like: Float[Tensor, "4 c h w"]) -> Extents:
         """A map in which each element's extents are its own row and column."""
         rows, columns = (torch.arange(n, device=like.device) for n in like.shape[2:])
