@@ -1,90 +1,126 @@
-"""Which axis of a layer's output is which."""
+"""Which axis of a layer's output is which: its maps, and back."""
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.odd_network import SMALL, images, seeded
-from torch import Tensor, nn
+from tests.support.odd_network import images
+from torch import Tensor
 
-from opponent import Network, attribute
-from opponent.geometry.receptive_field import receptive_field
-from opponent.models.layout import as_map, from_map, has_map, map_shape
-
-
-class Tokens(nn.Module):
-    """Patches, a class token, attention and a vector, as in a vision transformer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patches = nn.Conv2d(3, 8, 4, stride=4)
-        self.start = nn.Parameter(torch.full((1, 1, 8), 3.0))
-        self.norm = nn.LayerNorm(8)
-        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
-        self.mlp = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
-        self.head = nn.Linear(8, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.patches(x).flatten(2).transpose(1, 2)
-        x = self.norm(torch.cat([self.start.expand(len(x), -1, -1), x], 1))
-        x = x + self.attention(x, x, x, need_weights=False)[0]
-        logits: Tensor = self.head((x + self.mlp(x))[:, 0])
-        return logits
+from opponent.core.box import Box
+from opponent.core.errors import UnknownLayout
+from opponent.models.layout import Layout
 
 
-def test_tokens_are_columns_of_rows_and_vectors_are_one_by_one() -> None:
-    model = seeded(Tokens)
-    network = Network(model, preprocessing=SMALL)
-    assert "attention" not in network.layers  # it gives a pair
-    assert network.layer("patches").shape == (8, 2, 4)
-    assert network.layer("norm").shape == network.layer("mlp").shape == (8, 9, 1)
-    assert network.layer("mlp.1").shape == (16, 9, 1)
-    assert network.layer("logits").shape == (5, 1, 1)
-    assert network.resolve("norm:3").position == (4, 0)
-    x = images()
-    tokens = model.patches(x).flatten(2).transpose(1, 2)
-    tokens = model.norm(torch.cat([model.start.expand(2, -1, -1), tokens], 1)).detach()
-    reading = network.run(x, "mlp.1", "norm", differentiate="target")
-    torch.testing.assert_close(reading.through, tokens.transpose(1, 2)[..., None])
-    value = attribute(network, x, "mlp.1:7@5,0", "norm")
-    hidden = tokens + model.attention(tokens, tokens, tokens, need_weights=False)[0]
-    torch.testing.assert_close(value.activation, model.mlp[0](hidden)[:, 5, 7].detach())
-    assert value.attribution.shape == (2, 8, 9, 1)
-    assert receptive_field(network, "norm:3@2,0").slices == (slice(0, 4), slice(4, 8))
-    assert receptive_field(network, "logits:3", "norm").slices == (slice(0, 9), slice(0, 1))
+def test_axes_move_to_images_channels_rows_columns() -> None:
+    tensor = torch.arange(2 * 3 * 4 * 5.0).view(2, 4, 5, 3)
+    maps = Layout(axes="nhwc").to_map(tensor)
+    assert maps.shape == (2, 3, 4, 5)
+    assert maps[1, 2, 3, 4] == tensor[1, 3, 4, 2]
+    first = torch.arange(6 * 2 * 3.0).view(6, 2, 3)
+    layout = Layout.of_tokens("tnc", (2, 3))
+    assert layout.to_map(first).shape == (2, 3, 2, 3)
+    assert layout.to_map(first)[1, 2, 1, 2] == first[5, 1, 2]
+    assert Layout(axes="nc").to_map(torch.zeros(2, 7)).shape == (2, 7, 1, 1)
+    assert Layout(axes="n1c").to_map(torch.zeros(2, 1, 7)).shape == (2, 7, 1, 1)
+    assert Layout(axes="n").to_map(torch.zeros(2)).shape == (2, 1, 1, 1)
+    assert Layout(axes="nwc").to_map(torch.zeros(2, 4, 7)).shape == (2, 7, 1, 4)
 
 
-@given(st.integers(2, 4), st.data())
-def test_as_map_and_from_map_are_inverse(axes: int, data: Any) -> None:
-    shape = data.draw(st.tuples(*[st.integers(1, 4)] * axes))
-    tensor = torch.arange(float(np.prod(shape))).reshape(shape)
-    maps = as_map(tensor)
+def test_tokens_lie_in_their_grid_and_the_others_below() -> None:
+    layout = Layout.of_tokens("ntc", (2, 3), extras=[0, 1], names=["cls", "reg0"])
+    tokens = torch.arange(8.0).view(1, 8, 1)
+    assert layout.to_map(tokens)[0, 0].tolist() == [[2, 3, 4], [5, 6, 7], [0, 1, 0]]
+    assert layout.shape((1, 8, 1)) == (1, 3, 3)
+    assert layout.grid_box((1, 8, 1)) == Box(top=0, left=0, height=2, width=3)
+    assert layout.text == "n 2+2x3 c"
+    # In any order: windows of 1 x 2 one after the other, and a token at the end.
+    turned = Layout.of_tokens("nct", (2, 4), places=[0, 1, 4, 5, 2, 3, 6, 7], extras=[8])
+    rows = turned.to_map(torch.arange(9.0).view(1, 1, 9))[0, 0].tolist()
+    assert rows == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 0, 0, 0]]
+
+
+@given(st.data())
+def test_to_map_and_from_map_are_inverse(data: Any) -> None:
+    draw = data.draw
+    letters = draw(st.sampled_from(["nchw", "nhwc", "nhc", "nwc", "nc", "n", "ntc", "nct", "nt"]))
+    letters = "".join(draw(st.permutations(letters)))
+    if len(letters) < 4 and draw(st.booleans()):
+        place = draw(st.integers(0, len(letters)))
+        letters = letters[:place] + "1" + letters[place:]
+    sizes = {axis: draw(st.integers(1, 4)) for axis in letters if axis != "1"} | {"1": 1}
+    layout = Layout(axes=letters)
+    if "t" in letters:
+        grid = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+        extra = draw(st.integers(0, 5))
+        order = draw(st.permutations(range(grid[0] * grid[1] + extra)))
+        layout = Layout.of_tokens(letters, grid, order[extra:], order[:extra])
+        sizes["t"] = len(order)
+    shape = tuple(sizes[axis] for axis in letters)
+    tensor = torch.arange(1.0, 1 + torch.Size(shape).numel()).reshape(shape)
+    maps = layout.to_map(tensor)
     assert maps.ndim == 4
-    assert torch.equal(from_map(maps, tensor), tensor)
-    index = [data.draw(st.integers(0, n - 1)) for n in shape]
-    where = {2: [*index, 0, 0], 3: [index[0], index[-1], index[1], 0], 4: index}[axes]
-    assert maps[tuple(where)] == tensor[tuple(index)]
+    assert maps.shape[1:] == layout.shape(shape)
+    assert maps.sum() == tensor.sum()  # each element once, and zeros
+    back = layout.from_map(maps)
+    assert torch.equal(back, tensor)
+    assert back.is_contiguous()
+    with pytest.raises(UnknownLayout, match=r"has shape .* is expected"):
+        layout.to_map(tensor[None])
+    if layout.grid is not None:
+        for other in (maps[:, :, :-1], maps[..., :-1]):
+            with pytest.raises(UnknownLayout, match=r"positions, where .* is expected"):
+                layout.from_map(other)
 
 
-def test_a_layer_of_five_axes_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"2 to 4 axes, got shape \(1, 2, 3, 4, 5\)"):
-        as_map(torch.zeros(1, 2, 3, 4, 5))
+def test_another_number_of_tokens_is_refused() -> None:
+    layout = Layout.of_tokens("ntc", (2, 3))
+    with pytest.raises(UnknownLayout, match=r"has 7 tokens, where 'n 2x3 c' is expected"):
+        layout.to_map(torch.zeros(1, 7, 2))
 
 
 @pytest.mark.parametrize(
-    ("shape", "wanted"),
-    [((1, 7), (7, 1, 1)), ((1, 9, 7), (7, 9, 1)), ((1, 7, 4, 5), (7, 4, 5)), ((2, 1), (1, 1, 1))],
+    ("text", "shape", "maps"),
+    [
+        ("n c h w", (1, 2, 3, 4), (2, 3, 4)),
+        ("n h w c", (1, 2, 3, 4), (4, 2, 3)),
+        ("t n c", (5, 1, 3), (3, 5, 1)),
+        ("n 2x3 c", (1, 6, 4), (4, 2, 3)),
+        ("n c 1+2x3", (1, 4, 7), (4, 3, 3)),
+        ("n c", (1, 9), (9, 1, 1)),
+        ("n 1 c", (1, 1, 9), (9, 1, 1)),
+    ],
 )
-def test_shapes_of_maps(shape: tuple[int, ...], wanted: tuple[int, int, int]) -> None:
-    assert has_map(shape)
-    assert map_shape(shape) == wanted == tuple(as_map(torch.zeros(shape)).shape[1:])
+def test_a_layout_that_a_user_says(
+    text: str, shape: tuple[int, ...], maps: tuple[int, int, int]
+) -> None:
+    layout = Layout.parse(text, shape)
+    assert layout.shape(shape) == maps
+    tensor = images(*shape)
+    assert torch.equal(layout.from_map(layout.to_map(tensor)), tensor)
+    assert layout.names == (("cls",) if "1+" in text else ())
 
 
-def test_what_has_no_map() -> None:
-    for shape in (None, (), (3,), (1, 2, 3, 4, 5)):
-        assert not has_map(shape)
-    with pytest.raises(ValueError, match=r"2 to 4 axes, got shape \(3,\)"):
-        map_shape((3,))
+@pytest.mark.parametrize("text", ["", "c h w", "n c c", "n x", "nchw", "n h t c", "n c -1x3"])
+def test_what_is_no_layout_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no layout; write the axes in order, such as"):
+        Layout.parse(text, (1, 2, 3))
+
+
+@pytest.mark.parametrize("text", ["n c", "n 2x2 c", "n 1+2x3 c", "n c h w"])
+def test_a_layout_that_does_not_fit_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=rf"'{text.replace('+', '.')}' does not fit .*\(1, 6, 4\)"):
+        Layout.parse(text, (1, 6, 4))
+
+
+def maps_of(tensor: Tensor, axes: str) -> Tensor:
+    return Layout(axes=axes).to_map(tensor)
+
+
+def test_gradients_come_back_as_the_output_lies() -> None:
+    leaf = images(2, 3, 4, 5).requires_grad_()
+    maps_of(leaf, "nhwc")[0, 1, 2, 3].backward()
+    assert leaf.grad is not None
+    assert leaf.grad.nonzero().tolist() == [[0, 2, 3, 1]]

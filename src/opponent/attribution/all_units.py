@@ -176,7 +176,7 @@ def scores_everywhere(
             "every position at once needs a layer that one convolution makes of the through layer; "
             f"between {through!r} and {layer!r} lies something else: scan '{layer}:*'"
         )
-    results = []
+    results = list[Tensor]()
     hidden, target = reading.through.detach(), reading.target.detach()
     # Not all images at once, since early layers have maps of hundreds of positions a side.
     size = max(1, _AT_ONCE // target[0].numel())

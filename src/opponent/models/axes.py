@@ -141,7 +141,7 @@ class _Survey:
         if tensor is None or key not in self.shapes:
             return
         axis = _images_axis(self.shapes[key][1], tuple(tensor.shape))
-        if isinstance(axis, int) and _differ(_sample(tensor.select(axis, 0)), self._samples[key]):
+        if isinstance(axis, int) and _differ(_sample(tensor.select(axis, 1)), self._samples[key]):
             axis = "what it gives of an image depends on the images beside it, or on chance"
         self.images[key] = axis
 
@@ -240,8 +240,11 @@ class _Survey:
 
 
 def _pair(image: Float[Tensor, "1 c h w"]) -> Float[Tensor, "2 c h w"]:
-    """An image and another, far from it: statistics over both are not those of one."""
-    return torch.cat([image, 3 - 2 * image.flip(2)])
+    """An image after another: sums, signs and spreads over both are not those of the one alone.
+
+    It comes second, where a random number is not the same as for one image.
+    """
+    return torch.cat([-3 * image.flip(2), image])
 
 
 def _sample(tensor: Tensor) -> Tensor:
