@@ -1,6 +1,6 @@
 """Commands to start with: which networks, which layers, a scan, a demonstration."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -124,7 +124,10 @@ def scan(
     rule: Rule = "gradient",
     dtype: Annotated[
         str,
-        typer.Option(help="What to compute in: float32, bfloat16 (its error is printed), float64."),
+        typer.Option(
+            help="What to compute in: float32, float64, bfloat16, float16; of the last two the "
+            "error is printed."
+        ),
     ] = "float32",
     draft: Annotated[
         bool, typer.Option("--draft", help="Decode large JPEGs at fewer pixels: faster, not exact.")
@@ -179,12 +182,11 @@ def _compute_in(
 def _print_scan(run: "Run", folder: Path) -> None:
     unreadable = run.unreadable()
     out.print(f"{len(run.images) - len(unreadable):,} images scanned into {folder}", markup=False)
-    if unreadable:
-        out.print(
-            f"{len(unreadable):,} could not be read (all are in {folder / 'unreadable.csv'}):",
-            markup=False,
-        )
-        for image, reason in list(unreadable.items())[:10]:
+    for problem, left_out in _by_problem(unreadable).items():
+        if left_out:
+            where = f"(all are in {folder / 'unreadable.csv'})"
+            out.print(f"{len(left_out):,} {problem} {where}:", markup=False)
+        for image, reason in list(left_out.items())[:10]:
             out.print(f"  {image}: {reason}", markup=False)
     for feature in run.features:
         correlation = run.columns(feature, maps=False).completeness
@@ -195,6 +197,20 @@ def _print_scan(run: "Run", folder: Path) -> None:
     if run.features:
         following = f"next: opponent select {folder}; opponent report {folder}"
         out.print(following, style="dim", markup=False)
+
+
+def _by_problem(unreadable: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """The images that are left out, with their reasons, by what the trouble is."""
+    from opponent.models.finite import NOT_FINITE
+
+    problems: dict[str, dict[str, str]] = {
+        "could not be read": {},
+        "are left out, since their numbers are not finite": {},
+    }
+    for image, reason in unreadable.items():
+        problem = list(problems)[reason.startswith(NOT_FINITE)]
+        problems[problem][image] = reason.removeprefix(NOT_FINITE)
+    return problems
 
 
 def _completeness(correlation: float, run: "Run") -> str:
@@ -270,7 +286,9 @@ def units(
     if score not in SCORES:
         raise ValueError(f"--score is one of {', '.join(SCORES)}, not {score!r}")
     run = open_run(folder)
-    rows = [row for row in run.units().to_pylist() if row["score"] == score]
+    every = [row for row in run.units().to_pylist() if row["score"] == score]
+    # Without finite scores a unit has no place among the others.
+    rows = [row for row in every if row["images"]]
     table = new_table("unit", "5 %", "median", "95 %", "largest", "in image")
     for row in sorted(rows, key=lambda row: -row["q95"])[:top]:
         values = [row["q05"], row["q50"], row["q95"], *row["top_values"][:1]]
@@ -282,9 +300,14 @@ def units(
     where = ""
     if record.position is not None:
         where = "@*" if record.position == "*" else "@{},{}".format(*record.position)
+    images = max((row["images"] for row in rows), default=0)
     out.print(
-        f"{score} of {record.layer}:*{where} through {run.through} over "
-        f"{rows[0]['images']:,} images",
+        f"{score} of {record.layer}:*{where} through {run.through} over {images:,} images",
         style="dim",
         markup=False,
     )
+    for row in every:
+        if missing := images - row["images"]:
+            out.print(
+                f"unit {row['unit']} is not finite in {missing:,} images, which are left out for it"
+            )

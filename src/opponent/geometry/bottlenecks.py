@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from opponent.models.activations import ACTIVATION_FUNCTIONS, ACTIVATIONS
+from opponent.models.activations import ACTIVATION_FUNCTIONS
 from opponent.models.network import LOGITS, PIXELS, Network
 
 # How the names of autograd's nodes begin: of activation functions that layers are made of,
-_ACTIVATION_NODES = tuple(f"{x.node}Backward" for x in ACTIVATION_FUNCTIONS if x.modules)
+_ACTIVATION_NODES = tuple(f"{x.node}Backward" for x in ACTIVATION_FUNCTIONS if not x.gate)
 # of what joins the branches of a block,
 _JOIN_NODES = ("CatBackward", "AddBackward", "StackBackward")
 # and of what keeps all elements and at most moves them: its input is a bottleneck if it is one.
@@ -115,7 +115,8 @@ def _find_through_layers(network: Network, target: str) -> tuple[ThroughLayer, .
         joins = _is(edge, _JOIN_NODES) and has_children
         # A module around a layer hands on the same tensor later: the first gives the name, but for
         # an activation function of its own.
-        named = edge in chosen and not isinstance(module, ACTIVATIONS)
+        is_activation = network.layers.is_activation(name.partition("#")[0])
+        named = edge in chosen and not is_activation
         if (joins or _is(edge, _ACTIVATION_NODES)) and not named:
             chosen[edge] = name
     total = sum(_is(edge, _ACTIVATION_NODES) for edge in graph.ancestors) or 1
@@ -131,6 +132,44 @@ def _find_through_layers(network: Network, target: str) -> tuple[ThroughLayer, .
             )
         )
     return tuple(layers)
+
+
+def after_activations(network: Network) -> Mapping[str, tuple[str, ...]]:
+    """The layers whose output an activation function gives that is not the layer itself.
+
+    Such are blocks that end with a ReLU, batch norms with an activation function in them, and
+    blocks that join outputs of ReLUs. As a target such a layer is read after the ReLU: where it is
+    inhibited it is 0, however much. Layers that only join constants with them count too.
+
+    Args:
+        network: the network.
+    Returns:
+        By layer the activation functions that give its output: read as a target, these are read at
+        their input. None are named where the network calls functions instead of modules.
+
+    >>> import opponent, torch
+    >>> block = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+    >>> after_activations(opponent.Network(torch.nn.Sequential(block, torch.nn.Conv2d(8, 2, 1))))
+    {'0': ('0.1',)}
+    """
+    return network.cached(("after activations",), lambda: _find_after_activations(network))
+
+
+def _find_after_activations(network: Network) -> dict[str, tuple[str, ...]]:
+    calls = _calls(network)
+    graph = _Graph(network, LOGITS, calls)
+    own = {x: e for x, e in graph.edges.items() if network.layers.is_activation(x.partition("#")[0])}
+    found = dict[str, tuple[str, ...]]()
+    for name in network.layers:
+        edge = graph.edges[name]
+        if edge is None or name in own:
+            continue
+        joined = list(_joined(edge))
+        if all(x in own.values() or _is(x, _ACTIVATION_NODES) for x in joined):
+            found[name] = tuple(
+                dict.fromkeys(next(y for y, e in own.items() if e == x) for x in joined)
+            )
+    return found
 
 
 class _Graph:

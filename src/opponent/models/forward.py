@@ -292,6 +292,12 @@ def _watch(point: ReadPoint, do: Callable[[Tensor], Tensor | None]) -> list[Any]
     return [point.module.register_forward_hook(after)]
 
 
+def apply_alone(module: nn.Module, inputs: Tensor) -> Any:
+    """What a module makes of a copy of the input, without its hooks and without a graph."""
+    with _as_it_was(module), torch.inference_mode(False), torch.no_grad():
+        return module.forward(inputs.clone())
+
+
 @contextmanager
 def _hooks() -> Iterator[list[Any]]:
     """A list of hook handles, all of which are removed at the end."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from opponent.models.activations import ACTIVATIONS
+from opponent.models.activations import is_activation
 from opponent.models.forward import Call, ReadPoint, trace
 from opponent.models.layout import has_map, map_shape
 
@@ -48,6 +48,7 @@ class Layers(Mapping[str, Layer]):
         self._modules: dict[str, nn.Module] = dict(module.named_modules())
         self._calls = trace(module, inputs)
         self._layers = self._in_order()
+        self._activations = dict[str, bool]()
 
     def _in_order(self) -> dict[str, Layer]:
         layers = dict[str, Layer]()
@@ -120,9 +121,17 @@ class Layers(Mapping[str, Layer]):
         """Where a target is read: an activation function at its input, all else at its output."""
         layer, call = self._call(name)
         module, time = self.module(layer.name), self._calls_of(layer.name)[call - 1]
-        if not isinstance(module, ACTIVATIONS):
+        if not self.is_activation(layer.name):
             return self.output_point(name)
         return ReadPoint(name=name, module=module, at="input", call=call, order=time.began)
+
+    def is_activation(self, name: str) -> bool:
+        """Whether a layer is an activation function."""
+        if name not in self._activations:
+            shape = self._calls_of(name)[-1].shape
+            assert shape is not None
+            self._activations[name] = is_activation(self.module(name), shape)
+        return self._activations[name]
 
     def output_point(self, name: str) -> ReadPoint:
         """Where a layer's output is read."""
@@ -153,14 +162,13 @@ class Layers(Mapping[str, Layer]):
         earlier = [
             name
             for name in self._layers
-            if self.output_point(name).order < order and _is_block(self.module(name))
+            if self.output_point(name).order < order and self._is_block(name)
         ]
         raise ValueError(
             f"through {through!r} does not lie before the target {target!r}; "
             f"the layers just before it: {', '.join(earlier[-5:]) or PIXELS}"
         )
 
-
-def _is_block(module: nn.Module) -> bool:
-    """Whether a through layer is mostly of that kind: an activation function, or a container."""
-    return isinstance(module, ACTIVATIONS) or any(True for _ in module.children())
+    def _is_block(self, name: str) -> bool:
+        """Whether a through layer is mostly such: an activation function, or a container."""
+        return any(True for _ in self.module(name).children()) or self.is_activation(name)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from opponent.core.feature import Feature
 from opponent.core.side import Side
 from opponent.geometry.crop import CropPlan
+from opponent.models.finite import likely_cause
 from opponent.models.network import Network
 from opponent.synthesis.objectives import Objective, Views
 from opponent.synthesis.parameterisations import Parameterisation
@@ -57,6 +58,8 @@ def ascend(
         progress: called with the steps done and the steps in all.
     Returns:
         The images, their opacity, and what was recorded at each step.
+    Raises:
+        ValueError: the objective became NaN or infinite.
     """
     # Gradients by phase are tiny; Adam's usual 1e-8 would damp them.
     adam = torch.optim.Adam(start.parameters, lr=rate, maximize=True, eps=1e-16, fused=True)
@@ -85,6 +88,13 @@ def ascend(
                 activations.append(_mean_of_views(activation, len(images)))
             if progress is not None:
                 progress(step + 1, steps)
+    recorded = torch.stack(objectives)
+    if not recorded.isfinite().all():
+        step = int((~recorded.isfinite()).any(1).nonzero()[0]) + 1
+        raise ValueError(
+            f"the objective is not finite from step {step} on, for {feature.label}: "
+            f"{likely_cause(network)}"
+        )
     with torch.no_grad():
         images = start.images()
         inputs = network.preprocessing.normalise(resize(images, size, plan.box)).to(network.dtype)
@@ -94,7 +104,7 @@ def ascend(
         side=side,
         image=images,
         opacity=_opacity(acted),
-        objective=torch.stack(objectives),
+        objective=recorded,
         activation=torch.stack(activations) if watch else objectives[0].new_empty(0, len(images)),
         final=final,
     )
