@@ -58,17 +58,20 @@ def models() -> None:
 def layers(model: Model) -> None:
     """List a model's layers: kind, channels, output size, stride, receptive field.
 
-    The receptive field is given as if the image had no border; 'whole' reaches over all of it.
+    The receptive field is given as if the image had no border; 'whole' reaches over all of it. The
+    last column says where a feature of the layer is read: at its output, where nothing is said.
     """
     network = open_network(model)
     from opponent.core.errors import UnknownGeometry
+    from opponent.geometry.bottlenecks import after_activations
     from opponent.geometry.receptive_field import field_and_stride, receptive_fields_by_layer
 
     try:
         fields = receptive_fields_by_layer(network)
     except UnknownGeometry:
         fields = {}
-    table = new_table("name", "kind", "channels", "output", "stride", "receptive field")
+    after = after_activations(network)
+    table = new_table("name", "kind", "channels", "output", "stride", "receptive field", "is read")
     height, width = network.preprocessing.size
     for layer in network.layers.values():
         channels, rows, columns = layer.shape
@@ -80,9 +83,13 @@ def layers(model: Model) -> None:
             if (box.height >= 2 * height and box.width >= 2 * width) or not all(steps):
                 field += " (whole)"
         calls = f" (called {layer.calls} times)" if layer.calls > 1 else ""
+        read = "before it acts" if network.layers.is_activation(layer.name) else ""
+        if layer.name in after:
+            read = f"after {', '.join(after[layer.name]) or 'its activation function'}"
         table.add_row(
-            layer.name, layer.kind + calls, str(channels), f"{rows} x {columns}", stride, field
-        )
+            layer.name, layer.kind + calls, str(channels), f"{rows} x {columns}", stride, field,
+            read,
+        )  # fmt: skip
     out.print(table)
     out.print(f"{network.name}, input {height} x {width} pixels", style="dim")
 
@@ -151,6 +158,7 @@ def scan(
         chosen = parse_features(features, directions, power)
     if dtype != "float32":
         _compute_in(network, dtype, chosen, through, images)
+    _note_where_read(network, chosen)
     run = scan_images(
         network,
         images,
@@ -164,6 +172,23 @@ def scan(
         executor=ray_executor(ray, cpus, gpus, device),
     )
     _print_scan(run, folder)
+
+
+def _note_where_read(network: "Network", features: "Sequence[Feature | str]") -> None:
+    """Say so where the features are read after an activation function, and what to take instead."""
+    from opponent.geometry.bottlenecks import after_activations
+    from opponent.scan.plan import chosen_features
+
+    resolved, all_units = chosen_features(network, features)
+    layers = {x.layer for x in resolved} | ({all_units.layer} if all_units is not None else set())
+    for layer in sorted(layers & after_activations(network).keys()):
+        functions = after_activations(network)[layer]
+        text = (
+            f"{layer} is read after its activation function: after a ReLU, what is inhibited is 0"
+        )
+        if functions:
+            text += f"; {' and '.join(functions)} would be read before"
+        out.print(text, markup=False, style="dim", soft_wrap=True)
 
 
 def _compute_in(

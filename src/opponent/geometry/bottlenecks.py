@@ -4,7 +4,7 @@ A layer is a bottleneck if every path from the pixels to the target goes through
 of autograd's graph of one pass.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,44 +134,6 @@ def _find_through_layers(network: Network, target: str) -> tuple[ThroughLayer, .
     return tuple(layers)
 
 
-def after_activations(network: Network) -> Mapping[str, tuple[str, ...]]:
-    """The layers whose output an activation function gives that is not the layer itself.
-
-    Such are blocks that end with a ReLU, batch norms with an activation function in them, and
-    blocks that join outputs of ReLUs. As a target such a layer is read after the ReLU: where it is
-    inhibited it is 0, however much. Layers that only join constants with them count too.
-
-    Args:
-        network: the network.
-    Returns:
-        By layer the activation functions that give its output: read as a target, these are read at
-        their input. None are named where the network calls functions instead of modules.
-
-    >>> import opponent, torch
-    >>> block = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
-    >>> after_activations(opponent.Network(torch.nn.Sequential(block, torch.nn.Conv2d(8, 2, 1))))
-    {'0': ('0.1',)}
-    """
-    return network.cached(("after activations",), lambda: _find_after_activations(network))
-
-
-def _find_after_activations(network: Network) -> dict[str, tuple[str, ...]]:
-    calls = _calls(network)
-    graph = _Graph(network, LOGITS, calls)
-    own = {x: e for x, e in graph.edges.items() if network.layers.is_activation(x.partition("#")[0])}
-    found = dict[str, tuple[str, ...]]()
-    for name in network.layers:
-        edge = graph.edges[name]
-        if edge is None or name in own:
-            continue
-        joined = list(_joined(edge))
-        if all(x in own.values() or _is(x, _ACTIVATION_NODES) for x in joined):
-            found[name] = tuple(
-                dict.fromkeys(next(y for y, e in own.items() if e == x) for x in joined)
-            )
-    return found
-
-
 class _Graph:
     """Autograd's graph of one pass on one image, from the pixels to the target.
 
@@ -228,3 +190,60 @@ def _ancestors(start: _Edge, avoid: Callable[[_Edge], bool] = lambda _: False) -
 
 def _is(edge: _Edge, nodes: tuple[str, ...]) -> bool:
     return type(edge[0]).__name__.startswith(nodes)
+
+
+def after_activations(network: Network) -> Mapping[str, tuple[str, ...]]:
+    """The layers that are no activation functions, and whose output is that of one, or of several.
+
+    Such are blocks that end with a ReLU, batch norms with an activation function in them, and
+    blocks that join outputs of ReLUs by concatenation. As a target such a layer is read after the
+    ReLU: a feature that is inhibited is 0 there, however much it is.
+
+    Args:
+        network: the network.
+    Returns:
+        By layer the activation functions, which as targets are read at their input; none where the
+        network calls a function and no module.
+
+    >>> import opponent, torch
+    >>> block = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+    >>> after_activations(opponent.Network(torch.nn.Sequential(block, torch.nn.Conv2d(8, 2, 1))))
+    {'0': ('0.1',)}
+    """
+    return network.cached(("after activations",), lambda: _find_after_activations(network))
+
+
+def _find_after_activations(network: Network) -> dict[str, tuple[str, ...]]:
+    layers = network.layers
+    functions = [
+        name if call == layers[name].calls else f"{name}#{call}"
+        for name in layers
+        if layers.is_activation(name)
+        for call in range(1, layers[name].calls + 1)
+    ]
+    blocks = [name for name in layers if name not in functions]
+    size, device, dtype = network.preprocessing.size, network.device, network.dtype
+    image = torch.zeros(1, 3, *size, device=device, dtype=dtype)
+    record = network.record(image, targets=[], throughs=[PIXELS, *functions, *blocks])
+    edges = {name: _edge_of(tensor) for name, tensor in record.throughs.items()}
+    # The module itself comes first: what lies around it hands on the same tensor.
+    of_edge = {edges[name]: name for name in reversed(functions)}
+    nodes = tuple(f"{function.node}Backward" for function in ACTIVATION_FUNCTIONS)
+    found = dict[str, tuple[str, ...]]()
+    for name in blocks:
+        edge = edges[name]
+        joined = [] if edge is None else list(_joined(edge))
+        if joined and all(each in of_edge or _is(each, nodes) for each in joined):
+            named = [of_edge[each] for each in joined if each in of_edge]
+            found[name] = tuple(dict.fromkeys(named))
+    return found
+
+
+def _joined(edge: _Edge) -> Iterator[_Edge]:
+    """The tensors that a tensor joins by concatenation; itself where it joins none."""
+    if not _is(edge, ("CatBackward",)):
+        yield edge
+        return
+    for node, output in edge[0].next_functions:
+        if node is not None:
+            yield from _joined(_before_moves((node, output)))
