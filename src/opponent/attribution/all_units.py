@@ -17,6 +17,7 @@ from opponent.attribution.jacobian import (
 from opponent.attribution.jacobian_block import Cache, NoRule
 from opponent.core.feature import Feature
 from opponent.geometry.crop import CropPlan
+from opponent.models.forward import undisturbed
 from opponent.models.network import Network
 
 
@@ -66,7 +67,7 @@ class AllUnits:
         )
 
 
-@torch.inference_mode(False)
+@undisturbed()
 def scores(
     network: Network, inputs: Float[Tensor, "n 3 h w"], plan: CropPlan
 ) -> Float[Tensor, "n u s"]:

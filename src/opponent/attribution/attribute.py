@@ -22,6 +22,7 @@ from opponent.images.imageset import ImageSet
 from opponent.images.loader import load_batches
 from opponent.images.sources import Images, open_images
 from opponent.models.finite import likely_cause
+from opponent.models.forward import undisturbed
 from opponent.models.network import Network
 from opponent.models.registry import load
 
@@ -31,7 +32,7 @@ BATCH = 32
 CHECKED = 8
 
 
-@torch.inference_mode(False)
+@undisturbed()
 def attribute_each(
     network: Network,
     inputs: Float[Tensor, "n 3 h w"],
@@ -206,6 +207,7 @@ def checked_plan(
     return plan
 
 
+@undisturbed()
 def attribute(
     network: Network | nn.Module | str,
     images: Float[Tensor, "n 3 h w"] | Images,

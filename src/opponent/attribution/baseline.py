@@ -11,13 +11,14 @@ from opponent.attribution.segment import AT_ONCE
 from opponent.images.loader import load_batches
 from opponent.images.sources import Images, open_images
 from opponent.models.finite import likely_cause
+from opponent.models.forward import undisturbed
 from opponent.models.network import PIXELS, Network
 
 # Images that the mean of a layer is taken over.
 MEAN_OF = 1000
 
 
-@torch.inference_mode(False)
+@undisturbed()
 def mean_activation(
     network: Network,
     images: Float[Tensor, "n 3 h w"] | Images,

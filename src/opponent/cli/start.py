@@ -207,6 +207,14 @@ def _compute_in(
 def _print_scan(run: "Run", folder: Path) -> None:
     unreadable = run.unreadable()
     out.print(f"{len(run.images) - len(unreadable):,} images scanned into {folder}", markup=False)
+    record = run.manifest.network
+    if record.narrower is not None:
+        dtype, layer = record.narrower
+        out.print(
+            f"{layer} computes in {dtype}, though the weights are {record.dtype}: the network "
+            "itself switches autocast on, or converts",
+            markup=False,
+        )
     for problem, left_out in _by_problem(unreadable).items():
         if left_out:
             where = f"(all are in {folder / 'unreadable.csv'})"

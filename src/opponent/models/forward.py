@@ -1,7 +1,7 @@
 """One pass through a module, up to a target and no further. The only file with hooks."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -76,12 +76,14 @@ class Call:
         began: when it began, in ticks of the pass.
         ended: when it ended, in the same ticks.
         shape: of the tensor that it gave; None where it gave something else.
+        dtype: its type of numbers.
     """
 
     name: str
     began: int
     ended: int
     shape: tuple[int, ...] | None
+    dtype: torch.dtype | None
 
 
 def trace(module: nn.Module, inputs: Tensor) -> tuple[Call, ...]:
@@ -92,8 +94,10 @@ def trace(module: nn.Module, inputs: Tensor) -> tuple[Call, ...]:
         begun.setdefault(name, []).append(next(clock))
 
     def end(name: str, _module: nn.Module, _inputs: object, output: object) -> None:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else None
-        calls.append(Call(name, begun[name].pop(), next(clock), shape))
+        tensor = output if isinstance(output, Tensor) else None
+        shape = None if tensor is None else tuple(tensor.shape)
+        dtype = None if tensor is None else tensor.dtype
+        calls.append(Call(name, begun[name].pop(), next(clock), shape, dtype))
 
     with _as_it_was(module), torch.no_grad(), _hooks() as hooks:
         for name, layer in module.named_modules():
@@ -311,16 +315,39 @@ def _hooks() -> Iterator[list[Any]]:
 
 @contextmanager
 def _as_it_was(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; each module's own mode, grad mode and random state come back."""
+    """Evaluation mode for a while; each module's own mode, grad mode and random state come back.
+
+    The caller's autocast is off in it: the numbers are those of the module's own type.
+    """
     training = [submodule for submodule in module.modules() if submodule.training]
     gradients = torch.is_grad_enabled()
     for submodule in training:
         submodule.training = False
     devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
     try:
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=devices), _without_autocast():
             yield
     finally:
         torch.set_grad_enabled(gradients)
         for submodule in training:
             submodule.training = True
+
+
+@contextmanager
+def _without_autocast() -> Iterator[None]:
+    """Without the caller's autocast; one that a network itself switches on is its own."""
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Without inference mode and autocast, which the caller may have switched on.
+
+    A backward pass needs this too: autocast would round what it computes.
+    """
+    with torch.inference_mode(False), _without_autocast():
+        yield

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -132,6 +133,18 @@ class Layers(Mapping[str, Layer]):
             assert shape is not None
             self._activations[name] = is_activation(self.module(name), shape)
         return self._activations[name]
+
+    def narrower(self, dtype: torch.dtype) -> tuple[str, torch.dtype] | None:
+        """The first layer that gives numbers of fewer bits than a type, and theirs; None if none.
+
+        Such a network switches autocast on itself, or converts its maps.
+        """
+        bits = torch.finfo(dtype).bits
+        for call in self._calls:
+            given = call.dtype
+            if given and given.is_floating_point and torch.finfo(given).bits < bits:
+                return call.name or LOGITS, given
+        return None
 
     def output_point(self, name: str) -> ReadPoint:
         """Where a layer's output is read."""

@@ -79,7 +79,8 @@ def plan_scan(
             weights_file=None if network.weights_file is None else str(network.weights_file),
             weights_sha256=network.weights_sha256(),
             preprocessing=network.preprocessing,
-            dtype=str(network.dtype).removeprefix("torch."),
+            dtype=_dtype_name(network.dtype),
+            narrower=_narrower(network),
         ),
         features=[feature_record(feature) for feature in resolved],
         through=through,
@@ -102,6 +103,16 @@ def plan_scan(
         units=None if all_units is None else _units_record(network, all_units, through),
     )
     return manifest, chosen
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _narrower(network: Network) -> tuple[str, str] | None:
+    """The type of fewer bits than its own that a network computes in, and in which layer."""
+    found = network.layers.narrower(network.dtype)
+    return None if found is None else (_dtype_name(found[1]), found[0])
 
 
 def chosen_features(network: Network, features: Features) -> tuple[list[Feature], AllUnits | None]:

@@ -11,6 +11,7 @@ from opponent.core.feature import Feature
 from opponent.core.side import Side
 from opponent.geometry.crop import CropPlan
 from opponent.models.finite import likely_cause
+from opponent.models.forward import undisturbed
 from opponent.models.network import Network
 from opponent.synthesis.objectives import Objective, Views
 from opponent.synthesis.parameterisations import Parameterisation
@@ -68,7 +69,7 @@ def ascend(
     objectives, activations = [], []
     # The absolute gradient of each pixel, summed over all steps.
     acted = torch.zeros(len(start.parameters[0]), *start.size, device=network.device)
-    with torch.inference_mode(False), torch.enable_grad():
+    with undisturbed(), torch.enable_grad():
         for step in range(steps):
             # Pixels that no view shows have no gradient, and are not computed.
             seen, boxes = transforms.draw(start.size, size, generator, plan.box)

@@ -11,6 +11,7 @@ from opponent.attribution.result import energies
 from opponent.core.feature import Feature
 from opponent.geometry.crop import CropPlan
 from opponent.geometry.planning import plan_crop
+from opponent.models.forward import undisturbed
 from opponent.models.network import Network
 from opponent.paper.layer_pairs import LayerPair
 
@@ -59,7 +60,7 @@ def measure_batch(
             result = plan.run_from(network, inputs, maps[pair.through])
         assert result.through is not None
         hidden, columns = result.through.detach(), []
-        with torch.inference_mode(False), torch.enable_grad():
+        with undisturbed(), torch.enable_grad():
             for feature in plan.features:
                 activation = feature.read(result.target)
                 [slope] = torch.autograd.grad(activation.sum(), result.through, retain_graph=True)
