@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import closing
-from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from platform import node
@@ -15,6 +14,7 @@ from opponent.attribution.baseline import mean_activation
 from opponent.attribution.rules import AttributionRule, parse_rule
 from opponent.core.errors import RunError
 from opponent.core.progress import Progress, shown
+from opponent.geometry.crop_check import copy_of
 from opponent.images.imageset import ImageSet
 from opponent.images.sources import Images
 from opponent.models.finite import NOT_FINITE, likely_cause
@@ -251,4 +251,4 @@ def copy_on_cpu(network: Network) -> Network:
     """A copy of the network on the CPU, or the network itself where it is there."""
     if network.device.type == "cpu":
         return network
-    return deepcopy(network).to("cpu")
+    return copy_of(network).to("cpu")
