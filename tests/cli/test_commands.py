@@ -94,7 +94,27 @@ def test_models_and_layers() -> None:
         "47",
         "x",
         "47",
+        "before",
+        "it",
+        "acts",
     ]
+
+
+def test_layers_read_after_an_activation_function_are_marked_and_noted(
+    pictures: Path, tmp_path: Path
+) -> None:
+    text = within("layers", "module:tests.support.scans:ends_with_relu")
+    read = {line.split()[0]: line.split()[-2:] for line in text.splitlines()[1:5]}
+    assert read["block.relu"] == ["it", "acts"]
+    assert read["block"] == ["after", "block.relu"]
+    assert read["block.conv"] == ["x", "5"]
+    scan = ["scan", "module:tests.support.scans:ends_with_relu", "block:1", "--through", "stem"]
+    text = within(*scan, "--images", pictures, "--out", tmp_path / "run")
+    note = "block is read after its activation function: after a ReLU, what is inhibited is 0; "
+    assert text.splitlines()[0] == note + "block.relu would be read before"
+    scan[2] = "block.relu:1"
+    text = within(*scan, "--images", pictures, "--out", tmp_path / "other")
+    assert "is read after" not in text
 
 
 def test_select_lists_and_writes(run: Path, tmp_path: Path) -> None:

@@ -9,7 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opponent import Network, Preprocessing
-from opponent.geometry.bottlenecks import ThroughLayer, is_bottleneck, through_layers
+from opponent.geometry.bottlenecks import (
+    ThroughLayer,
+    after_activations,
+    is_bottleneck,
+    through_layers,
+)
 from opponent.models.registry import load
 
 SMALL = Preprocessing(size=(9, 12))
@@ -178,3 +183,112 @@ def test_a_trace_leaves_the_network_as_it_was() -> None:
     assert module.training
     assert all(p.requires_grad and p.grad is None for p in module.parameters())
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
+
+
+# Layers that are read after an activation function
+
+
+class Residual(nn.Module):
+    """A block as torchvision has it: one ReLU, called twice, ends it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.two(self.relu(self.one(x))) + x)
+
+
+class Functional(nn.Module):
+    """A block that calls functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([F.relu(self.one(x)), torch.tanh(x)], 1)
+
+
+class Partly(nn.Module):
+    """A block that joins what is after a ReLU with what is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.relu = nn.Conv2d(8, 8, 1), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.one(x)
+        return torch.cat([self.relu(x), x], 1)
+
+
+class Own(nn.Module):
+    """An activation function of several operations."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x.sigmoid()
+
+
+def test_layers_after_activation_functions() -> None:
+    layers = {
+        "stem": nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True)),
+        "dropout": nn.Dropout(),
+        "residual": Residual(),
+        "block": Block(inplace=True),
+        "own": nn.Sequential(nn.Conv2d(4, 4, 1), Own()),
+        "functional": Functional(),
+        "partly": Partly(),
+        "pool": nn.AdaptiveAvgPool2d(1),
+        "last": nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.Sigmoid()),
+    }
+    network = Network(nn.Sequential(OrderedDict(layers)).eval(), preprocessing=SMALL)
+    assert after_activations(network) == {
+        "stem": ("stem.2",),
+        "dropout": ("stem.2",),
+        "residual": ("residual.relu",),
+        "block": ("block.left_relu", "block.right_relu"),
+        "own": ("own.1",),
+        "functional": (),
+        "last": ("last.2",),
+        "logits": ("last.2",),
+    }
+    images = torch.randn(2, 3, *SMALL.size, generator=torch.Generator().manual_seed(0))
+    # What is named is read before, and is else the same.
+    after = network.run(images, "residual").target
+    before = network.run(images, "residual.relu").target
+    assert torch.equal(after, before.relu())
+    assert (before < 0).any()
+
+
+class Twice(nn.Module):
+    """A block that hands on what the first of two calls gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.relu = nn.Conv2d(4, 4, 1), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        first: Tensor = self.relu(self.one(x))
+        self.relu(-first)
+        return first
+
+
+def test_where_a_block_hands_on_an_earlier_call() -> None:
+    network = Network(nn.Sequential(nn.Conv2d(3, 4, 1), Twice()), preprocessing=SMALL)
+    assert after_activations(network) == {"1": ("1.relu#1",), "logits": ("1.relu#1",)}
+
+
+def test_norms_with_an_activation_function_in_them() -> None:
+    timm = pytest.importorskip("timm")
+    network = Network(timm.create_model("efficientnet_b0").eval())
+    after = after_activations(network)
+    assert after["bn1"] == ("bn1.act",)
+    images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    conv = network.activations(images, "conv_stem")["conv_stem"]
+    norm = network.module.bn1
+    expected = F.batch_norm(
+        conv, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
+    )
+    torch.testing.assert_close(network.run(images, "bn1.act").target, expected)
+    assert "blocks.0.0.conv_pw" not in after

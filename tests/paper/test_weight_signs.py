@@ -1,6 +1,7 @@
 """How many weights are negative: counts, histogram, interval, and what looks untrained."""
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from scipy import stats
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from typer.testing import CliRunner
 
 from opponent.cli import app
@@ -149,6 +151,91 @@ def test_weights_that_are_not_finite_are_refused(hand: Network) -> None:
 def test_a_network_without_weights_is_refused() -> None:
     with pytest.raises(ValueError, match="no convolution or linear layer"):
         weight_signs(network_of(nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1))))
+
+
+# ------------------------------------------------------------------ weights that are computed
+
+
+def old_weight_norm(layer: nn.Module) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch calls it deprecated
+        return nn.utils.weight_norm(layer)
+
+
+COMPUTED = {
+    "weight_norm": old_weight_norm,
+    "parametrizations.weight_norm": nn.utils.parametrizations.weight_norm,
+    "spectral_norm": nn.utils.spectral_norm,
+    "parametrizations.spectral_norm": nn.utils.parametrizations.spectral_norm,
+    "prune": lambda layer: prune.l1_unstructured(layer, "weight", 0.3),
+}
+
+
+def expected_weight(kind: str, state: dict[str, Tensor], layer: str) -> Tensor:
+    """The weight that a layer's parameters and buffers make, worked out anew."""
+    at = {name.removeprefix(f"{layer}."): x.double() for name, x in state.items()}
+    inner = "parametrizations.weight"
+    if kind.endswith("weight_norm"):
+        old = kind == "weight_norm"
+        size, v = (
+            at[name]
+            for name in (
+                ("weight_g", "weight_v") if old else (f"{inner}.original0", f"{inner}.original1")
+            )
+        )
+        return size * v / v.flatten(1).norm(dim=1).view(size.shape)
+    if kind == "prune":
+        return at["weight_orig"] * at["weight_mask"]
+    old = kind == "spectral_norm"
+    w = at["weight_orig" if old else f"{inner}.original"]
+    u, v = (at[f"weight_{x}" if old else f"{inner}.0._{x}"] for x in "uv")
+    return w / (u @ w.flatten(1) @ v)
+
+
+@pytest.mark.parametrize("kind", COMPUTED)
+def test_weights_that_a_layer_computes(kind: str) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(n, 4, 3, padding=1) for n in (3, 4, 4)]
+        module = nn.Sequential(*(COMPUTED[kind](x) for x in layers)).double()
+        # Other weights than those that the layers were made with, as from a file.
+        drawn = {
+            name: torch.randn(x.shape)
+            for name, x in module.state_dict().items()
+            if not name.endswith(("_mask", "_u", "_v"))
+        }
+    module.load_state_dict(drawn, strict=False)
+    module.train()
+    before = {name: x.clone() for name, x in module.state_dict().items()}
+    signs = weight_signs(Network(module, preprocessing=Preprocessing(size=(8, 8))))
+    assert [layer.name for layer in signs.layers] == ["0", "1", "2"]
+    for layer in signs.layers:
+        weight = expected_weight(kind, before, layer.name)
+        got = (layer.negative, layer.zero, layer.positive)
+        assert got == tuple(int(x.sum()) for x in (weight < 0, weight == 0, weight > 0))
+        assert layer.deviation == pytest.approx(float(weight.std(correction=0)), rel=1e-6)
+    assert all(submodule.training for submodule in module.modules())
+    after = module.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], x) for name, x in before.items())
+
+
+class Tied(nn.Module):
+    """A layer that no pass calls, and one with the same weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused, self.used = one_filter([-1.0, 1, 1]), one_filter([0.0, 0, 0])
+        self.used.weight = self.unused.weight
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.used(images)
+
+
+def test_a_weight_shared_with_a_layer_that_is_left_out_counts() -> None:
+    signs = weight_signs(network_of(Tied()))
+    assert [(layer.name, layer.share) for layer in signs.layers] == [("used", 1 / 3)]
+    assert signs.left_out == ()
 
 
 # -------------------------------------------------------------------------------------- interval

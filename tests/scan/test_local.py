@@ -33,7 +33,7 @@ def test_when_no_image_can_be_read_reading_says_so(small: Network, tmp_path: Pat
         small, tmp_path / "in", "mixed:1", "early", out=tmp_path / "run", shard_size=2
     )
     assert list(run.unreadable()) == ["a.png", "b.jpg", "c.jpg"]
-    with pytest.raises(RunError, match=r"no image of .*run could be read; see unreadable\.csv"):
+    with pytest.raises(RunError, match=r"no image of .*run could be read or used; see unreadable"):
         run.columns()
     with pytest.raises(RunError, match=r"no image of .*run could be read"):
         run.channels()

@@ -278,3 +278,23 @@ def test_no_readable_image_is_an_error(tmp_path: Path) -> None:
             means,
             batch_size=3,
         )
+
+
+def test_images_whose_numbers_are_not_finite_are_left_out(pictures: Path, tmp_path: Path) -> None:
+    def fragile(inputs: torch.Tensor, numbers: np.ndarray) -> dict[str, np.ndarray]:
+        arrays = means(inputs, numbers) | {"other": np.zeros((len(numbers), 2), np.float32)}
+        arrays["red"][numbers == 3] = np.nan
+        arrays["other"][numbers == 8, 1] = np.inf
+        return arrays
+
+    images = open_images(pictures, size=(4, 6))
+    arrays, ids, left_out = map_images(
+        CheckpointFolder(tmp_path / "out", {}), NETWORK, images, fragile, batch_size=3, shard_size=4
+    )
+    kept = [i for i in GOOD if i not in (3, 8)]
+    assert ids == tuple(f"{i:02d}.png" for i in kept)
+    assert arrays["red"].round().tolist() == kept
+    assert arrays["other"].shape == (8, 2)
+    assert left_out["03.png"] == "not finite: red"
+    assert left_out["08.png"] == "not finite: other"
+    assert set(left_out) == {"03.png", "05.png", "08.png"}

@@ -16,9 +16,14 @@ def same(a: Summary, b: Summary) -> bool:
     return a.to_bytes() == b.to_bytes()
 
 
-FLOATS = st.floats(width=32, allow_nan=False)
+FLOATS = st.floats(width=32)
 # Of few values, so that there are ties.
 VALUES = st.one_of(FLOATS, st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0]))
+
+
+def finite(values: Float[np.ndarray, "n u s"]) -> Float[np.ndarray, "n u"]:
+    """Which units count in which images."""
+    return np.isfinite(values).all(2)
 
 
 @st.composite
@@ -56,7 +61,9 @@ def test_extremes_are_those_of_a_sorted_list(values: Float[np.ndarray, "n u s"],
     for unit in range(2):
         for score in range(2):
             column = [
-                (float(x), int(i)) for x, i in zip(values[:, unit, score], numbers, strict=True)
+                (float(values[k, unit, score]), int(i))
+                for k, i in enumerate(numbers)
+                if finite(values)[k, unit]
             ]
             for end, sign in enumerate((-1, 1)):
                 best = sorted(column, key=lambda pair: (sign * pair[0], pair[1]))[:keep]
@@ -130,8 +137,8 @@ def test_without_images_there_are_no_quantiles() -> None:
     assert same(merge(summary, summary), summary)
 
 
-def test_what_is_infinite_or_beyond_the_buckets_is_at_an_end() -> None:
-    values = np.array([np.inf, 1e30, -1e30, -np.inf, 0, 1e-30], np.float32)[:, None, None]
+def test_what_is_beyond_the_buckets_is_at_an_end() -> None:
+    values = np.array([2e30, 1e30, -1e30, -2e30, 0, 1e-30], np.float32)[:, None, None]
     summary = summarise(values, np.arange(6), 2)
     assert summary.images.tolist() == [[[[0, 1], [3, 2]]]]
     assert summary.counts.tolist() == [2, 2, 2]
@@ -139,11 +146,26 @@ def test_what_is_infinite_or_beyond_the_buckets_is_at_an_end() -> None:
     assert summary.quantile(1.0)[0, 0] > 1e11
 
 
-def test_what_is_not_a_number_is_refused() -> None:
-    values = np.zeros((3, 4, 2), np.float32)
-    values[1, 2, 0] = np.nan
-    with pytest.raises(ValueError, match=r"unit 2 is not a number \(NaN\) in some image"):
-        summarise(values, np.arange(3))
+def test_a_unit_has_no_value_where_a_score_is_not_finite() -> None:
+    values = np.array([[1, 1], [2, 2], [3, 3]], np.float32)[:, :, None].repeat(2, 2)
+    values[1, 0, 1] = np.nan  # unit 0, image 7
+    values[2, 1, 0] = -np.inf  # unit 1, image 8, and its other score is left out with it
+    summary = summarise(values, np.array([6, 7, 8]), 3)
+    assert summary.count == 3
+    assert summary.counted.tolist() == [[2, 2], [2, 2]]
+    assert summary.images[:, :, 0].tolist() == [[[8, 6, -1]] * 2, [[7, 6, -1]] * 2]
+    assert summary.images[:, :, 1].tolist() == [[[6, 8, -1]] * 2, [[6, 7, -1]] * 2]
+    np.testing.assert_allclose(summary.quantile(1.0), [[3, 3], [2, 2]], rtol=0.01)
+    np.testing.assert_allclose(summary.quantile(0.0), [[1, 1], [1, 1]], rtol=0.01)
+    values[:, 0] = np.nan
+    nothing = summarise(values, np.array([6, 7, 8]), 3)
+    assert nothing.counted.tolist() == [[0, 0], [2, 2]]
+    np.testing.assert_allclose(nothing.quantile(0.5), [[np.nan] * 2, [1, 1]], rtol=0.01)
+    again = merge(nothing, summarise(values[:1], np.array([9]), 3))
+    assert again.counted.tolist() == [[0, 0], [3, 3]]
+    table = rows(again, [str(i) for i in range(10)])
+    assert table["images"][:4] == [0, 0, 3, 3]
+    assert table["top_images"][:3] == [[], [], ["7", "6", "9"]]
 
 
 def test_a_table_has_one_row_a_unit_and_score() -> None:

@@ -1,5 +1,6 @@
 """Pictures to scan, small networks to scan them with, and all bytes of a folder."""
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,17 @@ class Gated(nn.Module):
 def gated() -> Network:
     """A network whose positions depend on the whole image, of 10 x 12 pixels."""
     return Network(Gated(), preprocessing=Preprocessing(size=(10, 12)), name="gated")
+
+
+def ends_with_relu() -> Network:
+    """A network with a block that ends with a ReLU."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        block = nn.Sequential(
+            OrderedDict(conv=nn.Conv2d(4, 4, 3, padding=1), relu=nn.ReLU(inplace=True))
+        )
+        layers = OrderedDict(stem=nn.Conv2d(3, 4, 3, padding=1), block=block)
+    return Network(nn.Sequential(layers), preprocessing=Preprocessing(size=(10, 12)), name="ends")
 
 
 def paint_shapes(folder: Path, count: int, *, seed: int = 0) -> Path:

@@ -19,7 +19,7 @@ from opponent.core.feature import Feature
 from opponent.geometry.crop import CropPlan
 from opponent.geometry.crop_check import equal_to_rounding, random_weights
 from opponent.geometry.planning import weights_state
-from opponent.models.forward import ForwardResult
+from opponent.models.forward import ForwardResult, undisturbed
 from opponent.models.network import Network
 
 # Units that are checked one by one.
@@ -98,7 +98,7 @@ class AllUnits:
         ]
 
 
-@torch.inference_mode(False)
+@undisturbed()
 def scores(
     network: Network, inputs: Float[Tensor, "n 3 h w"], plan: CropPlan
 ) -> Float[Tensor, "n u s"]:

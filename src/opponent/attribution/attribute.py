@@ -21,6 +21,8 @@ from opponent.geometry.planning import plan_crop, weights_state
 from opponent.images.imageset import ImageSet
 from opponent.images.loader import load_batches
 from opponent.images.sources import Images, open_images
+from opponent.models.finite import likely_cause
+from opponent.models.forward import undisturbed
 from opponent.models.network import Network
 from opponent.models.registry import load
 
@@ -30,7 +32,7 @@ BATCH = 32
 CHECKED = 8
 
 
-@torch.inference_mode(False)
+@undisturbed()
 def attribute_each(
     network: Network,
     inputs: Float[Tensor, "n 3 h w"],
@@ -206,6 +208,7 @@ def checked_plan(
     return plan
 
 
+@undisturbed()
 def attribute(
     network: Network | nn.Module | str,
     images: Float[Tensor, "n 3 h w"] | Images,
@@ -237,7 +240,7 @@ def attribute(
         excitation, inhibition, norms and maps.
     Raises:
         ValueError: a name, unit, position or shape that does not fit; a baseline that the rule does
-            not take; the mean over one image.
+            not take; the mean over one image; an activation or S that is not finite.
         FileNotFoundError: there is no such folder or file of images.
         Unreadable: an image that cannot be read.
     Source: paper, eqs. 1 to 3.
@@ -270,7 +273,22 @@ def attribute(
             ids += batch_ids
             report(what, done, total)
     result = _joined(results)
-    return result if isinstance(images, Tensor) else replace(result, images=tuple(ids))
+    if not isinstance(images, Tensor):
+        result = replace(result, images=tuple(ids))
+    _refuse_not_finite(result, network)
+    return result
+
+
+def _refuse_not_finite(result: Attribution, network: Network) -> None:
+    finite = result.activation.isfinite() & result.l1.isfinite()
+    wrong = (~finite).nonzero().flatten().tolist()
+    if wrong:
+        names = range(len(result)) if result.images is None else result.images
+        listed = ", ".join(str(names[i]) for i in wrong[:3]) + (", …" if len(wrong) > 3 else "")
+        raise ValueError(
+            f"activation or S of {result.feature.label} through {result.through!r} is not finite "
+            f"in {len(wrong)} of {len(result)} images ({listed}): {likely_cause(network)}"
+        )
 
 
 def _plan_once(

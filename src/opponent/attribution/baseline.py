@@ -10,13 +10,15 @@ from torch import Tensor
 from opponent.attribution.segment import AT_ONCE
 from opponent.images.loader import load_batches
 from opponent.images.sources import Images, open_images
+from opponent.models.finite import likely_cause
+from opponent.models.forward import undisturbed
 from opponent.models.network import PIXELS, Network
 
 # Images that the mean of a layer is taken over.
 MEAN_OF = 1000
 
 
-@torch.inference_mode(False)
+@undisturbed()
 def mean_activation(
     network: Network,
     images: Float[Tensor, "n 3 h w"] | Images,
@@ -33,7 +35,8 @@ def mean_activation(
     Returns:
         The mean over images, in the layer's own units, for `attribute(..., baseline=)`.
     Raises:
-        ValueError: an unknown layer, a tensor of another shape, or no image that can be read.
+        ValueError: an unknown layer, a tensor of another shape, no image that can be read, or a
+            mean that is not finite.
         FileNotFoundError: there is no such folder or file of images.
 
     >>> import opponent, torch
@@ -55,7 +58,12 @@ def mean_activation(
         done += len(inputs)
     if not done:
         raise ValueError(f"none of the first {count} images can be read")
-    return (total / done).to(network.dtype)
+    mean = (total / done).to(network.dtype)
+    if not mean.isfinite().all():
+        raise ValueError(
+            f"the mean of {through!r} over {done} images is not finite: {likely_cause(network)}"
+        )
+    return mean
 
 
 def _first_inputs(

@@ -208,10 +208,6 @@ def _same(op: Operation, block: JacobianBlock) -> ByInput:
     yield 0, block
 
 
-# Activation functions that the walk refuses: PReLU has a weight for its slope.
-_NO_POINTWISE = {"PreluKernel", "Celu"}
-_POINTWISE = {function.node for function in ACTIVATION_FUNCTIONS} - _NO_POINTWISE | {"Threshold"}
-
 RULES: dict[str, Callable[[Operation, JacobianBlock], ByInput]] = {
     # Sliding windows, in `jacobian_windows`.
     "Convolution": convolution,
@@ -223,7 +219,7 @@ RULES: dict[str, Callable[[Operation, JacobianBlock], ByInput]] = {
     "Addmm": _linear,
     "Mm": _linear,
     # Element by element.
-    **dict.fromkeys(sorted(_POINTWISE), _pointwise),
+    **{function.node: _pointwise for function in ACTIVATION_FUNCTIONS},
     "NativeBatchNorm": _batch_norm,
     "CudnnBatchNorm": _batch_norm,
     "Add": _add,

@@ -29,7 +29,7 @@ def energies(
     Source: paper, eq. 2.
     """
     flat = attribution.flatten(1)
-    return flat.clamp(min=0).sum(1), (-flat).clamp(min=0).sum(1)
+    return flat.clamp(min=0).sum(1), flat.clamp(max=0).sum(1).abs()
 
 
 def energy_maps(
@@ -163,7 +163,10 @@ class Attribution:
     @property
     def l2(self) -> Float[Tensor, " n"]:
         """The L2 norm of S."""
-        return self.window_attribution.flatten(1).square().sum(1).sqrt()
+        flat = self.window_attribution.flatten(1)
+        # In single precision at least: in half, squares of what is over 256 are infinite.
+        wide = flat.to(torch.promote_types(flat.dtype, torch.float32))
+        return wide.square().sum(1).sqrt().to(flat.dtype)
 
     @property
     def channels(self) -> Float[Tensor, "n k"]:

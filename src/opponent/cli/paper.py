@@ -90,7 +90,7 @@ def completeness(
         if constant := int((measured.deviation == 0).sum()):
             about += f"; {constant} of them constant, and left out"
         if measured.unreadable:
-            about += f"; {len(measured.unreadable):,} images could not be read"
+            about += f"; {len(measured.unreadable):,} images are left out"
         out.print(about, style="dim", markup=False)
     print_paths(paths)
 

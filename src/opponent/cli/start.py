@@ -1,6 +1,6 @@
 """Commands to start with: which networks, which layers, a scan, a demonstration."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -58,17 +58,20 @@ def models() -> None:
 def layers(model: Model) -> None:
     """List a model's layers: kind, channels, output size, stride, receptive field.
 
-    The receptive field is given as if the image had no border; 'whole' reaches over all of it.
+    The receptive field is given as if the image had no border; 'whole' reaches over all of it. The
+    last column says where a feature of the layer is read: at its output, where nothing is said.
     """
     network = open_network(model)
     from opponent.core.errors import UnknownGeometry
+    from opponent.geometry.bottlenecks import after_activations
     from opponent.geometry.receptive_field import field_and_stride, receptive_fields_by_layer
 
     try:
         fields = receptive_fields_by_layer(network)
     except UnknownGeometry:
         fields = {}
-    table = new_table("name", "kind", "channels", "output", "stride", "receptive field")
+    after = after_activations(network)
+    table = new_table("name", "kind", "channels", "output", "stride", "receptive field", "is read")
     height, width = network.preprocessing.size
     for layer in network.layers.values():
         channels, rows, columns = layer.shape
@@ -80,9 +83,13 @@ def layers(model: Model) -> None:
             if (box.height >= 2 * height and box.width >= 2 * width) or not all(steps):
                 field += " (whole)"
         calls = f" (called {layer.calls} times)" if layer.calls > 1 else ""
+        read = "before it acts" if network.layers.is_activation(layer.name) else ""
+        if layer.name in after:
+            read = f"after {', '.join(after[layer.name]) or 'its activation function'}"
         table.add_row(
-            layer.name, layer.kind + calls, str(channels), f"{rows} x {columns}", stride, field
-        )
+            layer.name, layer.kind + calls, str(channels), f"{rows} x {columns}", stride, field,
+            read,
+        )  # fmt: skip
     out.print(table)
     out.print(f"{network.name}, input {height} x {width} pixels", style="dim")
 
@@ -124,7 +131,10 @@ def scan(
     rule: Rule = "gradient",
     dtype: Annotated[
         str,
-        typer.Option(help="What to compute in: float32, bfloat16 (its error is printed), float64."),
+        typer.Option(
+            help="What to compute in: float32, float64, bfloat16, float16; of the last two the "
+            "error is printed."
+        ),
     ] = "float32",
     draft: Annotated[
         bool, typer.Option("--draft", help="Decode large JPEGs at fewer pixels: faster, not exact.")
@@ -148,6 +158,7 @@ def scan(
         chosen = parse_features(features, directions, power)
     if dtype != "float32":
         _compute_in(network, dtype, chosen, through, images)
+    _note_where_read(network, chosen)
     run = scan_images(
         network,
         images,
@@ -161,6 +172,23 @@ def scan(
         executor=ray_executor(ray, cpus, gpus, device),
     )
     _print_scan(run, folder)
+
+
+def _note_where_read(network: "Network", features: "Sequence[Feature | str]") -> None:
+    """Say so where the features are read after an activation function, and what to take instead."""
+    from opponent.geometry.bottlenecks import after_activations
+    from opponent.scan.plan import chosen_features
+
+    resolved, all_units = chosen_features(network, features)
+    layers = {x.layer for x in resolved} | ({all_units.layer} if all_units is not None else set())
+    for layer in sorted(layers & after_activations(network).keys()):
+        functions = after_activations(network)[layer]
+        text = (
+            f"{layer} is read after its activation function: after a ReLU, what is inhibited is 0"
+        )
+        if functions:
+            text += f"; {' and '.join(functions)} would be read before"
+        out.print(text, markup=False, style="dim", soft_wrap=True)
 
 
 def _compute_in(
@@ -179,12 +207,19 @@ def _compute_in(
 def _print_scan(run: "Run", folder: Path) -> None:
     unreadable = run.unreadable()
     out.print(f"{len(run.images) - len(unreadable):,} images scanned into {folder}", markup=False)
-    if unreadable:
+    record = run.manifest.network
+    if record.narrower is not None:
+        dtype, layer = record.narrower
         out.print(
-            f"{len(unreadable):,} could not be read (all are in {folder / 'unreadable.csv'}):",
+            f"{layer} computes in {dtype}, though the weights are {record.dtype}: the network "
+            "itself switches autocast on, or converts",
             markup=False,
         )
-        for image, reason in list(unreadable.items())[:10]:
+    for problem, left_out in _by_problem(unreadable).items():
+        if left_out:
+            where = f"(all are in {folder / 'unreadable.csv'})"
+            out.print(f"{len(left_out):,} {problem} {where}:", markup=False)
+        for image, reason in list(left_out.items())[:10]:
             out.print(f"  {image}: {reason}", markup=False)
     for feature in run.features:
         correlation = run.columns(feature, maps=False).completeness
@@ -195,6 +230,20 @@ def _print_scan(run: "Run", folder: Path) -> None:
     if run.features:
         following = f"next: opponent select {folder}; opponent report {folder}"
         out.print(following, style="dim", markup=False)
+
+
+def _by_problem(unreadable: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """The images that are left out, with their reasons, by what the trouble is."""
+    from opponent.models.finite import NOT_FINITE
+
+    problems: dict[str, dict[str, str]] = {
+        "could not be read": {},
+        "are left out, since their numbers are not finite": {},
+    }
+    for image, reason in unreadable.items():
+        problem = list(problems)[reason.startswith(NOT_FINITE)]
+        problems[problem][image] = reason.removeprefix(NOT_FINITE)
+    return problems
 
 
 def _completeness(correlation: float, run: "Run") -> str:
@@ -270,7 +319,9 @@ def units(
     if score not in SCORES:
         raise ValueError(f"--score is one of {', '.join(SCORES)}, not {score!r}")
     run = open_run(folder)
-    rows = [row for row in run.units().to_pylist() if row["score"] == score]
+    every = [row for row in run.units().to_pylist() if row["score"] == score]
+    # Without finite scores a unit has no place among the others.
+    rows = [row for row in every if row["images"]]
     table = new_table("unit", "5 %", "median", "95 %", "largest", "in image")
     for row in sorted(rows, key=lambda row: -row["q95"])[:top]:
         values = [row["q05"], row["q50"], row["q95"], *row["top_values"][:1]]
@@ -282,9 +333,14 @@ def units(
     where = ""
     if record.position is not None:
         where = "@*" if record.position == "*" else "@{},{}".format(*record.position)
+    images = max((row["images"] for row in rows), default=0)
     out.print(
-        f"{score} of {record.layer}:*{where} through {run.through} over "
-        f"{rows[0]['images']:,} images",
+        f"{score} of {record.layer}:*{where} through {run.through} over {images:,} images",
         style="dim",
         markup=False,
     )
+    for row in every:
+        if missing := images - row["images"]:
+            out.print(
+                f"unit {row['unit']} is not finite in {missing:,} images, which are left out for it"
+            )

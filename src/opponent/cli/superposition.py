@@ -88,7 +88,7 @@ def uniqueness(
     _print_uniqueness(measurements, assessment)
     if measurements.unreadable:
         count = len(measurements.unreadable)
-        out.print(f"{count:,} images could not be read (they are in {paths[0]})")
+        out.print(f"{count:,} images are left out (with reasons in {paths[0]})")
     print_paths(paths)
 
 

@@ -252,10 +252,11 @@ def _choose(
         images = [run.images.find(image).id for image in images or ()]
         about = images[0] if len(images) == 1 else f"{len(images)} images"
     places = {image: row for row, image in enumerate(columns.images)}
-    unreadable = [image for image in images if image not in places]
-    if unreadable or not images:
+    left_out = [image for image in images if image not in places]
+    if left_out or not images:
         raise ValueError(
-            f"{', '.join(unreadable) or 'no image'}: not among the images that the scan could read"
+            f"{', '.join(left_out) or 'no image'}: not among the images that the scan could read "
+            "and that gave finite numbers"
         )
     return about, np.array([places[image] for image in images])
 

@@ -4,18 +4,18 @@ A layer is a bottleneck if every path from the pixels to the target goes through
 of autograd's graph of one pass.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from opponent.models.activations import ACTIVATION_FUNCTIONS, ACTIVATIONS
+from opponent.models.activations import ACTIVATION_FUNCTIONS
 from opponent.models.network import LOGITS, PIXELS, Network
 
 # How the names of autograd's nodes begin: of activation functions that layers are made of,
-_ACTIVATION_NODES = tuple(f"{x.node}Backward" for x in ACTIVATION_FUNCTIONS if x.modules)
+_ACTIVATION_NODES = tuple(f"{x.node}Backward" for x in ACTIVATION_FUNCTIONS if not x.gate)
 # of what joins the branches of a block,
 _JOIN_NODES = ("CatBackward", "AddBackward", "StackBackward")
 # and of what keeps all elements and at most moves them: its input is a bottleneck if it is one.
@@ -115,7 +115,8 @@ def _find_through_layers(network: Network, target: str) -> tuple[ThroughLayer, .
         joins = _is(edge, _JOIN_NODES) and has_children
         # A module around a layer hands on the same tensor later: the first gives the name, but for
         # an activation function of its own.
-        named = edge in chosen and not isinstance(module, ACTIVATIONS)
+        is_activation = network.layers.is_activation(name.partition("#")[0])
+        named = edge in chosen and not is_activation
         if (joins or _is(edge, _ACTIVATION_NODES)) and not named:
             chosen[edge] = name
     total = sum(_is(edge, _ACTIVATION_NODES) for edge in graph.ancestors) or 1
@@ -189,3 +190,60 @@ def _ancestors(start: _Edge, avoid: Callable[[_Edge], bool] = lambda _: False) -
 
 def _is(edge: _Edge, nodes: tuple[str, ...]) -> bool:
     return type(edge[0]).__name__.startswith(nodes)
+
+
+def after_activations(network: Network) -> Mapping[str, tuple[str, ...]]:
+    """The layers that are no activation functions, and whose output is that of one, or of several.
+
+    Such are blocks that end with a ReLU, batch norms with an activation function in them, and
+    blocks that join outputs of ReLUs by concatenation. As a target such a layer is read after the
+    ReLU: a feature that is inhibited is 0 there, however much it is.
+
+    Args:
+        network: the network.
+    Returns:
+        By layer the activation functions, which as targets are read at their input; none where the
+        network calls a function and no module.
+
+    >>> import opponent, torch
+    >>> block = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+    >>> after_activations(opponent.Network(torch.nn.Sequential(block, torch.nn.Conv2d(8, 2, 1))))
+    {'0': ('0.1',)}
+    """
+    return network.cached(("after activations",), lambda: _find_after_activations(network))
+
+
+def _find_after_activations(network: Network) -> dict[str, tuple[str, ...]]:
+    layers = network.layers
+    functions = [
+        name if call == layers[name].calls else f"{name}#{call}"
+        for name in layers
+        if layers.is_activation(name)
+        for call in range(1, layers[name].calls + 1)
+    ]
+    blocks = [name for name in layers if name not in functions]
+    size, device, dtype = network.preprocessing.size, network.device, network.dtype
+    image = torch.zeros(1, 3, *size, device=device, dtype=dtype)
+    record = network.record(image, targets=[], throughs=[PIXELS, *functions, *blocks])
+    edges = {name: _edge_of(tensor) for name, tensor in record.throughs.items()}
+    # The module itself comes first: what lies around it hands on the same tensor.
+    of_edge = {edges[name]: name for name in reversed(functions)}
+    nodes = tuple(f"{function.node}Backward" for function in ACTIVATION_FUNCTIONS)
+    found = dict[str, tuple[str, ...]]()
+    for name in blocks:
+        edge = edges[name]
+        joined = [] if edge is None else list(_joined(edge))
+        if joined and all(each in of_edge or _is(each, nodes) for each in joined):
+            named = [of_edge[each] for each in joined if each in of_edge]
+            found[name] = tuple(dict.fromkeys(named))
+    return found
+
+
+def _joined(edge: _Edge) -> Iterator[_Edge]:
+    """The tensors that a tensor joins by concatenation; itself where it joins none."""
+    if not _is(edge, ("CatBackward",)):
+        yield edge
+        return
+    for node, output in edge[0].next_functions:
+        if node is not None:
+            yield from _joined(_before_moves((node, output)))

@@ -70,9 +70,22 @@ def random_weights(count: int) -> tuple[float, ...]:
     return tuple((weights * signs).tolist())
 
 
+def copy_of(network: Network) -> Network:
+    """A copy of a network, which knows the same layers."""
+    # What a hook, such as weight norm's, computed in the last pass belongs to that pass's graph and
+    # cannot be copied. The copy computes its own.
+    computed = {
+        id(value): value.detach()
+        for module in network.module.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    return deepcopy(network, computed)
+
+
 def copy_in(network: Network, dtype: torch.dtype) -> Network:
     """A copy of a network that computes in another type of numbers, and knows the same layers."""
-    return deepcopy(network).to(dtype=dtype)
+    return copy_of(network).to(dtype=dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

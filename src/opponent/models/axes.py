@@ -55,6 +55,7 @@ class Output:
     Args:
         call: the call.
         shape: of its main tensor for one image.
+        dtype: its type of numbers.
         layout: which axis is which; None where it is not known.
         reason: why it is not known, or why the layer cannot be read.
         placement: the pixel (row, column) that the first element of the map belongs to, and the
@@ -64,6 +65,7 @@ class Output:
 
     call: Call
     shape: tuple[int, ...]
+    dtype: torch.dtype
     layout: Layout | None = None
     reason: str | None = None
     placement: tuple[float, float, float, float] | None = None
@@ -87,7 +89,7 @@ def outputs(
         ValueError: the network does not take such an image, or a layout is no layout.
     """
     survey = _Survey(model, image)
-    found = [survey.output(call, shape, said) for call, shape in survey.shapes.values()]
+    found = [survey.output(call, said) for call in survey.given.values()]
     return _named(found, model.module), list(survey.calls)
 
 
@@ -97,7 +99,7 @@ class _Survey:
     def __init__(self, model: Model, image: Float[Tensor, "1 c h w"]) -> None:
         self.model, self.image = model, image
         self.modules = dict(model.module.named_modules())
-        self.shapes: dict[Key, tuple[Call, tuple[int, ...]]] = {}
+        self.given: dict[Key, Output] = {}
         self.images: dict[Key, int | str] = {}
         self.places: dict[Key, Places] = {}
         # Calls that hand on, or act element by element on, what another call gave.
@@ -127,20 +129,20 @@ class _Survey:
         if tensor is None:
             return
         key = (call.name, call.number)
-        self.shapes[key] = (call, tuple(tensor.shape))
+        self.given[key] = Output(call=call, shape=tuple(tensor.shape), dtype=tensor.dtype)
         self._samples[key] = _sample(tensor)
         before = self._keys.get(tensor)
         if before is None and isinstance(self.modules[call.name], ACTIVATIONS):
             before = None if given is None else self._keys.get(given)
-        if before is not None and self.shapes[before][1] == tensor.shape:
+        if before is not None and self.given[before].shape == tensor.shape:
             self.same[key] = before
         self._keys[tensor] = key
 
     def _see_two(self, call: Call, tensor: Tensor | None, _: object) -> None:
         key = (call.name, call.number)
-        if tensor is None or key not in self.shapes:
+        if tensor is None or key not in self.given:
             return
-        axis = _images_axis(self.shapes[key][1], tuple(tensor.shape))
+        axis = _images_axis(self.given[key].shape, tuple(tensor.shape))
         if isinstance(axis, int) and _differ(_sample(tensor.select(axis, 1)), self._samples[key]):
             axis = "what it gives of an image depends on the images beside it, or on chance"
         self.images[key] = axis
@@ -167,12 +169,13 @@ class _Survey:
         except Exception:
             return  # of the layers after the operation that fails, places are not known
 
-    def output(self, call: Call, shape: tuple[int, ...], said: Mapping[str, str]) -> Output:
-        """A call's output with its layout, or the reason why there is none."""
+    def output(self, found: Output, said: Mapping[str, str]) -> Output:
+        """A call's output with its layout, or with the reason why there is none."""
+        call, shape = found.call, found.shape
         key = (call.name, call.number)
         images = self.images.get(key, f"the network does not take two images ({self._failure})")
         if isinstance(images, str):
-            return Output(call=call, shape=shape, reason=images)
+            return replace(found, reason=images)
         places = self.places.get(key)
         nowhere = places is not None and places.nowhere
         given = _said(call.name or LOGITS, said)
@@ -183,8 +186,8 @@ class _Survey:
                     f"the layout {given!r} of {call.name!r} has another axis of images than axis "
                     f"{images} of its output of shape {shape}"
                 )
-            return Output(
-                call=call, shape=shape, layout=told, placement=_placement(told, places),
+            return replace(
+                found, layout=told, placement=_placement(told, places),
                 nowhere=nowhere,
             )  # fmt: skip
         module = self.modules[call.name]
@@ -195,15 +198,14 @@ class _Survey:
                 or _by_module(shape, images, module)
             )
         except UnknownLayout as error:
-            return Output(call=call, shape=shape, reason=str(error))
+            return replace(found, reason=str(error))
         if layout is None and key in self.same:
-            call_before, _ = self.shapes[self.same[key]]
-            return replace(self.output(call_before, shape, said), call=call)
+            return replace(self.output(self.given[self.same[key]], said), call=call)
         if layout is None:
             reason = f"which axes of {shape} are channels, rows and columns is not known"
-            return Output(call=call, shape=shape, reason=reason)
-        return Output(
-            call=call, shape=shape, layout=layout, placement=_placement(layout, places),
+            return replace(found, reason=reason)
+        return replace(
+            found, layout=layout, placement=_placement(layout, places),
             nowhere=nowhere,
         )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -390,6 +390,12 @@ def _laid_out_as(
     return (first, *others)
 
 
+def apply_alone(module: nn.Module, inputs: Tensor) -> Any:
+    """What a module makes of a copy of the input, without its hooks and without a graph."""
+    with _as_it_was(module), torch.inference_mode(False), torch.no_grad():
+        return module.forward(inputs.clone())
+
+
 @contextmanager
 def _hooks() -> Iterator[list[Any]]:
     """A list of hook handles, all of which are removed at the end."""
@@ -403,7 +409,10 @@ def _hooks() -> Iterator[list[Any]]:
 
 @contextmanager
 def _as_it_was(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; each module's own mode, grad mode and random state come back."""
+    """Evaluation mode for a while; each module's own mode, grad mode and random state come back.
+
+    The caller's autocast is off in it: the numbers are those of the module's own type.
+    """
     training = [submodule for submodule in module.modules() if submodule.training]
     gradients, fast = torch.is_grad_enabled(), torch.backends.mha.get_fastpath_enabled()
     for submodule in training:
@@ -412,10 +421,30 @@ def _as_it_was(module: nn.Module) -> Iterator[None]:
     torch.backends.mha.set_fastpath_enabled(False)
     devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
     try:
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=devices), _without_autocast():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         torch.set_grad_enabled(gradients)
         for submodule in training:
             submodule.training = True
+
+
+@contextmanager
+def _without_autocast() -> Iterator[None]:
+    """Without the caller's autocast; one that a network itself switches on is its own."""
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Without inference mode and autocast, which the caller may have switched on.
+
+    A backward pass needs this too: autocast would round what it computes.
+    """
+    with torch.inference_mode(False), _without_autocast():
+        yield

@@ -5,13 +5,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from opponent.core.box import Box
 from opponent.core.errors import UnknownLayout
 from opponent.core.feature import Feature
-from opponent.models.activations import ACTIVATIONS
+from opponent.models.activations import is_activation
 from opponent.models.axes import LOGITS, Output, outputs, pools_class_token
 from opponent.models.forward import Call, Model, ReadPoint
 from opponent.models.layout import Layout
@@ -76,6 +77,7 @@ class Layers(Mapping[str, Layer]):
     ) -> None:
         self._owner = owner
         self._modules: dict[str, nn.Module] = dict(model.module.named_modules())
+        self._activations = dict[str, bool]()
         found, self._calls = outputs(model, image, said or {})
         self._outputs = {(x.call.name, x.call.number): x for x in found}
         self._pools_class_token = pools_class_token(found)
@@ -199,11 +201,29 @@ class Layers(Mapping[str, Layer]):
 
     def target_point(self, name: str) -> ReadPoint:
         """Where a target is read: an activation function at its input, all else at its output."""
-        point = self.output_point(name)
-        if point.module is None or not isinstance(point.module, ACTIVATIONS):
+        point, plain = self.output_point(name), name.partition("#")[0]
+        if point.module is None or not self.is_activation(plain):
             return point
-        began = self._calls_of(name.partition("#")[0])[point.call - 1].began
+        began = self._calls_of(plain)[point.call - 1].began
         return replace(point, at="input", order=began)
+
+    def is_activation(self, name: str) -> bool:
+        """Whether a layer is an activation function."""
+        if name not in self._activations:
+            last = self._outputs[self._path(name), self._layers[name].calls]
+            self._activations[name] = is_activation(self.module(name), last.shape)
+        return self._activations[name]
+
+    def narrower(self, dtype: torch.dtype) -> tuple[str, torch.dtype] | None:
+        """The first layer that gives numbers of fewer bits than a type, and theirs; None if none.
+
+        Such a network switches autocast on itself, or converts its maps.
+        """
+        bits = torch.finfo(dtype).bits
+        for output in self._outputs.values():
+            if torch.finfo(output.dtype).bits < bits:
+                return output.call.name or LOGITS, output.dtype
+        return None
 
     def output_point(self, name: str) -> ReadPoint:
         """Where a layer's output is read."""
@@ -251,14 +271,13 @@ class Layers(Mapping[str, Layer]):
         earlier = [
             name
             for name in self._layers
-            if self.output_point(name).order < order and _is_block(self.module(name))
+            if self.output_point(name).order < order and self._is_block(name)
         ]
         raise ValueError(
             f"through {through!r} does not lie before the target {target!r}; "
             f"the layers just before it: {', '.join(earlier[-5:]) or PIXELS}"
         )
 
-
-def _is_block(module: nn.Module) -> bool:
-    """Whether a through layer is mostly of that kind: an activation function, or a container."""
-    return isinstance(module, ACTIVATIONS) or any(True for _ in module.children())
+    def _is_block(self, name: str) -> bool:
+        """Whether a through layer is mostly such: an activation function, or a container."""
+        return any(True for _ in self.module(name).children()) or self.is_activation(name)

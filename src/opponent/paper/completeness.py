@@ -43,11 +43,11 @@ class Completeness:
         rule: how S was computed.
         features: k features of one layer.
         layers: the layers that E was measured through.
-        images: ids of the images that could be read, one a row.
+        images: ids of the images that could be read and gave finite numbers, one a row.
         activation: f.
         total: E, the sum of S.
         question: what determines the numbers.
-        unreadable: images that could not be read, with their reasons.
+        unreadable: all other images, with their reasons.
     Source: paper, section 2, figure 3 and appendix E.
 
     >>> import tempfile, numpy as np, opponent

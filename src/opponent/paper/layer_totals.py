@@ -12,10 +12,11 @@ from opponent.attribution.attribute import attribute_each
 from opponent.attribution.rules import AttributionRule, IntegratedGradients
 from opponent.attribution.segment import AT_ONCE
 from opponent.core.feature import Feature
+from opponent.models.forward import undisturbed
 from opponent.models.network import Network
 
 
-@torch.inference_mode(False)
+@undisturbed()
 def totals(
     network: Network,
     inputs: Float[Tensor, "n 3 h w"],
@@ -59,7 +60,7 @@ def totals(
     return torch.stack(activations, 1), torch.stack(sums, 1)
 
 
-@torch.inference_mode(False)
+@undisturbed()
 def integrated_totals(
     network: Network,
     inputs: Float[Tensor, "n 3 h w"],
@@ -137,7 +138,7 @@ def _integrated_total(
     return torch.stack(sums, 1)
 
 
-@torch.inference_mode(False)
+@undisturbed()
 def rule_totals(
     network: Network,
     inputs: Float[Tensor, "n 3 h w"],

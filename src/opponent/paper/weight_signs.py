@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from opponent.models.network import LOGITS, Network
@@ -124,7 +124,8 @@ def weight_signs(network: Network, *, seed: int = 0) -> WeightSigns:
     Only weights of convolutions (transposed ones too) and linear layers count, and only those that
     a pass uses; biases, batch norms, embeddings and what attention multiplies by itself do not.
     Each layer's weights are divided by their standard deviation; the mean is not subtracted, since
-    zero is where a weight changes from inhibition to excitation.
+    zero is where a weight changes from inhibition to excitation. A weight that the layer computes
+    of other parameters (weight norm, spectral norm) is the one that a pass in evaluation mode uses.
 
     Args:
         network: the network.
@@ -136,32 +137,17 @@ def weight_signs(network: Network, *, seed: int = 0) -> WeightSigns:
     Source: paper, appendix D and figure 12. The interval is ours: weights of one layer hang
         together, so that layers are drawn anew, with replacement, and not weights.
     """
-    layers, left_out = list[LayerWeights](), list[str]()
-    histogram, seen = np.zeros(len(EDGES) + 1, np.int64), set[int]()
-    for name, module in network.module.named_modules():
-        if not isinstance(module, _ConvNd | nn.Linear) or id(module.weight) in seen:
-            continue
-        seen.add(id(module.weight))  # layers may share one
-        if (name or LOGITS) not in network.layers:
-            left_out.append(name)
-            continue
-        values = module.weight.detach().to("cpu", torch.float64).numpy().ravel()
-        if not np.isfinite(values).all():
-            raise ValueError(f"{network.name}: weights of {name} are not finite; load others")
-        deviation = float(values.std())
-        layers.append(
-            LayerWeights(
-                name=name,
-                kind=type(module).__name__,
-                negative=int((values < 0).sum()),
-                zero=int((values == 0).sum()),
-                positive=int((values > 0).sum()),
-                deviation=deviation,
-            )
-        )
-        if deviation > 0:
-            bins = np.digitize(values[values != 0] / deviation, EDGES)
-            histogram += np.bincount(bins, minlength=len(histogram))
+    used, left_out = _layers_with_weights(network)
+    counted = dict[str, tuple[LayerWeights, Int[np.ndarray, " b"]]]()
+
+    def count(name: str, _: object) -> None:
+        # In the pass itself: a weight that a layer computes, as by weight norm, is then its own.
+        if name in used and name not in counted:
+            counted[name] = _count(network, used[name])
+
+    blank = torch.zeros(1, 3, *network.preprocessing.size)
+    network.visit(blank.to(network.device, network.dtype), count)
+    layers = [counted[name][0] for name in used]
     if not layers:
         raise ValueError(f"{network.name} has no convolution or linear layer that a pass uses")
     negative, positive = (
@@ -172,10 +158,65 @@ def weight_signs(network: Network, *, seed: int = 0) -> WeightSigns:
         weights_sha256=network.weights_sha256(),
         layers=tuple(layers),
         left_out=tuple(left_out),
-        histogram=histogram,
+        histogram=np.sum([counted[name][1] for name in used], 0),
         interval=share_interval(negative, positive, np.random.default_rng(seed)),
         fair=fair_coin(negative, positive),
     )
+
+
+def _layers_with_weights(network: Network) -> tuple[dict[str, str], list[str]]:
+    """The layers that a pass uses, to the paths of their modules, and the paths of all others.
+
+    Of layers that share their weights the first stands for all.
+    """
+    paths: dict[bool, list[str]] = {True: [], False: []}
+    for path, module in network.module.named_modules():
+        if isinstance(module, _ConvNd | nn.Linear):
+            paths[(path or LOGITS) in network.layers].append(path)
+    used, left_out, seen = dict[str, str](), list[str](), set[frozenset[nn.Parameter]]()
+    for is_used in (True, False):
+        for path in paths[is_used]:
+            weights = _parameters_of_weight(network.module.get_submodule(path))
+            if weights in seen:
+                continue
+            # A weight that is no parameter is nobody else's.
+            seen |= {weights} - {frozenset()}
+            if is_used:
+                used[path or LOGITS] = path
+            else:
+                left_out.append(path)
+    return used, left_out
+
+
+def _parameters_of_weight(module: nn.Module) -> frozenset[nn.Parameter]:
+    """The parameters that a layer's weight is, or is computed from.
+
+    Reading the weight itself would compute it anew, as another tensor each time.
+    """
+    return frozenset(x for name, x in module.named_parameters() if "weight" in name)
+
+
+def _count(network: Network, path: str) -> tuple[LayerWeights, Int[np.ndarray, " b"]]:
+    """One layer's weights, and their histogram."""
+    module = network.module.get_submodule(path)
+    assert isinstance(module.weight, Tensor)
+    values = module.weight.detach().to("cpu", torch.float64).numpy().ravel()
+    if not np.isfinite(values).all():
+        raise ValueError(f"{network.name}: weights of {path} are not finite; load others")
+    deviation = float(values.std())
+    layer = LayerWeights(
+        name=path,
+        kind=type(module).__name__,
+        negative=int((values < 0).sum()),
+        zero=int((values == 0).sum()),
+        positive=int((values > 0).sum()),
+        deviation=deviation,
+    )
+    histogram = np.zeros(len(EDGES) + 1, np.int64)
+    if deviation > 0:
+        bins = np.digitize(values[values != 0] / deviation, EDGES)
+        histogram += np.bincount(bins, minlength=len(histogram))
+    return layer, histogram
 
 
 def share_interval(

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import closing
-from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from platform import node
@@ -15,8 +14,10 @@ from opponent.attribution.baseline import mean_activation
 from opponent.attribution.rules import AttributionRule, parse_rule
 from opponent.core.errors import RunError
 from opponent.core.progress import Progress, shown
+from opponent.geometry.crop_check import copy_of
 from opponent.images.imageset import ImageSet
 from opponent.images.sources import Images
+from opponent.models.finite import NOT_FINITE, likely_cause
 from opponent.models.network import Network
 from opponent.models.registry import load
 from opponent.scan.executor import Executor
@@ -46,7 +47,9 @@ def scan_images(
 ) -> Run:
     """Attribute features of one layer in every image, into a run folder.
 
-    A scan that was interrupted goes on where it stopped, and ends with the same bytes.
+    A scan that was interrupted goes on where it stopped, and ends with the same bytes. An image for
+    which activation or S of a feature is not finite is left out, as one that cannot be read is;
+    `Run.unreadable` names both.
 
     Args:
         network: a network, a module or a name.
@@ -70,7 +73,7 @@ def scan_images(
     Raises:
         ValueError: a feature, layer, number or source that does not fit; a network that does not
             lie where the executor computes.
-        RunError: the folder holds another scan.
+        RunError: the folder holds another scan, or no image gives finite numbers.
         FileNotFoundError: there is no such folder or file of images.
     Source: paper, eqs. 1 to 3.
 
@@ -101,7 +104,18 @@ def scan_images(
             handed = None if isinstance(network, str) else opened
             _compute_elsewhere(run, opened, handed, rule, executor, report)
     finish_run(run)
+    _refuse_nothing_finite(run, opened)
     return run
+
+
+def _refuse_nothing_finite(run: Run, network: Network) -> None:
+    """Refuse a run without rows, where it is numbers that are not finite, and not files."""
+    left_out = run.unreadable()
+    reasons = [reason for reason in left_out.values() if reason.startswith(NOT_FINITE)]
+    if reasons and len(left_out) == len(run.images):
+        raise RunError(
+            f"no image of {run.folder} gave finite numbers ({reasons[0]}): {likely_cause(network)}"
+        )
 
 
 def begin_scan(
@@ -237,4 +251,4 @@ def copy_on_cpu(network: Network) -> Network:
     """A copy of the network on the CPU, or the network itself where it is there."""
     if network.device.type == "cpu":
         return network
-    return deepcopy(network).to("cpu")
+    return copy_of(network).to("cpu")

@@ -18,6 +18,7 @@ from opponent.geometry.receptive_field import placement, receptive_field
 from opponent.images.imageset import ImageSet
 from opponent.images.loader import load_batches
 from opponent.images.sources import Images, open_images
+from opponent.models.finite import likely_cause, not_finite_weight
 from opponent.models.network import PIXELS, Network
 from opponent.storage.manifest import (
     BoxNumbers,
@@ -80,7 +81,8 @@ def plan_scan(
             weights_file=None if network.weights_file is None else str(network.weights_file),
             weights_sha256=network.weights_sha256(),
             preprocessing=network.preprocessing,
-            dtype=str(network.dtype).removeprefix("torch."),
+            dtype=_dtype_name(network.dtype),
+            narrower=_narrower(network),
         ),
         features=[feature_record(feature) for feature in resolved],
         through=through,
@@ -104,6 +106,16 @@ def plan_scan(
         units=None if all_units is None else _units_record(network, all_units, through),
     )
     return manifest, chosen
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _narrower(network: Network) -> tuple[str, str] | None:
+    """The type of fewer bits than its own that a network computes in, and in which layer."""
+    found = network.layers.narrower(network.dtype)
+    return None if found is None else (_dtype_name(found[1]), found[0])
 
 
 def chosen_features(network: Network, features: Features) -> tuple[list[Feature], AllUnits | None]:
@@ -163,11 +175,14 @@ def with_crop_plans(
         images: the images of the scan.
         rule: the scan's rule.
         baseline: the through layer's mean, for a rule that starts there.
+    Raises:
+        ValueError: a weight that is not finite makes a feature NaN in all of the first images.
     """
     inputs, through = first_inputs(network, images), manifest.through
     features = [record.feature for record in manifest.features]
     crop_plan = units_plan = None
     if features:
+        _refuse_weights(network, features, through, inputs)
         crop_plan = crop_record(
             checked_plan(network, features, through, inputs, rule=rule, baseline=baseline)
         )
@@ -180,6 +195,24 @@ def with_crop_plans(
             plan = checked_plan(network, all_units.probes(network), through, inputs)
             units_plan = crop_record(replace(plan, features=plan.features[:1]))
     return msgspec.structs.replace(manifest, crop_plan=crop_plan, units_crop_plan=units_plan)
+
+
+def _refuse_weights(
+    network: Network,
+    features: Sequence[Feature],
+    through: str,
+    inputs: Float[Tensor, "n 3 h w"] | None,
+) -> None:
+    """Refuse features that a weight makes NaN, before a pass over all images."""
+    weight = not_finite_weight(network)
+    if weight is None or inputs is None:
+        return
+    for result in attribute_each(network, inputs, features, through):
+        if not (result.activation.isfinite() & result.l1.isfinite()).any():
+            raise ValueError(
+                f"activation or S of {result.feature.label} is not finite in any of the first "
+                f"{len(inputs)} images: {likely_cause(network)}"
+            )
 
 
 def first_inputs(network: Network, images: ImageSet) -> Float[Tensor, "n 3 h w"] | None:

@@ -21,7 +21,10 @@ from opponent.storage.manifest import CropRecord
 from opponent.storage.run import Run
 
 # What a network may compute in.
-DTYPES = {str(x).removeprefix("torch."): x for x in (torch.float32, torch.bfloat16, torch.float64)}
+DTYPES = {
+    str(x).removeprefix("torch."): x
+    for x in (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+}
 
 
 def network_of(run: Run, network: Network | nn.Module | str | None = None) -> Network:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from opponent.attribution.rules import AttributionRule
 from opponent.core.box import Box
 from opponent.core.progress import Progress, silent
 from opponent.images.loader import Batch, load_batches
+from opponent.models.finite import NOT_FINITE, not_finite
 from opponent.models.network import Network
 from opponent.scan.reopen import baseline_of, crop_plan_of, units_plan_of
 from opponent.storage.columns import SCALARS
@@ -81,7 +83,7 @@ class _Shard:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.images: list[str] = []
-        self.numbers: list[int] = []
+        self.scored: list[int] = []  # places of the images of `scores`
         self.unreadable: dict[str, str] = {}
         self.columns: list[list[dict[str, np.ndarray]]] = [[] for _ in run.features]
         self.scores: list[Float[np.ndarray, "n u s"]] = []
@@ -95,7 +97,7 @@ class _Shard:
         units = self.run.manifest.units
         if units is not None:
             empty = np.empty((0, units.count, len(SCORES)), np.float32)
-            places = np.array(self.numbers, np.int64)
+            places = np.array(self.scored, np.int64)
             summary = summarise(np.concatenate([empty, *self.scores]), places, units.keep)
             write_summary(self.run, number, summary)
         write_exemplars(self.run, number, self.images, *self.exemplars)
@@ -122,18 +124,23 @@ class _Scanner:
         images = self.run.images
         for number, reason in batch.unreadable.items():
             shard.unreadable[images[places[number]].id] = reason
-        first = len(shard.images)
-        shard.numbers += [places[number] for number in batch.numbers]
-        shard.images += [images[places[number]].id for number in batch.numbers]
         if not batch.numbers:
             return
-        inputs = self.network.inputs(batch.pixels)
+        inputs, done = self.network.inputs(batch.pixels), 0
         for count, unit_scores, results in _fitting(self._attribute, inputs):
+            here = [places[number] for number in batch.numbers[done : done + count]]
+            done += count
+            wrong = dict[int, str]()
             if unit_scores is not None:
-                shard.scores.append(unit_scores.float().cpu().numpy())
-            if results:
-                self._add_results(shard, results, first)
-            first += count
+                scores = unit_scores.float().cpu().numpy()
+                shard.scores.append(scores)
+                shard.scored += here
+                wrong |= _without_any(scores, self.run.all_units().layer)
+            wrong |= not_finite({x.feature.label: _largest(x) for x in results})
+            shard.unreadable |= {images[here[row]].id: why for row, why in wrong.items()}
+            self._add_results(
+                shard, here, [row for row in range(count) if row not in wrong], results
+            )
 
     def _attribute(self, inputs: Tensor) -> tuple[int, Tensor | None, list[Attribution]]:
         """How many images, the scores of all units, and each feature's attribution."""
@@ -158,7 +165,15 @@ class _Scanner:
             return scores_everywhere(self.network, inputs, units.layer, self.run.through)
         return scores(self.network, inputs, self.units_plan)
 
-    def _add_results(self, shard: _Shard, results: Sequence[Attribution], first: int) -> None:
+    def _add_results(
+        self, shard: _Shard, places: list[int], rows: list[int], results: Sequence[Attribution]
+    ) -> None:
+        """Add what is known of some rows of a batch, of images at these places."""
+        first = len(shard.images)
+        shard.images += [self.run.images[places[row]].id for row in rows]
+        if not rows or not results:
+            return
+        results = [_of_rows(result, rows) for result in results]
         width = self.run.manifest.through_shape[2]
         # Of tokens, those that lie on the image; S may depend on none of these.
         window, box = results[0].window, results[0].grid_window
@@ -175,6 +190,30 @@ class _Scanner:
                 "inhibition_channels": result.inhibition_channels,
             }
             columns.append({name: x.float().cpu().numpy() for name, x in values.items()})
+
+
+def _largest(result: Attribution) -> Float[np.ndarray, "n 3"]:
+    """Numbers of each image that are finite only where S and all that is kept of it are."""
+    largest = (result.activation, result.l1, result.l2)
+    return torch.stack(largest, 1).float().cpu().numpy()
+
+
+def _of_rows(result: Attribution, rows: list[int]) -> Attribution:
+    """The attribution of some of its images."""
+    if len(rows) == len(result):
+        return result
+    return replace(
+        result,
+        activation=result.activation[rows],
+        window_attribution=result.window_attribution[rows],
+        hidden=result.hidden[rows],
+    )
+
+
+def _without_any(scores: Float[np.ndarray, "n u s"], layer: str) -> dict[int, str]:
+    """The images in which no unit's scores are finite, with the reason."""
+    nothing = ~np.isfinite(scores).all(2).any(1)
+    return dict.fromkeys(np.flatnonzero(nothing).tolist(), f"{NOT_FINITE}every unit of {layer}")
 
 
 def _fitting(compute: Callable[[Tensor], _Result], inputs: Tensor) -> Iterator[_Result]:

@@ -24,6 +24,7 @@ from opponent.core.progress import Progress, silent
 from opponent.core.text import file_name, one_line
 from opponent.images.imageset import ImageSet
 from opponent.images.loader import Batch, load_batches
+from opponent.models.finite import NOT_FINITE, likely_cause, not_finite
 from opponent.models.network import Network
 from opponent.storage.files import AnyPath, atomic_write, local, names, to_path, write_text
 from opponent.storage.tables import damage_refused
@@ -165,10 +166,10 @@ def map_images(
         what: what progress calls it.
         progress: called with `what`, the images done and the images in all.
     Returns:
-        The arrays over all images that could be read, those images' ids, and what could not be read
-        with its reason.
+        The arrays over all images that could be read and gave finite numbers, those images' ids,
+        and all other images with their reasons.
     Raises:
-        RunError: a shard is damaged, or no image could be read.
+        RunError: a shard is damaged, no image could be read, or none gave finite numbers.
     """
     shards = [
         range(first, min(first + shard_size, len(images)))
@@ -191,14 +192,21 @@ def map_images(
             unreadable |= _reasons(batch, places, images)
             if batch.numbers:
                 numbers = [places[k] for k in batch.numbers]
-                ids += [images[n].id for n in numbers]
-                results.append(compute(network.inputs(batch.pixels), np.array(numbers)))
+                arrays = compute(network.inputs(batch.pixels), np.array(numbers))
+                wrong = not_finite(arrays)
+                unreadable |= {images[numbers[row]].id: why for row, why in wrong.items()}
+                kept = [row for row in range(len(numbers)) if row not in wrong]
+                ids += [images[numbers[row]].id for row in kept]
+                results.append({name: values[kept] for name, values in arrays.items()})
             if batch.ends_group:
                 about = {"images": ids, "unreadable": unreadable}
                 checkpoints.write(shard_names[missing[batch.group]], _joined(results), about)
                 results, ids, unreadable = [], [], {}
             progress(what, before + batch.done, len(images))
-    return _all_shards(checkpoints, shard_names)
+    arrays, names, left_out = _all_shards(checkpoints, shard_names)
+    if not names:
+        raise RunError(_nothing_left(left_out, network))
+    return arrays, names, left_out
 
 
 def _reasons(batch: Batch, places: list[int], images: ImageSet) -> dict[str, str]:
@@ -221,6 +229,12 @@ def _all_shards(
             results.append(arrays)
         ids += about["images"]
         unreadable |= about["unreadable"]
-    if not results:
-        raise RunError(f"no image could be read: {'; '.join(list(unreadable.values())[:3])}")
     return _joined(results), tuple(ids), unreadable
+
+
+def _nothing_left(left_out: Mapping[str, str], network: Network) -> str:
+    """Why no image is left, with the first reasons, and the cause where numbers are not finite."""
+    reasons = "; ".join(list(left_out.values())[:3])
+    if any(reason.startswith(NOT_FINITE) for reason in left_out.values()):
+        return f"no image gave finite numbers ({reasons}): {likely_cause(network)}"
+    return f"no image could be read: {reasons}"

@@ -40,6 +40,8 @@ class NetworkRecord(_Record, frozen=True, kw_only=True):
         weights_sha256: of all parameters and buffers.
         preprocessing: how images were prepared.
         dtype: the type of numbers that it computed in.
+        narrower: the type of fewer bits that a layer gave, where the network leaves its own (by
+            autocast, for example), and the layer's name.
     """
 
     name: str
@@ -47,6 +49,7 @@ class NetworkRecord(_Record, frozen=True, kw_only=True):
     weights_sha256: str
     preprocessing: Preprocessing
     dtype: str
+    narrower: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
         _ = self.preprocessing.fit  # it refuses sizes that are no sizes

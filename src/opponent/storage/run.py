@@ -7,7 +7,7 @@
     RUN/baseline.safetensors     the through layer's mean, for a rule that starts there
     RUN/units/000000.safetensors  where all units are scanned, a summary of theirs
     RUN/units.parquet       the same over all images, one row a unit and score
-    RUN/unreadable.csv      all images that could not be read, with their reasons
+    RUN/unreadable.csv      all images that are left out, with their reasons
 
 A shard holds a fixed slice of the image list and is written whole, so that a scan goes on from the
 shards that are missing.
@@ -252,7 +252,7 @@ class Run:
         return [self.shard(number) for number in range(self.shard_count)]
 
     def unreadable(self) -> dict[str, str]:
-        """The images that could not be read, by id, with their reasons.
+        """The images that could not be read, or gave numbers that are 'not finite: …', with why.
 
         Raises:
             RunError: the scan is not finished or damaged.
@@ -266,7 +266,7 @@ class Run:
     # What was measured of each feature
 
     def columns(self, feature: Feature | str | None = None, *, maps: bool = True) -> Columns:
-        """One feature over all images that could be read.
+        """One feature over all images that could be read and gave finite numbers.
 
         Args:
             feature: one of the run's features; default: the first.
@@ -345,7 +345,7 @@ class Run:
         place, count = self.features.index(feature), len(self.features)
         table = read_rows(self._shards(), place, count, names, which)
         if which is None and not len(table):
-            raise RunError(f"no image of {self.folder} could be read; see unreadable.csv in it")
+            raise RunError(f"no image of {self.folder} could be read or used; see unreadable.csv")
         return table
 
     def all_units(self) -> UnitsRecord:

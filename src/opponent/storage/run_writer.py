@@ -87,9 +87,9 @@ def write_shard(
     Args:
         run: the run.
         number: the shard's.
-        images: ids of the images that could be read.
+        images: ids of the images that have rows.
         columns: for each feature, its batches' columns.
-        unreadable: the others, with reasons.
+        unreadable: the others, which could not be read or gave no finite numbers, with reasons.
     """
     tables = [
         _shard_table(images, feature.label, batches)
@@ -147,7 +147,7 @@ def write_summary(run: Run, number: int, summary: Summary) -> None:
 
 
 def finish_run(run: Run) -> None:
-    """Write the list of unreadable images, for people, and the table of all units."""
+    """Write the list of images that are left out, for people, and the table of all units."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([("image", "reason"), *run.unreadable().items()])

@@ -32,7 +32,7 @@ class Summary:
     """What is kept of u units and s scores over n images.
 
     Args:
-        count: n.
+        count: n. A unit has fewer values where one of its scores is not finite in some image.
         values: the k largest and k smallest of each, best first; NaN where there are fewer.
         images: the numbers of the images that gave them; -1 where there are fewer.
         keys: buckets that hold something, each as ((unit * s) + score) * width + bucket, ascending.
@@ -78,18 +78,26 @@ class Summary:
         )
 
     def quantile(self, share: float) -> Float[np.ndarray, "u s"]:
-        """The value that this share of all images lies below, right to 1 %; NaN without images."""
-        units, scores = self.values.shape[:2]
-        quantiles = np.full(units * scores, np.nan)
+        """The value that this share of values lies below, right to 1 %; NaN without any."""
+        counted = self.counted
+        quantiles = np.full(counted.size, np.nan)
         owners, buckets = np.divmod(self.keys, _WIDTH)
         total = np.cumsum(self.counts)
-        ends = np.searchsorted(owners, np.arange(units * scores), side="right")
-        before = np.concatenate([[0], total])[np.searchsorted(owners, np.arange(units * scores))]
-        if self.count:
-            rank = np.floor(share * (self.count - 1)).astype(np.int64)
-            place = np.searchsorted(total, before + rank, side="right")
-            quantiles = _middle(buckets[np.minimum(place, ends - 1)])
-        return quantiles.reshape(units, scores)
+        [there] = np.nonzero(counted.ravel())
+        before = np.concatenate([[0], total])[np.searchsorted(owners, there)]
+        ends = np.searchsorted(owners, there, side="right")
+        rank = np.floor(share * (counted.ravel()[there] - 1)).astype(np.int64)
+        place = np.searchsorted(total, before + rank, side="right")
+        quantiles[there] = _middle(buckets[np.minimum(place, ends - 1)])
+        return quantiles.reshape(counted.shape)
+
+    @property
+    def counted(self) -> Int[np.ndarray, "u s"]:
+        """How many images gave each unit finite scores."""
+        shape = self.values.shape[:2]
+        counted = np.zeros(shape[0] * shape[1], np.int64)
+        np.add.at(counted, self.keys // _WIDTH, self.counts)
+        return counted.reshape(shape)
 
 
 # Buckets of negative values, zero, and of positive ones, in order.
@@ -115,22 +123,23 @@ def summarise(
 ) -> Summary:
     """The summary of some images.
 
+    A unit of which one score is not finite in an image has no value there.
+
     Args:
         values: each image's, unit's and score's.
         numbers: the images' numbers.
         keep: k.
-    Raises:
-        ValueError: a value is not a number.
     """
-    if np.isnan(values).any():
-        unit = int(np.argwhere(np.isnan(values))[0][1])
-        raise ValueError(f"unit {unit} is not a number (NaN) in some image")
     n, units, scores = values.shape
-    columns = np.moveaxis(values.astype(np.float32), 0, 2)  # units, scores, images
+    values = values.astype(np.float32)
+    there = np.isfinite(values).all(2, keepdims=True)
+    columns = np.moveaxis(np.where(there, values, np.nan), 0, 2)  # units, scores, images
+    finite = np.isfinite(columns)
     both = np.stack([columns, -columns], 2)
     held, images = _best(both, np.broadcast_to(numbers, both.shape), keep)
     owners = np.arange(units * scores).reshape(units, scores, 1)
-    keys, counts = np.unique(owners * _WIDTH + _bucket(columns), return_counts=True)
+    owners = np.broadcast_to(owners, columns.shape)[finite]
+    keys, counts = np.unique(owners * _WIDTH + _bucket(columns[finite]), return_counts=True)
     return Summary(
         count=n,
         values=held * np.array([1, -1], held.dtype)[:, None],
@@ -144,14 +153,16 @@ def _best(
     values: Float[np.ndarray, "u s 2 n"], numbers: Int[np.ndarray, "u s 2 n"], keep: int
 ) -> tuple[Float[np.ndarray, "u s 2 k"], Int[np.ndarray, "u s 2 k"]]:
     """The largest values; of equals, those of the images that come first. NaN comes last."""
-    missing = keep - values.shape[3]
-    if missing > 0:
-        pad = [(0, 0)] * 3 + [(0, missing)]
+    fewer = keep - values.shape[3]
+    if fewer > 0:
+        pad = [(0, 0)] * 3 + [(0, fewer)]
         values = np.pad(values, pad, constant_values=np.nan)
         numbers = np.pad(numbers, pad, constant_values=-1)
     order = np.lexsort((numbers, -values))[..., :keep]
-    held = np.take_along_axis(values, order, 3), np.take_along_axis(numbers, order, 3)
-    return held[0], held[1].astype(np.int64)
+    held, images = np.take_along_axis(values, order, 3), np.take_along_axis(numbers, order, 3)
+    missing = np.isnan(held)
+    # One and the same NaN, for they differ in their bytes.
+    return np.where(missing, np.float32(np.nan), held), np.where(missing, -1, images)
 
 
 def merge(a: Summary, b: Summary) -> Summary:
@@ -190,7 +201,7 @@ def rows(summary: Summary, names: Sequence[str]) -> Mapping[str, list[Any]]:
     table: dict[str, list[Any]] = {
         "unit": np.repeat(np.arange(units), count).tolist(),
         "score": list(SCORES) * units,
-        "images": [summary.count] * (units * count),
+        "images": summary.counted.ravel().tolist(),
     }
     table |= {name: values.ravel().tolist() for name, values in quantiles.items()}
     for end, name in enumerate(("top", "bottom")):

@@ -18,6 +18,7 @@ from opponent.geometry.receptive_field import receptive_field
 from opponent.images.decode import Fit, load_image
 from opponent.images.imageset import ImageEntry
 from opponent.images.sources import Images, open_images
+from opponent.models.forward import undisturbed
 from opponent.models.network import Network
 from opponent.models.registry import load
 from opponent.synthesis.objectives import Activation, DotCosine, parse_objective
@@ -37,7 +38,7 @@ INVERSION_RATE, ACCENTUATION_RATE = 0.05, 0.02
 _Start = Callable[[slice, torch.Generator], Parameterisation]
 
 
-@torch.inference_mode(False)
+@undisturbed()
 def invert(
     network: Network | nn.Module | str,
     images: Float[Tensor, "n 3 h w"] | Images,
@@ -91,7 +92,7 @@ def invert(
     return replace(synthesis, images=ids)
 
 
-@torch.inference_mode(False)
+@undisturbed()
 def invert_attribution(
     network: Network,
     attribution: Float[Tensor, "n k y x"],
@@ -159,7 +160,7 @@ def invert_attribution(
     return _in_batches(network, targets, start, INVERSION_RATE, settings, progress, watch=False)
 
 
-@torch.inference_mode(False)
+@undisturbed()
 def accentuate(
     network: Network | nn.Module | str,
     images: Images,
@@ -224,7 +225,7 @@ def accentuate(
     return replace(synthesis, images=ids)
 
 
-@torch.inference_mode(False)
+@undisturbed()
 def visualise(
     network: Network | nn.Module | str,
     feature: Feature | str,

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from opponent.core.feature import Feature
 from opponent.core.side import Side
 from opponent.geometry.crop import CropPlan
+from opponent.models.finite import likely_cause
+from opponent.models.forward import undisturbed
 from opponent.models.network import Network
 from opponent.synthesis.objectives import Objective, Views
 from opponent.synthesis.parameterisations import Parameterisation
@@ -57,6 +59,8 @@ def ascend(
         progress: called with the steps done and the steps in all.
     Returns:
         The images, their opacity, and what was recorded at each step.
+    Raises:
+        ValueError: the objective became NaN or infinite.
     """
     # Gradients by phase are tiny; Adam's usual 1e-8 would damp them.
     adam = torch.optim.Adam(start.parameters, lr=rate, maximize=True, eps=1e-16, fused=True)
@@ -65,7 +69,7 @@ def ascend(
     objectives, activations = [], []
     # The absolute gradient of each pixel, summed over all steps.
     acted = torch.zeros(len(start.parameters[0]), *start.size, device=network.device)
-    with torch.inference_mode(False), torch.enable_grad():
+    with undisturbed(), torch.enable_grad():
         for step in range(steps):
             # Pixels that no view shows have no gradient, and are not computed.
             seen, boxes = transforms.draw(start.size, size, generator, plan.box)
@@ -85,6 +89,13 @@ def ascend(
                 activations.append(_mean_of_views(activation, len(images)))
             if progress is not None:
                 progress(step + 1, steps)
+    recorded = torch.stack(objectives)
+    if not recorded.isfinite().all():
+        step = int((~recorded.isfinite()).any(1).nonzero()[0]) + 1
+        raise ValueError(
+            f"the objective is not finite from step {step} on, for {feature.label}: "
+            f"{likely_cause(network)}"
+        )
     with torch.no_grad():
         images = start.images()
         inputs = network.preprocessing.normalise(resize(images, size, plan.box)).to(network.dtype)
@@ -94,7 +105,7 @@ def ascend(
         side=side,
         image=images,
         opacity=_opacity(acted),
-        objective=torch.stack(objectives),
+        objective=recorded,
         activation=torch.stack(activations) if watch else objectives[0].new_empty(0, len(images)),
         final=final,
     )

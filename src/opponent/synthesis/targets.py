@@ -20,8 +20,16 @@ def one_side(
         through: the layer that S belongs to, for the message.
     Raises:
         EmptyTarget: that side of an S is empty.
+        ValueError: an S is not finite.
     Source: paper, section 4.
     """
+    finite = attribution.flatten(1).isfinite().all(1)
+    if not finite.all():
+        wrong = ", ".join(map(str, (~finite).nonzero().flatten().tolist()))
+        raise ValueError(
+            f"S of {feature.label} through {through!r} is not finite in image {wrong} of "
+            f"{len(attribution)} (counted from 0): there is no direction to invert"
+        )
     both = side is Side.BOTH
     target = attribution.abs() if both else (side.sign * attribution).clamp(min=0)
     empty = (~target.flatten(1).any(1)).nonzero().flatten().tolist()

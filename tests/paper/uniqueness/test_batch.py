@@ -62,3 +62,16 @@ def test_norms_of_whole_maps_lose_no_digits() -> None:
         (l2, exact.square().sum((1, 2, 3)).sqrt()),
     ):
         torch.testing.assert_close(ours.double(), expected, rtol=1e-6, atol=0)
+
+
+def test_a_small_side_keeps_its_digits_beside_a_large_one() -> None:
+    maps = torch.rand(2, 64, 28, 28, generator=torch.Generator().manual_seed(0)) + 1
+    maps[0, 3, 4, 5:9] = torch.tensor([-0.001, -0.002, -0.0005, -0.0015])
+    maps[1] *= -1
+    maps[1, 60, 27, 27] = 0.003
+    for one_map, (plus, minus) in zip(maps, zip(*norms(maps)[:2], strict=True), strict=True):
+        values = one_map.flatten().double().tolist()
+        above = sum(x for x in values if x > 0)
+        below = -sum(x for x in values if x < 0)
+        assert plus.item() == pytest.approx(above, rel=1e-6)
+        assert minus.item() == pytest.approx(below, rel=1e-6)

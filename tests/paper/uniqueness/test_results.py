@@ -59,7 +59,7 @@ def test_the_command(pictures: Path, tmp_path: Path) -> None:
         result = CliRunner().invoke(app, [*map(str, (*words, *more))], catch_exceptions=False)
         assert result.exit_code == 0
         assert f"top m = {m} of N = 60 images" in result.output
-        assert "1 images could not be read" in result.output
+        assert "1 images are left out" in result.output
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"figure8a-m1.png", "figure8a-m5.svg", "figure8b-conv2d2-m5.svg"} <= names
     values = json.loads((tmp_path / "out" / "uniqueness-m5.json").read_text())

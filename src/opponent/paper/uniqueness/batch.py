@@ -7,9 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from opponent.attribution.result import energies
 from opponent.core.feature import Feature
 from opponent.geometry.crop import CropPlan
 from opponent.geometry.planning import plan_crop
+from opponent.models.forward import undisturbed
 from opponent.models.network import Network
 from opponent.paper.layer_pairs import LayerPair
 
@@ -58,7 +60,7 @@ def measure_batch(
             result = plan.run_from(network, inputs, maps[pair.through])
         assert result.through is not None
         hidden, columns = result.through.detach(), []
-        with torch.inference_mode(False), torch.enable_grad():
+        with undisturbed(), torch.enable_grad():
             for feature in plan.features:
                 activation = feature.read(result.target)
                 [slope] = torch.autograd.grad(activation.sum(), result.through, retain_graph=True)
@@ -70,14 +72,15 @@ def measure_batch(
 def norms(
     attribution: Float[Tensor, "n k h w"],
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """E+, E- and the L2 norm of S, in three sweeps and no copies: a quarter of the time.
+    """E+, E- and the L2 norm of S.
+
+    Either side is a sum of its own terms: as a difference of the L1 norm and the sum of S, the
+    smaller one would lose its digits beside the larger.
 
     Args:
         attribution: S of each image.
-    Source: paper, eq. 2, by E+ + E- = L1 norm and E+ - E- = sum.
+    Source: paper, eq. 2.
     """
     # Channel by channel: a norm adds one value after the other, and loses digits over a whole map.
-    flat, norm = attribution.flatten(2), torch.linalg.vector_norm
-    l1, total = norm(flat, 1, 2).sum(1), flat.sum((1, 2))
-    plus, minus = ((l1 + sign * total).clamp(min=0) / 2 for sign in (1, -1))
-    return plus, minus, norm(norm(flat, 2, 2), 2, 1)
+    norm = torch.linalg.vector_norm
+    return *energies(attribution), norm(norm(attribution.flatten(2), 2, 2), 2, 1)

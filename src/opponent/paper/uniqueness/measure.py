@@ -104,7 +104,7 @@ class FeatureMeasurements:
         folder: where they lie.
         question: what determines the numbers.
         groups: units and k-means directions of each layer, in order.
-        images: the ids of the images that could be read.
+        images: the ids of the images that could be read and gave finite numbers.
         unreadable: the others, with reasons.
         source: all images.
     """

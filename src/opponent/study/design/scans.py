@@ -254,14 +254,15 @@ def _norms(
 
     question = {"run": run_digest, "layer": layer, "norms at": list(positions)}
     checkpoints = CheckpointFolder(folder / "norms" / run_digest[:12], question)
-    arrays, ids, _ = map_images(
+    arrays, ids, left_out = map_images(
         checkpoints, network, run.images, norms, batch_size=_BATCH, what=f"{layer}: norms",
         progress=progress,
     )  # fmt: skip
     norm_of = dict(zip(ids, arrays["norm"], strict=True))
     if gone := [image for image in images if image not in norm_of]:
         raise RunError(
-            f"{len(gone):,} images of {run.folder} cannot be read any more, first {gone[0]}; "
-            "put them back, or scan again into another folder"
+            f"{len(gone):,} images of {run.folder} cannot be read any more, or gave no finite "
+            f"numbers, first {gone[0]} ({left_out[gone[0]]}); put them back, or scan again into "
+            "another folder"
         )
     return np.stack([norm_of[image] for image in images])
