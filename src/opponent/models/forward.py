@@ -1,7 +1,8 @@
 """One pass through a module, up to a target and no further. The only file with hooks."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -312,9 +313,16 @@ def _as_it_was(module: nn.Module) -> Iterator[None]:
         submodule.training = False
     devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
     try:
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=devices), _eager():
             yield
     finally:
         torch.set_grad_enabled(gradients)
         for submodule in training:
             submodule.training = True
+
+
+def _eager() -> AbstractContextManager[object]:
+    """What `torch.compile` made runs as it is written: compiled, it would compile the hooks too."""
+    # Without dynamo nothing is compiled, and it takes seconds to import.
+    loaded = "torch._dynamo" in sys.modules
+    return torch.compiler.set_stance("force_eager") if loaded else nullcontext()

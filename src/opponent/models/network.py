@@ -1,6 +1,7 @@
 """A network: a module, its layers by name, and how images become its input."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,7 @@ from opponent.models.forward import (
 )
 from opponent.models.layers import LOGITS, PIXELS, Layer, Layers
 from opponent.models.preprocessing import Preprocessing
+from opponent.models.unwrap import unwrap
 from opponent.models.weights import sha256_of
 
 __all__ = ["LOGITS", "PIXELS", "Layer", "Layers", "Network"]
@@ -44,6 +46,9 @@ class Network:
         name: what results call it; default: the module's class.
         classes: the logits' names, in order.
         weights_file: the file that the weights came from, if they came from one.
+        asked: the text that `load` made it from; None where it was made otherwise.
+    Raises:
+        ValueError: a module whose layers cannot be read, such as TorchScript or a quantised one.
 
     >>> import opponent, torch
     >>> module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
@@ -62,12 +67,13 @@ class Network:
         name: str | None = None,
         classes: Sequence[str] | None = None,
         weights_file: Path | None = None,
+        asked: str | None = None,
     ) -> None:
-        self._module = module
+        self._module = unwrap(module)
         self._preprocessing = preprocessing or Preprocessing()
-        self._name = name or type(module).__name__
+        self._name = name or type(self._module).__name__
         self._classes = tuple(classes) if classes is not None else None
-        self._weights_file = weights_file
+        self._weights_file, self._asked = weights_file, asked
         self._cache: dict[Hashable, object] = {}
 
     def __repr__(self) -> str:
@@ -99,6 +105,11 @@ class Network:
         return self._weights_file
 
     @property
+    def asked(self) -> str | None:
+        """The text that `load` made it from; None where it was made otherwise."""
+        return self._asked
+
+    @property
     def device(self) -> torch.device:
         """Where the network's first parameter lies; the CPU if it has none."""
         return next((p.device for p in self.module.parameters()), torch.device("cpu"))
@@ -111,13 +122,11 @@ class Network:
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "Network":
-        """Move the module to a device, or into another type of numbers.
+        """Move the module to a device, or into another type of numbers; gives the network itself.
 
         Args:
             device: where to, such as 'cuda'; None leaves it where it is.
             dtype: the type of numbers; None leaves it as it is.
-        Returns:
-            The network itself.
         Raises:
             ValueError: the device cannot be used.
         """
@@ -134,13 +143,10 @@ class Network:
         Args:
             preprocessing: the other way.
         """
-        return Network(
-            self.module,
-            preprocessing=preprocessing,
-            name=self.name,
-            classes=self.classes,
-            weights_file=self.weights_file,
-        )
+        other = copy(self)
+        other._preprocessing, other._cache = preprocessing, {}
+        vars(other).pop("_layers", None)
+        return other
 
     def at_size(self, size: tuple[int, int]) -> "Network":
         """The network for inputs of another size; itself where it is its own size.
@@ -174,11 +180,8 @@ class Network:
         Args:
             key: what the value is kept under.
             compute: gives the value.
-        Returns:
-            The value.
         """
-        full = (key, self.device, self.dtype)
-        if full not in self._cache:
+        if (full := (key, self.device, self.dtype)) not in self._cache:
             self._cache[full] = compute()
         return self._cache[full]  # type: ignore[return-value]
 
@@ -189,8 +192,7 @@ class Network:
 
     @cached_property
     def _layers(self) -> Layers:
-        size, device, dtype = self.preprocessing.size, self.device, self.dtype
-        image = torch.zeros(1, 3, *size, device=device, dtype=dtype)
+        image = torch.zeros(1, 3, *self.preprocessing.size, device=self.device, dtype=self.dtype)
         return Layers(self.module, image, self.name)
 
     def layer(self, name: str) -> Layer:
@@ -261,8 +263,7 @@ class Network:
         Args:
             images: RGB bytes, of the network's input size.
         """
-        inputs = self.preprocessing.from_bytes(images)
-        return inputs.to(device=self.device, dtype=self.dtype)
+        return self.preprocessing.from_bytes(images).to(device=self.device, dtype=self.dtype)
 
     def load_inputs(
         self, images: Float[Tensor, "n 3 h w"] | Images
@@ -332,8 +333,7 @@ class Network:
             substitute: from the through layer's map makes the one that goes on in its place.
             crops: for some layers, the box of their maps that goes on.
         Returns:
-            Both maps as (n, channels, rows, columns). Vectors are 1 x 1 maps; tokens are columns of
-            rows.
+            Both maps as (n, c, rows, columns): vectors are 1 x 1 maps, tokens columns of rows.
         Raises:
             ValueError: a layer is unknown, or `through` does not lie before `target`.
         """
