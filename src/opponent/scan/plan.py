@@ -79,6 +79,7 @@ def plan_scan(
             weights_sha256=network.weights_sha256(),
             preprocessing=network.preprocessing,
             dtype=str(network.dtype).removeprefix("torch."),
+            asked=network.asked,
         ),
         features=[feature_record(feature) for feature in resolved],
         through=through,

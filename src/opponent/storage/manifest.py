@@ -35,11 +35,13 @@ class NetworkRecord(_Record, frozen=True, kw_only=True):
     """Which network was scanned.
 
     Args:
-        name: as `opponent.load` takes it, where it can be loaded by name.
+        name: what it is called.
         weights_file: the file of weights, where one was given.
         weights_sha256: of all parameters and buffers.
         preprocessing: how images were prepared.
         dtype: the type of numbers that it computed in.
+        asked: the text that `opponent.load` made it from; None where it was handed over as an
+            object, and in manifests of earlier versions.
     """
 
     name: str
@@ -47,6 +49,7 @@ class NetworkRecord(_Record, frozen=True, kw_only=True):
     weights_sha256: str
     preprocessing: Preprocessing
     dtype: str
+    asked: str | None = None
 
     def __post_init__(self) -> None:
         _ = self.preprocessing.fit  # it refuses sizes that are no sizes
@@ -203,7 +206,8 @@ class Manifest(_Record, frozen=True, kw_only=True):
         """
         values: dict[str, Any] = json.loads(self.to_json())
         del values["crop_plan"], values["units_crop_plan"]
-        del values["network"]["weights_file"], values["images"]["source"]
+        del values["network"]["weights_file"], values["network"]["asked"]
+        del values["images"]["source"]
         return values
 
     def to_json(self) -> str:
