@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import opponent
@@ -24,6 +26,19 @@ COMMANDS = (
     "verify-inversions", "reproduce",
 )  # fmt: skip
 SCAN = ["scan", "inceptionv1-mini", "mixed3b:168", "--through", "mixed3a"]
+
+
+class Twice(nn.Module):
+    """A ReLU of three calls, the second on a branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1)
+        self.third, self.relu = nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.first(x))
+        return self.relu(self.third(x + self.relu(self.second(x))))
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -94,10 +109,81 @@ def test_models_and_layers() -> None:
         "47",
         "x",
         "47",
+        "yes",
         "before",
         "it",
         "acts",
     ]
+    assert [row.split()[0] for row in text.splitlines() if "a branch" in row][:2] == [
+        "mixed3a_3x3_bottleneck",
+        "mixed3a_5x5_bottleneck",
+    ]
+    before = within("layers", "inceptionv1-mini", "--target", "mixed3b").splitlines()
+    assert before[-2].split()[0] == "mixed3b_pool_reduce_pre_relu_conv"
+    whole = within("layers", "inceptionv1-mini", "--target", "mixed3b", "--bottlenecks")
+    *rows, about = whole.splitlines()[1:]
+    assert [row.split()[0] for row in rows] == ["conv2d0", "conv2d1", "conv2d2", "mixed3a"]
+    assert about == "inceptionv1-mini, input 64 x 64 pixels; bottlenecks before mixed3b"
+
+
+def test_layers_that_are_called_several_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.random.fork_rng(devices=[]):
+        twice = opponent.Network(Twice(), preprocessing=opponent.Preprocessing(size=(9, 12)))
+    monkeypatch.setattr("opponent.cli.start.open_network", lambda _: twice)
+    rows = [row.split() for row in within("layers", "any", "--bottlenecks").splitlines()[1:-1]]
+    assert [(row[0], row[-1]) for row in rows] == [("relu#1", "yes"), ("relu#3", "yes")]
+    assert rows[0][-4:-1] == ["3", "x", "3"]
+    assert rows[1][-4:-1] == ["7", "x", "7"]
+    [row] = [row for row in within("layers", "any").splitlines() if row.strip().startswith("relu")]
+    assert " ".join(row.split()).endswith("7 x 7 #1 yes, #2 a branch, #3 yes")
+
+
+@pytest.mark.parametrize(
+    ("through", "notes"),
+    [
+        ("mixed3a", []),
+        (
+            "mixed3a_3x3_bottleneck",
+            ["is one branch of several", "way to mixed3b: conv2d0, conv2d1, conv2d2, mixed3a"],
+        ),
+        (
+            "pixels",
+            ["under 0.95", "a scan with --rule integrated-zero attributes all of it"],
+        ),
+    ],
+)
+def test_a_scan_says_what_to_do_where_the_sides_do_not_add_up(
+    through: str, notes: list[str], pictures: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    given = ("--through", through, "--images", pictures, "--out", folder)
+    text = within(*SCAN[:3], "mixed3b:9", *given)
+    run = opponent.Run(folder)
+    for feature in run.features:
+        columns = run.columns(feature)
+        e = columns.excitation.astype(float) - columns.inhibition
+        r = np.corrcoef(e, columns.activation)[0, 1]
+        far = np.abs(e - columns.activation).mean() / columns.activation.std()
+        assert (
+            f"{feature.label}: E = excitation - inhibition against the activation f: r = " in text
+        )
+        assert f"r = {r:.4f}, mean |E - f| = {far:.2g} sd of f\n" in text
+        assert (r > 0.9999) == (not notes)
+    for note in notes:
+        assert text.count(note) == 1, "once for both features"
+    # Integrating mends what biases do, and no branch.
+    assert ("integrated-zero" in text) == (through == "pixels")
+    assert ("one branch of several" in text) == (through == "mixed3a_3x3_bottleneck")
+
+
+def test_a_scan_of_few_images_gives_no_correlation(pictures: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few.txt"
+    few.write_text("\n".join(str(pictures / f"[{i:02d}].png") for i in range(19)))
+    words = (*SCAN[:3], "mixed3b:*", "--through", "mixed3a_3x3_bottleneck", "--images", few)
+    text = within(*words, "--out", tmp_path / "run")
+    assert "no r (19 images; r takes 20 or more), mean |E - f| = " in text
+    assert text.count("is one branch of several") == 1
+    assert "integrated" not in text
 
 
 def test_layers_read_after_an_activation_function_are_marked_and_noted(
@@ -171,7 +257,11 @@ def test_invert_and_visualise(run: Path, tmp_path: Path) -> None:
         (["scan", "inceptionv1-mini", "mixed3b"], "does not name a feature"),
         (["scan", "inceptionv1-mini", "mixed3b:240"], "has 240 channels, 0 to 239"),
         (["scan", "inceptionv1-mini", "mixed3b:1@16,0"], "outside the layer's map"),
-        (["scan", "inceptionv1-mini", "conv2d1:1"], "does not lie before the target"),
+        (
+            ["scan", "inceptionv1-mini", "conv2d1:1"],
+            "does not lie before the target 'conv2d1'; everything goes through these on its way to "
+            "conv2d1: conv2d0",
+        ),
     ],
 )
 def test_mistakes_are_explained(words: list[str], message: str, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Files of weights good and bad, and downloads."""
 
+import argparse
 import http.server
 import io
 import os
@@ -18,6 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.weights import drawn, small, write
+from torch import Tensor, nn
 
 from opponent.models.inceptionv1 import InceptionV1
 from opponent.models.registry import load
@@ -83,6 +85,123 @@ def test_weights_that_do_not_fit_say_all_that_is_wrong_and_change_nothing(tmp_pa
         load("inceptionv1-mini", file)
     with pytest.raises(ValueError, match=r"^the weights in .* 6 missing: [^;…]*, …$"):
         load_weights(module, write(tmp_path / "none.pth", {}))
+
+
+# Checkpoints of training
+
+
+def prefixed(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: value for name, value in weights.items()}
+
+
+PREFIXES = ["module.", "_orig_mod.", "model.", "net.", "module._orig_mod.", "model.backbone."]
+
+
+@pytest.mark.parametrize("prefix", ["", *PREFIXES])
+@pytest.mark.parametrize("key", [None, "state_dict", "model", "model_state_dict", "model_ema"])
+def test_checkpoints_load_without_a_prefix_that_all_names_share(
+    tmp_path: Path, prefix: str, key: str | None
+) -> None:
+    module = small()
+    wanted = drawn(module, 1)
+    named = prefixed(prefix, wanted)
+    optimizer = {"state": {0: {"step": torch.ones(1)}}, "param_groups": [{"lr": 0.1}]}
+    lightning = {"epoch": 3, "hyper_parameters": {"depth": 2}, "callbacks": {}, "ema": {}}
+    given = named if key is None else {key: named, "optimizer": optimizer, **lightning}
+    load_weights(module, write(tmp_path / "w.pth", given))
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, wanted[name])
+    if key is None:
+        other = small()
+        load_weights(other, write(tmp_path / "w.safetensors", named))
+        assert torch.equal(other[0].weight, wanted["0.weight"])
+
+
+class Wrapped(nn.Module):
+    """A module whose own names begin as a wrapper's do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Sequential(small())
+
+
+def test_a_prefix_that_is_the_modules_own_stays(tmp_path: Path) -> None:
+    module = Wrapped()
+    wanted = drawn(module, 2)
+    for prefix in ("", "module.", "model."):
+        load_weights(module, write(tmp_path / "w.pth", prefixed(prefix, wanted)))
+        assert torch.equal(module.model[0][0].weight, wanted["model.0.0.weight"])
+
+
+def test_a_prefix_that_some_names_lack_is_not_taken_off(tmp_path: Path) -> None:
+    module, wanted = small(), drawn(small())
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    given = {**prefixed("model.", wanted), "loss.weight": torch.ones(3)}
+    file = write(tmp_path / "w.ckpt", {"state_dict": given})
+    with pytest.raises(ValueError, match="do not fit") as caught:
+        load_weights(module, file)
+    assert str(caught.value) == (
+        f"the weights in {file}, under 'state_dict', do not fit Sequential: 6 missing: 0.bias, "
+        "0.weight, 1.bias, 1.running_mean, …; 8 unknown: loss.weight, model.0.bias, "
+        "model.0.weight, model.1.bias, …"
+    ).replace("6 missing", f"{len(wanted) - 1} missing")
+    assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
+    # Where only a shape does not fit, that is what is said.
+    given = prefixed("model.", {**wanted, "0.bias": torch.ones(9)})
+    file = write(tmp_path / "shape.pth", given)
+    with pytest.raises(ValueError, match="do not fit") as caught:
+        load_weights(module, file)
+    assert str(caught.value) == (
+        f"the weights in {file} do not fit Sequential without the prefix 'model.' of their names: "
+        "1 of another shape: 0.bias is (9,), expected (2,)"
+    )
+
+
+@pytest.mark.parametrize("other", ["state_dict_ema", "model_ema"])
+def test_several_sets_that_fit_are_refused_and_one_that_fits_is_taken(
+    tmp_path: Path, other: str
+) -> None:
+    module, wanted = small(), drawn(small(), 1)
+    both = {"state_dict": wanted, other: prefixed("module.", drawn(small(), 2))}
+    file = write(tmp_path / "w.pth", both)
+    names = ", ".join(sorted(both))
+    with pytest.raises(ValueError, match=f"several sets of weights that fit Sequential: {names};"):
+        load_weights(module, file)
+    with pytest.raises(OSError, match=f"holds several sets of tensors: state_dict, {other};"):
+        read_weights(file)
+    # A set that belongs to something else does not stand in the way.
+    both[other] = {"queue": torch.zeros(3)}
+    load_weights(module, write(tmp_path / "w.pth", both))
+    assert torch.equal(module[0].weight, wanted["0.weight"])
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_checkpoints_of_more_than_plain_types_say_how_to_save_the_weights(
+    tmp_path: Path, legacy: bool
+) -> None:
+    file = tmp_path / "w.pth"
+    for held, name in (
+        ({"model": drawn(small()), "args": argparse.Namespace(lr=0.1)}, r"argparse\.Namespace"),
+        (small(), r"torch\.nn\.modules\.\S+"),
+        ({"model": drawn(small()), "best": np.float64(0.5)}, r"numpy\.\S+"),
+    ):
+        torch.save(held, file, _use_new_zipfile_serialization=not legacy)
+        with pytest.raises(OSError, match=rf"safely: it holds {name} besides tensors\. ") as caught:
+            load_weights(small(), file)
+        assert "`torch.save(model.state_dict(), 'weights.pth')`" in str(caught.value)
+        assert "only if you trust the file" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_file_of_torchscript_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "w.pt"
+    torch.jit.script(small()).save(str(file))
+    with pytest.raises(
+        OSError, match=r"can be read safely: .*TorchScript archives passed to \S+\)$"
+    ) as caught:
+        load_weights(small(), file)
+    assert "\n" not in str(caught.value)
 
 
 class Harm:

@@ -46,7 +46,7 @@ def test_a_constant_feature_is_left_out_and_counted(tmp_path: Path) -> None:
     with torch.no_grad():
         module.head.weight[1] = 0
     network = Network(module.eval(), preprocessing=SMALL)
-    folder = paint_noise(tmp_path / "pictures", 6, (10, 7))
+    folder = paint_noise(tmp_path / "pictures", 20, (10, 7))
     result = completeness(network, folder, out=tmp_path / "out", features=3)
     assert np.isnan(result.pearson[:, 1]).all()
     assert result.describe()["constant_features"] == 1
@@ -104,6 +104,20 @@ def test_an_interrupted_measurement_goes_on(tmp_path: Path) -> None:
         completeness(network, folder, out=tmp_path / "whole", features=3)
 
 
+@pytest.mark.parametrize(("count", "no_r"), [(19, "19 images; r takes 20 or more"), (20, None)])
+def test_few_images_give_distances_and_no_correlation(
+    count: int, no_r: str | None, tmp_path: Path
+) -> None:
+    network = Network(chain().eval(), preprocessing=SMALL)
+    folder = paint_noise(tmp_path / "pictures", count, (10, 7))
+    result = completeness(network, folder, out=tmp_path / "out", features=2)
+    assert result.no_r == result.describe()["no_r"] == no_r
+    for values in (result.pearson, result.spearman):
+        assert np.isnan(values).all() == (no_r is not None)
+    assert np.isfinite(result.l1).all()
+    assert all(path.is_file() for path in write_completeness([result], tmp_path / "figures"))
+
+
 def test_branches_are_marked_and_measured_on_request(tmp_path: Path) -> None:
     network = Network(Residual().eval(), preprocessing=SMALL)
     folder = paint_noise(tmp_path / "pictures", 8, (10, 7))
@@ -140,7 +154,12 @@ def test_the_command(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*command, "--through", "mixed4a", "--through", "pixels"])
     assert result.exit_code == 0, result.output
     assert "3 units of logits, 4 images" in result.output
+    assert "no correlations: 4 images; r takes 20 or more" in result.output
     [written] = json.loads((tmp_path / "out" / "completeness.json").read_text())
+    assert written["no_r"] == "4 images; r takes 20 or more"
+    for row in written["layers"]:
+        assert row["pearson"] is row["spearman"] is None
+        assert row["l1_in_sd"] >= 0
     assert [row["layer"] for row in written["layers"]] == ["mixed4a", "pixels"]
     assert written["question"]["weights_sha256"]
     assert {"figure3.png", "figure13.png"} <= {x.name for x in (tmp_path / "out").iterdir()}

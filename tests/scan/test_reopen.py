@@ -1,6 +1,7 @@
 """From a run folder back to what it was scanned with: network, rule, baseline, crop plans."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,15 @@ from safetensors.torch import save_file
 from tests.support.chains import SMALL, chain
 from tests.support.extensions import FromMean, PositiveGradient, SmoothGrad
 from tests.support.pictures import paint_noise
-from tests.support.scans import branched, files
+from tests.support.scans import branched, files, paint_shapes
+from typer.testing import CliRunner
 
 from opponent import (
     AttributionRule,
     Gradient,
     IntegratedGradients,
     Network,
+    Preprocessing,
     Run,
     RunError,
     attribute,
@@ -26,6 +29,7 @@ from opponent import (
 )
 from opponent.attribution.all_units import AllUnits
 from opponent.attribution.rules import parse_rule
+from opponent.cli import app
 from opponent.core.box import Box
 from opponent.geometry.crop import plan_whole_image
 from opponent.geometry.planning import plan_crop
@@ -68,6 +72,138 @@ def test_weights_from_a_file_are_loaded_again(
         network_of(Run(run.folder))
     scan_images(load("inceptionv1-mini", moved), images, "conv2d1:3", "conv2d0", out=run.folder)
     assert network_of(Run(run.folder)).weights_sha256() == again.weights_sha256()
+
+
+OWN = """
+import torch
+from opponent import Network, Preprocessing
+from tests.support.scans import Branched
+
+def network():
+    return Network(Branched(), preprocessing=Preprocessing(size=(12, 10)), name="mine")
+
+def other():
+    network = Network(Branched(), preprocessing=Preprocessing(size=(12, 10)))
+    with torch.no_grad():
+        network.module.stem.bias += 1
+    return network
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module of factories, in the working folder."""
+    name = f"own_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    return f"module:{name}"
+
+
+def test_a_factory_that_names_its_network_is_asked_again(
+    own: str, tmp_path: Path, pictures: Path
+) -> None:
+    run = scan_images(f"{own}:network", pictures, "mixed:1", "early", out=tmp_path / "run")
+    record = Run(run.folder).manifest.network
+    assert (record.name, record.asked, record.weights_file) == ("mine", f"{own}:network", None)
+    again = network_of(Run(run.folder))
+    assert (again.name, again.asked) == ("mine", f"{own}:network")
+    assert again.weights_sha256() == record.weights_sha256
+    # With a file of weights too.
+    changed = {k: v + 0.5 for k, v in again.module.state_dict().items()}
+    save_file(changed, tmp_path / "w.safetensors")
+    loaded = load(f"{own}:network", tmp_path / "w.safetensors")
+    run = scan_images(loaded, pictures, "mixed:1", "early", out=tmp_path / "changed")
+    record = run.manifest.network
+    assert (record.asked, record.weights_file) == (
+        f"{own}:network",
+        str(tmp_path / "w.safetensors"),
+    )
+    reopened = network_of(Run(run.folder))
+    for name, value in reopened.module.state_dict().items():
+        assert torch.equal(value, changed[name])
+
+
+def test_the_scans_preprocessing_and_numbers_come_back(tmp_path: Path, pictures: Path) -> None:
+    size = Preprocessing(size=(20, 24), draft=True)
+    network = load().with_preprocessing(size).to(dtype=torch.float64)
+    assert network.asked == "inceptionv1-mini"
+    run = scan_images(network, pictures, "conv2d1:3", "conv2d0", out=tmp_path / "run")
+    again = network_of(Run(run.folder))
+    assert (again.preprocessing, again.dtype) == (size, torch.float64)
+    assert network_of(run, "inceptionv1-mini").preprocessing == size
+
+
+def test_a_network_that_was_handed_over_is_handed_over_or_named_again(
+    own: str, tmp_path: Path, pictures: Path
+) -> None:
+    run = scan_images(branched(), pictures, "mixed:1", "early", out=tmp_path / "run")
+    before = files(Path(run.folder))
+    assert run.manifest.network.asked is None
+    with pytest.raises(
+        RunError, match=r"'small', cannot be loaded: .*over \(network=.*\(--model MODEL\[=FILE\]\)$"
+    ):
+        network_of(Run(run.folder))
+    assert network_of(run, f"{own}:network").name == "mine"
+    with pytest.raises(RunError, match="was scanned with other weights of small"):
+        network_of(run, f"{own}:other")
+    # What it was once asked for stays, whoever goes on with the run.
+    named = scan_images(
+        Network(
+            branched().module, preprocessing=branched().preprocessing, name="small", asked="text"
+        ),
+        pictures, "mixed:1", "early", out=run.folder,
+    )  # fmt: skip
+    assert named.manifest.network.asked == "text"
+    named = scan_images(branched(), pictures, "mixed:1", "early", out=run.folder)
+    assert named.manifest.network.asked == "text"
+    written = files(Path(run.folder))
+    assert {k for k in written if written[k] != before[k]} == {"manifest.json"}
+
+
+def test_a_manifest_that_does_not_say_what_was_asked_is_opened_by_the_name(
+    tmp_path: Path, pictures: Path
+) -> None:
+    run = scan_images("inceptionv1-mini", pictures, "conv2d1:3", "conv2d0", out=tmp_path / "run")
+    determining = run.manifest.determining()
+    path = Path(run.folder) / "manifest.json"
+    values = json.loads(path.read_text())
+    assert values["network"].pop("asked") == "inceptionv1-mini"
+    path.write_text(json.dumps(values))
+    old = Run(run.folder)
+    assert old.manifest.network.asked is None
+    assert old.manifest.determining() == determining
+    assert network_of(old).name == "inceptionv1-mini"
+    # The same scan goes on with it, and it says so from then on.
+    scan_images("inceptionv1-mini", pictures, "conv2d1:3", "conv2d0", out=run.folder)
+    assert Run(run.folder).manifest.network.asked == "inceptionv1-mini"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["figures", "--synthesise"],
+        ["report", "--steps", "1"],
+        pytest.param(
+            ["atlas", "--steps", "1", "--grid", "1", "--min-images", "1"], marks=pytest.mark.slow
+        ),
+        ["who", "--out", "who.html"],
+        ["invert", "--image", "000.png", "--steps", "1", "--side", "excitation"],
+    ],
+)
+def test_commands_that_need_the_network_take_its_name(
+    own: str, words: list[str], tmp_path: Path
+) -> None:
+    shapes = paint_shapes(tmp_path / "shapes", 30)
+    run = scan_images(branched(), shapes, "mixed:1", "early", out=tmp_path / "run")
+    command, *others = [words[0], str(run.folder), *words[1:]]
+    runner = CliRunner()
+    with pytest.raises(RunError, match=r"or name it \(--model MODEL\[=FILE\]\)"):
+        runner.invoke(app, [command, *others], catch_exceptions=False)
+    made = runner.invoke(
+        app, [command, *others, "--model", f"{own}:network"], catch_exceptions=False
+    )
+    assert made.exit_code == 0, made.output
 
 
 # The rule

@@ -115,7 +115,7 @@ def test_boxes_come_back() -> None:
 def test_what_does_not_determine_numbers_is_left_out() -> None:
     values = FULL.determining()
     assert set(values) == set(VALUES) - {"crop_plan", "units_crop_plan"}
-    assert set(values["network"]) == set(VALUES["network"]) - {"weights_file"}
+    assert set(values["network"]) == set(VALUES["network"]) - {"weights_file", "asked"}
     assert set(values["images"]) == {"count", "sha256"}
     assert {key: value for key, value in values.items() if key not in ("network", "images")} == {
         key: VALUES[key] for key in values if key not in ("network", "images")
@@ -129,6 +129,7 @@ WRONG: list[tuple[tuple[str | int, ...], object, str]] = [
     (("network",), None, "$.network"),
     (("network",), GONE, "network"),
     (("network", "name"), 7, "$.network.name"),
+    (("network", "asked"), 7, "$.network.asked"),
     (("network", "weights_file"), GONE, "weights_file` - at `$.network"),
     (("network", "weights_sha256"), None, "$.network.weights_sha256"),
     (("network", "dtype"), ["float32"], "$.network.dtype"),

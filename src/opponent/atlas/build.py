@@ -83,7 +83,7 @@ def make_atlas(
     Args:
         run: a finished run.
         feature: a feature of the run; default: the first.
-        network: the network that was scanned; default: it is loaded by its name.
+        network: the network that was scanned; default: loaded again.
         settings: which images, cells and icons the atlas has; default: `AtlasSettings` with the
             run's seed.
         signed: also make an icon of each side for each cell, since |S| loses the side.

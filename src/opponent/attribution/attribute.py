@@ -18,6 +18,7 @@ from opponent.core.progress import Progress, shown
 from opponent.geometry.crop import CropPlan, plan_whole_image
 from opponent.geometry.crop_check import ROUNDING, copy_in, equal_to_rounding, rounding_limit
 from opponent.geometry.planning import plan_crop, weights_state
+from opponent.geometry.through import check_through
 from opponent.images.imageset import ImageSet
 from opponent.images.loader import load_batches
 from opponent.images.sources import Images, open_images
@@ -72,7 +73,7 @@ def attribute_each(
             + ("a baseline: `mean_activation` computes it" if rule.needs_mean else "no baseline")
         )
     network = network.at_size((inputs.shape[2], inputs.shape[3]))
-    network.check(features[0].layer, through)
+    check_through(network, features[0].layer, through)
     if baseline is not None and baseline.shape != network.map_shape(through):
         raise ValueError(
             f"the baseline has shape {tuple(baseline.shape)}, and {through!r} gives maps of "
@@ -259,7 +260,7 @@ def attribute(
         images, _ = network.load_inputs(images)
         network = network.at_size((images.shape[2], images.shape[3]))
     feature = network.resolve(feature)
-    network.check(feature.layer, through)
+    check_through(network, feature.layer, through)
     if rule.needs_mean and baseline is None:
         baseline = _own_mean(network, images, through, rule)
     batches = _input_batches(network, images)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from opponent.cli.application import STUDY, app
-from opponent.cli.opening import open_network
-from opponent.cli.options import Device, Seed
+from opponent.cli.opening import open_network, open_run, scanned_network
+from opponent.cli.options import Device, RunModel, Seed
 from opponent.cli.output import err, new_table, out, plain, print_paths
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def build(
         list[str] | None, typer.Option(help="A layer's name in figures; first to last layer.")
     ] = None,
     format: Annotated[str, typer.Option(help="Of the sheets for print: pdf, png or svg.")] = "pdf",
+    model: RunModel = None,
     seed: Seed = 0,
 ) -> None:
     """Make a study from scans: trials, pictures, and contact sheets to look them over.
@@ -55,14 +56,16 @@ def build(
     from opponent.study.design.sheet import write_sheets
 
     check_suffix(format)
+    opened = [open_run(run) for run in runs]
     study, passed = make(
-        list(runs),
+        opened,
         folder,
         features=features,
         catch=catch,
         practice=practice,
         labels=label,
         seed=seed,
+        network=scanned_network(opened[0], model=model) if model else None,
     )
     sheets = write_sheets(study, suffix=format)
     table = new_table("layer", "", "trials", "catch", "practice", "passed over")

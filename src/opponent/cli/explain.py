@@ -25,6 +25,7 @@ from opponent.cli.options import (
     Power,
     RunFolder,
     RunImages,
+    RunModel,
     RunRule,
     Seed,
     Sides,
@@ -114,6 +115,7 @@ def who(
     ] = False,
     page: _Page = None,
     images: RunImages = None,
+    model: RunModel = None,
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
@@ -131,7 +133,7 @@ def who(
     elif visualise:
         raise ValueError("--visualise needs a page or picture to show them in: give --out")
     opened = open_run(run, images)
-    network = scanned_network(opened, device) if page or silence else None
+    network = scanned_network(opened, device, model) if page or silence else None
     answer = ask(
         opened,
         feature,
@@ -187,6 +189,7 @@ def invert(
     objective: Objective = None,
     steps: Steps = 100,
     images: RunImages = None,
+    model: RunModel = None,
     rule: RunRule = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -199,7 +202,7 @@ def invert(
     from opponent.synthesis.settings import SynthesisSettings
 
     opened = open_run(run, images)
-    network = scanned_network(opened, device)
+    network = scanned_network(opened, device, model)
     settings = SynthesisSettings(
         steps=steps, seed=seed, parameterisation=parameterisation, objective=objective
     )

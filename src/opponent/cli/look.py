@@ -19,6 +19,7 @@ from opponent.cli.options import (
     RayAddress,
     RunFolder,
     RunImages,
+    RunModel,
     RunRule,
     Seed,
     Steps,
@@ -84,6 +85,7 @@ def figures(
         bool, typer.Option("--synthesise", help="Figure 5 too: inversions, accentuations.")
     ] = False,
     images: RunImages = None,
+    model: RunModel = None,
     rule: RunRule = None,
 ) -> None:
     """Draw figures like the paper's: 2 for all features, 4a, 4b to g and 5 for each."""
@@ -97,7 +99,7 @@ def figures(
         k=k,
         selections=group,
         suffix=format,
-        network=scanned_network(opened) if synthesise else None,
+        network=scanned_network(opened, model=model) if synthesise else None,
         rule=rule,
     )
     print_paths(paths)
@@ -117,6 +119,7 @@ def report(
     group: Groups = None,
     steps: Steps = 100,
     images: RunImages = None,
+    model: RunModel = None,
     rule: RunRule = None,
     device: Device = "cpu",
 ) -> None:
@@ -128,7 +131,7 @@ def report(
     path = write_report(
         opened,
         page,
-        network=scanned_network(opened, device),
+        network=scanned_network(opened, device, model),
         features=list(feature) if feature else None,
         k=k,
         selections=group,
@@ -158,6 +161,7 @@ def atlas(
     format: Format = "png",
     steps: Steps = 100,
     images: RunImages = None,
+    model: RunModel = None,
     rule: RunRule = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -176,7 +180,7 @@ def atlas(
 
     check_suffix(format)
     opened = open_run(run, images)
-    network = scanned_network(opened, device)
+    network = scanned_network(opened, device, model)
     settings = AtlasSettings(
         top=top, grid=grid, min_images=min_images, space=space, steps=steps, seed=seed
     )

@@ -36,11 +36,12 @@ def open_run(folder: Path, images: str | None = None) -> "Run":
     return Run(folder, images=images)
 
 
-def scanned_network(run: "Run", device: str = "cpu") -> "Network":
-    """The network of a run, on a device."""
-    from opponent.scan.reopen import network_of
+def scanned_network(run: "Run", device: str = "cpu", model: str | None = None) -> "Network":
+    """The network of a run, on a device: the one that is named, or the one that the run names."""
+    from opponent.scan.reopen import as_scanned, network_of
 
-    return network_of(run).to(device)
+    named = None if model is None else as_scanned(run, open_network(model))
+    return network_of(run, named).to(device)
 
 
 def chosen(run: "Run", features: list[str] | None) -> "list[Feature]":

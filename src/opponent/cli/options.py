@@ -69,6 +69,14 @@ Rule = Annotated[
         "module:PACKAGE.MODULE:NAME for a rule of your own.",
     ),
 ]
+RunModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="MODEL[=FILE]",
+        help="The network that was scanned, where what the run says of it does not load it.",
+    ),
+]
 RunRule = Annotated[
     str | None,
     typer.Option(

@@ -89,6 +89,8 @@ def completeness(
         about += f"{len(measured.activation):,} images; mean ± sd over the units"
         if constant := int((measured.deviation == 0).sum()):
             about += f"; {constant} of them constant, and left out"
+        if measured.no_r:
+            about += f"; no correlations: {measured.no_r}"
         if measured.unreadable:
             about += f"; {len(measured.unreadable):,} images are left out"
         out.print(about, style="dim", markup=False)

@@ -54,44 +54,95 @@ def models() -> None:
     out.print(table)
 
 
-@app.command(rich_help_panel=START, epilog="Example: [bold]opponent layers inceptionv1-mini[/]")
-def layers(model: Model) -> None:
-    """List a model's layers: kind, channels, output size, stride, receptive field.
+@app.command(
+    rich_help_panel=START,
+    epilog="Examples: [bold]opponent layers inceptionv1-mini[/]; what to explain a feature of "
+    "mixed3b through: [bold]opponent layers inceptionv1-mini --target mixed3b --bottlenecks[/]",
+)
+def layers(
+    model: Model,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="LAYER", help="Only the layers before this one; default: all."),
+    ] = None,
+    bottlenecks: Annotated[
+        bool, typer.Option("--bottlenecks", help="Only those that everything goes through.")
+    ] = False,
+) -> None:
+    """List a model's layers: kind, channels, output size, stride, receptive field, bottlenecks.
 
-    The receptive field is given as if the image had no border; 'whole' reaches over all of it. The
-    last column says where a feature of the layer is read: at its output, where nothing is said.
+    All that an image does to the target, or to the logits, goes through each bottleneck: explain
+    features through these. Through a branch goes only a part. Outputs of activation functions and
+    of blocks that join branches are marked. The receptive field is given as if the image had no
+    border; 'whole' reaches over all of it. The last column says where a feature of the layer is
+    read: at its output, where nothing is said.
     """
     network = open_network(model)
+    from opponent.geometry.bottlenecks import after_activations, through_layers
+    from opponent.models.network import LOGITS
+
+    marks = {
+        x.layer: "yes" if x.bottleneck else "a branch"
+        for x in through_layers(network, target or LOGITS)[1:]
+    }
+    names = list(network.layers)
+    if bottlenecks:
+        names = [name for name, mark in marks.items() if mark == "yes"]
+    elif target is not None:
+        end = network.target_point(target).order
+        names = [name for name in names if network.through_point(name).order < end]
+    table = new_table(
+        "name", "kind", "channels", "output", "stride", "receptive field", "bottleneck", "is read"
+    )
+    fields, after = _fields_and_strides(network), after_activations(network)
+    for name in names:
+        layer = network.layer(name)
+        # Of several calls, the last has the layer's own name, and its number too.
+        calls = {f"{name}#{k}": f"#{k} " for k in range(1, layer.calls + 1)} | {name: ""}
+        marked = [number + marks[call] for call, number in calls.items() if call in marks]
+        called = f" (called {layer.calls} times)" if layer.calls > 1 else ""
+        channels, rows, columns = layer.shape
+        table.add_row(
+            name, layer.kind + called, str(channels), f"{rows} x {columns}",
+            *fields.get(name.removesuffix(f"#{layer.calls}"), ("", "unknown")), ", ".join(marked),
+            _where_read(network, layer.name, after),
+        )  # fmt: skip
+    out.print(table)
+    height, width = network.preprocessing.size
+    about = (
+        f"{network.name}, input {height} x {width} pixels; bottlenecks before {target or LOGITS}"
+    )
+    out.print(about, style="dim", markup=False)
+
+
+def _where_read(network: "Network", layer: str, after: Mapping[str, Sequence[str]]) -> str:
+    """Where a feature of a layer is read, if not at the end of a sum."""
+    if network.layers.is_activation(layer):
+        return "before it acts"
+    if layer in after:
+        return f"after {', '.join(after[layer]) or 'its activation function'}"
+    return ""
+
+
+def _fields_and_strides(network: "Network") -> dict[str, tuple[str, str]]:
+    """Each layer's stride and receptive field as people read them, where they can be told."""
     from opponent.core.errors import UnknownGeometry
-    from opponent.geometry.bottlenecks import after_activations
     from opponent.geometry.receptive_field import field_and_stride, receptive_fields_by_layer
 
     try:
-        fields = receptive_fields_by_layer(network)
+        extents = receptive_fields_by_layer(network)
     except UnknownGeometry:
-        fields = {}
-    after = after_activations(network)
-    table = new_table("name", "kind", "channels", "output", "stride", "receptive field", "is read")
+        return {}
     height, width = network.preprocessing.size
-    for layer in network.layers.values():
-        channels, rows, columns = layer.shape
-        stride, field = "", "unknown"
-        if layer.name in fields:
-            box, steps = field_and_stride(fields[layer.name])
-            stride = " x ".join(f"{x:g}" for x in steps) if all(steps) else ""
-            field = f"{box.height} x {box.width}"
-            if (box.height >= 2 * height and box.width >= 2 * width) or not all(steps):
-                field += " (whole)"
-        calls = f" (called {layer.calls} times)" if layer.calls > 1 else ""
-        read = "before it acts" if network.layers.is_activation(layer.name) else ""
-        if layer.name in after:
-            read = f"after {', '.join(after[layer.name]) or 'its activation function'}"
-        table.add_row(
-            layer.name, layer.kind + calls, str(channels), f"{rows} x {columns}", stride, field,
-            read,
-        )  # fmt: skip
-    out.print(table)
-    out.print(f"{network.name}, input {height} x {width} pixels", style="dim")
+    fields = {}
+    for name, extent in extents.items():
+        box, steps = field_and_stride(extent)
+        stride = " x ".join(f"{x:g}" for x in steps) if all(steps) else ""
+        field = f"{box.height} x {box.width}"
+        if (box.height >= 2 * height and box.width >= 2 * width) or not all(steps):
+            field += " (whole)"
+        fields[name] = (stride, field)
+    return fields
 
 
 @app.command(
@@ -171,7 +222,7 @@ def scan(
         seed=seed,
         executor=ray_executor(ray, cpus, gpus, device),
     )
-    _print_scan(run, folder)
+    _print_scan(run, network, folder)
 
 
 def _note_where_read(network: "Network", features: "Sequence[Feature | str]") -> None:
@@ -204,7 +255,7 @@ def _compute_in(
     out.print(f"{dtype} against float32 on the first images, relative error: {listed}")
 
 
-def _print_scan(run: "Run", folder: Path) -> None:
+def _print_scan(run: "Run", network: "Network", folder: Path) -> None:
     unreadable = run.unreadable()
     out.print(f"{len(run.images) - len(unreadable):,} images scanned into {folder}", markup=False)
     record = run.manifest.network
@@ -221,9 +272,7 @@ def _print_scan(run: "Run", folder: Path) -> None:
             out.print(f"{len(left_out):,} {problem} {where}:", markup=False)
         for image, reason in list(left_out.items())[:10]:
             out.print(f"  {image}: {reason}", markup=False)
-    for feature in run.features:
-        correlation = run.columns(feature, maps=False).completeness
-        out.print(f"{feature.label}: {_completeness(correlation, run)}", markup=False)
+    _print_completeness(run, network)
     if run.manifest.units is not None:
         count = run.manifest.units.count
         out.print(f"all {count:,} units: opponent units {folder}", style="dim", markup=False)
@@ -246,14 +295,21 @@ def _by_problem(unreadable: Mapping[str, str]) -> dict[str, dict[str, str]]:
     return problems
 
 
-def _completeness(correlation: float, run: "Run") -> str:
-    from opponent.storage.columns import COMPLETE
+def _print_completeness(run: "Run", network: "Network") -> None:
+    """How E = excitation - inhibition follows the activation, and what to do where it does not."""
+    from opponent.explain.completeness import completeness_note
+    from opponent.geometry.through import branch_note
 
-    text = f"excitation - inhibition follows the activation with r = {correlation:.3f}"
-    if correlation < COMPLETE:
-        text += ": the two sides do not account for it"
-        text += "; see --rule integrated-zero" if run.manifest.rule == "gradient" else ""
-    return text
+    notes = list[str | None]()
+    for feature in run.features:
+        columns = run.columns(feature, maps=False)
+        about = "E = excitation - inhibition against the activation f"
+        out.print(f"{feature.label}: {about}: {columns.agreement}", markup=False, soft_wrap=True)
+        notes.append(completeness_note(run, network, columns))
+    if run.manifest.units is not None:
+        notes.append(branch_note(network, run.manifest.units.layer, run.through))
+    for note in dict.fromkeys(note for note in notes if note):
+        out.print(note, markup=False, soft_wrap=True)
 
 
 @app.command(

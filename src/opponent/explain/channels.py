@@ -153,7 +153,7 @@ def who(
         cell: (row, column) of the feature's newest atlas.
         channels: how many on either side.
         crops: how many exemplars of each, at most 9.
-        network: the network that was scanned, for the exemplars' crops; default: loaded by name.
+        network: the network that was scanned, for the exemplars' crops; default: loaded again.
         visualise: how to synthesise a feature visualisation of each channel; None makes none.
         progress: called with what is being done, the steps done and the steps in all; default: a
             display that appears after two seconds.

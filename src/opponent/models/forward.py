@@ -1,8 +1,9 @@
 """One pass through a module, up to a target and no further. The only file with hooks."""
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -421,7 +422,7 @@ def _as_it_was(module: nn.Module) -> Iterator[None]:
     torch.backends.mha.set_fastpath_enabled(False)
     devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
     try:
-        with torch.random.fork_rng(devices=devices), _without_autocast():
+        with torch.random.fork_rng(devices=devices), _without_autocast(), _eager():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -448,3 +449,10 @@ def undisturbed() -> Iterator[None]:
     """
     with torch.inference_mode(False), _without_autocast():
         yield
+
+
+def _eager() -> AbstractContextManager[object]:
+    """What `torch.compile` made runs as it is written: compiled, it would compile the hooks too."""
+    # Without dynamo nothing is compiled, and it takes seconds to import.
+    loaded = "torch._dynamo" in sys.modules
+    return torch.compiler.set_stance("force_eager") if loaded else nullcontext()

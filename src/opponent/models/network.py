@@ -29,6 +29,7 @@ from opponent.models.forward import (
 )
 from opponent.models.layers import PIXELS, Layer, Layers
 from opponent.models.preprocessing import Preprocessing
+from opponent.models.unwrap import unwrap
 from opponent.models.weights import sha256_of
 
 __all__ = ["LOGITS", "PIXELS", "Layer", "Layers", "Network"]
@@ -54,6 +55,9 @@ class Network:
         layout: for layers whose axes are not known, or not as they seem, which axis is which, by
             name or pattern: `{"encoder.*": "n c h w"}`. The letters are n images, c channels, h
             rows, w columns, t tokens; '1+14x14' are tokens in a grid after one that lies nowhere.
+        asked: the text that `load` made it from; None where it was made otherwise.
+    Raises:
+        ValueError: a module whose layers cannot be read, such as TorchScript or a quantised one.
 
     >>> import opponent, torch
     >>> module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
@@ -74,14 +78,14 @@ class Network:
         weights_file: Path | None = None,
         forward: Callable[[Any, Tensor], Any] | None = None,
         layout: Mapping[str, str] | None = None,
+        asked: str | None = None,
     ) -> None:
-        self._module = module
+        self._module = unwrap(module)
         self._preprocessing = preprocessing or Preprocessing()
-        self._name = name or type(module).__name__
+        self._name = name or type(self._module).__name__
         self._classes = tuple(classes) if classes is not None else None
-        self._weights_file = weights_file
-        self._forward = forward
-        self._layout = dict(layout or {})
+        self._weights_file, self._asked = weights_file, asked
+        self._forward, self._layout = forward, dict(layout or {})
         self._cache: dict[Hashable, object] = {}
 
     def __repr__(self) -> str:
@@ -113,6 +117,11 @@ class Network:
         return self._weights_file
 
     @property
+    def asked(self) -> str | None:
+        """The text that `load` made it from; None where it was made otherwise."""
+        return self._asked
+
+    @property
     def device(self) -> torch.device:
         """Where the network's first parameter lies; the CPU if it has none."""
         return next((p.device for p in self.module.parameters()), torch.device("cpu"))
@@ -125,13 +134,11 @@ class Network:
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "Network":
-        """Move the module to a device, or into another type of numbers.
+        """Move the module to a device, or into another type of numbers; gives the network itself.
 
         Args:
             device: where to, such as 'cuda'; None leaves it where it is.
             dtype: the type of numbers; None leaves it as it is.
-        Returns:
-            The network itself.
         Raises:
             ValueError: the device cannot be used.
         """
@@ -150,7 +157,7 @@ class Network:
         """
         other = copy(self)
         other._preprocessing, other._cache = preprocessing, {}
-        other.__dict__.pop("_layers", None)
+        vars(other).pop("_layers", None)
         return other
 
     def at_size(self, size: tuple[int, int]) -> "Network":
@@ -185,11 +192,8 @@ class Network:
         Args:
             key: what the value is kept under.
             compute: gives the value.
-        Returns:
-            The value.
         """
-        full = (key, self.device, self.dtype)
-        if full not in self._cache:
+        if (full := (key, self.device, self.dtype)) not in self._cache:
             self._cache[full] = compute()
         return self._cache[full]  # type: ignore[return-value]
 
@@ -299,8 +303,7 @@ class Network:
         Args:
             images: RGB bytes, of the network's input size.
         """
-        inputs = self.preprocessing.from_bytes(images)
-        return inputs.to(device=self.device, dtype=self.dtype)
+        return self.preprocessing.from_bytes(images).to(device=self.device, dtype=self.dtype)
 
     def load_inputs(
         self, images: Float[Tensor, "n 3 h w"] | Images
@@ -370,8 +373,7 @@ class Network:
             substitute: from the through layer's map makes the one that goes on in its place.
             crops: for some layers, the box of their maps that goes on.
         Returns:
-            Both maps as (n, channels, rows, columns). Vectors are 1 x 1 maps; tokens are columns of
-            rows.
+            Both maps as (n, c, rows, columns): vectors are 1 x 1 maps, tokens columns of rows.
         Raises:
             ValueError: a layer is unknown, or `through` does not lie before `target`.
         """

@@ -33,12 +33,13 @@ def load(name: str | Network | nn.Module = EMBEDDED, weights: str | Path | None 
         name: 'inceptionv1-mini' (it ships inside), 'inceptionv1' (the paper's network),
             'torchvision:NAME', 'timm:NAME', or 'module:PACKAGE.MODULE:FACTORY' for what your own
             function returns; a Network is returned as it is, a module is wrapped.
-        weights: a file of weights: safetensors, or a state dict that `torch.save` wrote. Default:
-            the model's own pretrained weights.
+        weights: a file of weights: safetensors, or a state dict or checkpoint that `torch.save`
+            wrote. Default: the model's own pretrained weights.
     Returns:
         The network, on the CPU where it is made from a name.
     Raises:
-        ValueError: an unknown name, or weights that do not fit the model.
+        ValueError: an unknown name, weights that do not fit the model, or a module whose layers
+            cannot be read.
         ImportError: the library that the model comes from is missing; says what to install.
         OSError: weights that cannot be read or, offline, fetched; says what to put where.
 
@@ -59,14 +60,13 @@ def load(name: str | Network | nn.Module = EMBEDDED, weights: str | Path | None 
     # Modules draw random weights when they are made, before they get those of the file.
     with torch.random.fork_rng(devices=[]):
         network = _load(name, weights)
-    if weights is None:
-        return network
     return Network(
         network.module,
         preprocessing=network.preprocessing,
         name=network.name,
         classes=network.classes,
-        weights_file=Path(weights).expanduser().absolute(),
+        weights_file=None if weights is None else Path(weights).expanduser().absolute(),
+        asked=name,
     )
 
 

@@ -18,13 +18,15 @@ from opponent.attribution.rules import AttributionRule, Gradient, IntegratedGrad
 from opponent.core.feature import Feature
 from opponent.core.progress import Progress, shown
 from opponent.geometry.bottlenecks import ThroughLayer, through_layers
+from opponent.geometry.through import bottlenecks_before, check_through
 from opponent.images.imageset import ImageSet
 from opponent.images.sources import Images, open_images
-from opponent.models.network import LOGITS, Network
+from opponent.models.network import LOGITS, PIXELS, Network
 from opponent.models.registry import load
 from opponent.paper.layer_totals import integrated_totals, rule_totals, totals
 from opponent.plots import Curve, completeness_figure, save
 from opponent.storage.checkpoints import CheckpointFolder, map_images
+from opponent.storage.columns import pearson, too_few
 from opponent.storage.files import AnyPath, to_path, write_text
 from opponent.storage.manifest import versions
 
@@ -54,7 +56,7 @@ class Completeness:
     >>> class Noise:
     ...     name = "noise"
     ...     def ids(self):
-    ...         return ["0", "1", "2", "3"]
+    ...         return [str(number) for number in range(20)]
     ...     def image(self, id):
     ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
     >>> with tempfile.TemporaryDirectory() as out:
@@ -62,7 +64,7 @@ class Completeness:
     ...         "inceptionv1-mini", Noise(), out=out, features=["mixed3b:168"],
     ...         throughs=["mixed3a"])
     >>> measured.activation.shape, measured.total.shape
-    ((4, 1), (4, 1, 1))
+    ((20, 1), (20, 1, 1))
     >>> bool(measured.pearson[0, 0] > 0.95)
     True
     """
@@ -79,15 +81,15 @@ class Completeness:
 
     @cached_property
     def pearson(self) -> Float[np.ndarray, "l k"]:
-        """Pearson's correlation of E with f over images; NaN where one of them is constant."""
-        return self._compare(_correlation)
+        """Pearson's correlation of E with f; NaN where one is constant, or from few images."""
+        return self._compare(lambda f, e: pearson(e, f))
 
     @cached_property
     def spearman(self) -> Float[np.ndarray, "l k"]:
-        """Spearman's correlation, of ranks."""
+        """Spearman's correlation, of ranks; NaN where Pearson's is."""
         from scipy.stats import rankdata
 
-        return self._compare(lambda f, e: _correlation(rankdata(f), rankdata(e)))
+        return self._compare(lambda f, e: pearson(rankdata(e), rankdata(f)))
 
     @cached_property
     def l1(self) -> Float[np.ndarray, "l k"]:
@@ -99,6 +101,11 @@ class Completeness:
         """The activations' standard deviations over images."""
         deviation: Float[np.ndarray, " k"] = self.activation.astype(np.float64).std(0)
         return deviation
+
+    @property
+    def no_r(self) -> str | None:
+        """Why there is no correlation at all; None where there is one."""
+        return too_few(len(self.activation))
 
     def _compare(
         self, measure: Callable[[Float[np.ndarray, " n"], Float[np.ndarray, " n"]], float]
@@ -135,6 +142,7 @@ class Completeness:
             "images": len(self.activation),
             "features": [feature.label for feature in self.features],
             "constant_features": int((self.deviation == 0).sum()),
+            "no_r": self.no_r,
             "layers": self.rows(),
             "question": self.question,
             "unreadable": self.unreadable,
@@ -174,7 +182,7 @@ def completeness(
         progress: called with what is being done, the steps done and the steps in all; default: a
             display that appears after two seconds.
     Returns:
-        E and f of each image, and their correlations.
+        E and f of each image, and their correlations where there are 20 images or more.
     Raises:
         ValueError: a name or number that does not fit; fewer than two images.
         RunError: the folder holds something else.
@@ -272,14 +280,15 @@ def _choose_layers(
     network: Network, target: str, throughs: Sequence[str] | None, branches: bool
 ) -> list[ThroughLayer]:
     known = {through.layer: through for through in through_layers(network, target)}
+    whole = (PIXELS, *bottlenecks_before(network, target))
     if throughs is None:
         return [through for through in known.values() if through.bottleneck or branches]
     for name in throughs:
-        network.check(target, name)
+        check_through(network, target, name)
         if name not in known:
             raise ValueError(
                 f"{name!r} is neither the output of an activation function nor of a block that "
-                f"joins branches; there are {', '.join(known)}"
+                f"joins branches; everything goes through {', '.join(whole)}"
             )
     return [known[name] for name in throughs]
 
@@ -302,12 +311,6 @@ def _baselines(
         name: torch.from_numpy(mean).to(network.device, network.dtype)
         for name, mean in arrays.items()
     }
-
-
-def _correlation(f: Float[np.ndarray, " n"], e: Float[np.ndarray, " n"]) -> float:
-    if not f.std() or not e.std():
-        return float("nan")
-    return float(np.corrcoef(f, e)[0, 1])
 
 
 def write_completeness(

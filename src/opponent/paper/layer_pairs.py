@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from opponent.geometry.bottlenecks import is_bottleneck, through_layers
+from opponent.geometry.through import bottlenecks_before, check_through
 from opponent.models.network import PIXELS, Network
 
 # Layers that are examined by default. Source: paper, appendix F.
@@ -40,7 +41,7 @@ def preceding(network: Network, target: str) -> str | None:
         The layer's name; None where only the pixels carry all.
     Source: paper, appendix F ('the preceding layer'); the rule is ours.
     """
-    names = [through.layer for through in through_layers(network, target)[1:] if through.bottleneck]
+    names = bottlenecks_before(network, target)
     return names[-1] if names else None
 
 
@@ -103,6 +104,7 @@ def parse_pair(network: Network, text: str) -> LayerPair:
                 "(TARGET:THROUGH)"
             )
         through = before
+    check_through(network, target, through)
     return LayerPair(
         target=target, through=through, bottleneck=is_bottleneck(network, target, through)
     )

@@ -23,6 +23,7 @@ from opponent.plots.layout import (
     add_text,
     styled,
 )
+from opponent.storage.columns import FEWEST
 
 # Okabe and Ito's colours: apart for the colour blind too, and none of them the square's.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -90,6 +91,11 @@ def _panel(
 ) -> None:
     distance = name.startswith("mean")
     low = 0.0
+    if not any(np.isfinite(curve.mean).any() for curve in curves):
+        undefined = f"undefined: constant, or\nfewer than {FEWEST} images"
+        axes.annotate(
+            undefined, (0.5, 0.5), xycoords="axes fraction", size=SMALL, ha="center", va="center"
+        )
     for curve in curves:
         colour, marker = looks[curve.label]
         joined = curve.bottleneck & np.isfinite(curve.mean)

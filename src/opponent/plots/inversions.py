@@ -72,7 +72,7 @@ def plot_inversions(
     Args:
         run: a finished run.
         feature: one of its features; default: the first.
-        network: the network that was scanned; default: loaded by its name.
+        network: the network that was scanned; default: loaded again.
         settings: how images are synthesised; default: with the run's seed.
         rule: the rule that the run was scanned by, where it is the user's own.
         columns: the feature's columns, where they were read before.

@@ -9,11 +9,12 @@ from bokeh.resources import Resources
 from jaxtyping import UInt8
 from markupsafe import Markup
 
-from opponent.attribution.rules import AttributionRule, Gradient
+from opponent.attribution.rules import AttributionRule
 from opponent.core.feature import Feature
 from opponent.core.pictures import data_uri
 from opponent.core.progress import Progress, displayed, silent
 from opponent.explain.channels import who
+from opponent.explain.completeness import completeness_note
 from opponent.explain.crops import Synthetic, Tile, opaque, overlay_scale, run_tiles
 from opponent.models.network import LOGITS, Network
 from opponent.plots.drivers import plot_who
@@ -23,7 +24,7 @@ from opponent.reports.html import drawing, render
 from opponent.reports.plot import energy_plot
 from opponent.scan.reopen import network_of, rule_of
 from opponent.selection import Selected, Selection, select
-from opponent.storage.columns import COMPLETE, Columns
+from opponent.storage.columns import Columns
 from opponent.storage.files import AnyPath, to_path, write_text
 from opponent.storage.run import Run
 from opponent.synthesis.settings import SynthesisSettings
@@ -52,7 +53,7 @@ def write_report(
     Args:
         run: a finished run.
         out: the HTML file; default: report.html in the run folder.
-        network: the network that was scanned; default: loaded by its name.
+        network: the network that was scanned; default: loaded again.
         features: which of the run's features; default: the first.
         k: images a group.
         selections: which groups, by name or as objects; default: the built-in six.
@@ -156,18 +157,16 @@ class _Section:
             ("median excitation", f"{np.median(c.excitation):.3g}"),
             ("median inhibition", f"{np.median(c.inhibition):.3g}"),
             ("sd of the activation", f"{f.std():.3g}"),
-            ("correlation of E with it", f"{self.columns.completeness:.3f}"),
+            ("correlation of E with it", "none" if c.no_r else f"{c.completeness:.3f}"),
+            ("mean |E - f|, in sd of f", f"{c.distance:.2g}"),
         ]
 
     def _warning(self) -> str | None:
         notes = []
-        if self.columns.completeness < COMPLETE:
-            notes.append(
-                "Excitation minus inhibition does not follow the activation here, so the two sides "
-                "do not account for it; batch norm, biases or very early layers do this."
-            )
-            if isinstance(self.rule, Gradient):
-                notes.append("A scan with --rule integrated-zero attributes all of it.")
+        if reason := self.columns.no_r:
+            notes.append(f"There is no correlation of E with the activation: {reason}.")
+        if note := completeness_note(self.run, self.network, self.columns):
+            notes.append(f"{note}.")
         if (self.columns.activation >= 0).all() and (self.columns.activation == 0).any():
             notes.append(
                 "The activation is never negative: it was read after a ReLU, which hides what lies "

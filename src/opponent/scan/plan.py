@@ -15,6 +15,7 @@ from opponent.core.box import Box, overlap
 from opponent.core.feature import Feature
 from opponent.geometry.crop import CropPlan
 from opponent.geometry.receptive_field import placement, receptive_field
+from opponent.geometry.through import check_through
 from opponent.images.imageset import ImageSet
 from opponent.images.loader import load_batches
 from opponent.images.sources import Images, open_images
@@ -66,7 +67,7 @@ def plan_scan(
     layers = sorted({x.layer for x in (*resolved, *([widest] if widest else []))})
     if len(layers) > 1:
         raise ValueError(f"one scan takes features of one layer, got {', '.join(layers)}")
-    network.check(layers[0], through)
+    check_through(network, layers[0], through)
     if all_units is not None and all_units.everywhere:
         blank = torch.zeros(1, 3, *network.preprocessing.size)
         # It says whether it can.
@@ -83,6 +84,7 @@ def plan_scan(
             preprocessing=network.preprocessing,
             dtype=_dtype_name(network.dtype),
             narrower=_narrower(network),
+            asked=network.asked,
         ),
         features=[feature_record(feature) for feature in resolved],
         through=through,

@@ -1,7 +1,6 @@
 """From a run folder back to what it was scanned with: network, rule, baseline, crop plan."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -32,11 +31,11 @@ def network_of(run: Run, network: Network | nn.Module | str | None = None) -> Ne
 
     Args:
         run: the run.
-        network: the network, where the caller has it; default: loaded by its name.
+        network: the network, where the caller has it; default: loaded as it was for the scan.
     Returns:
         The network, checked against the run.
     Raises:
-        RunError: it cannot be loaded by name, or its weights or preprocessing are others.
+        RunError: it cannot be loaded, or its weights or preprocessing are others.
 
     >>> import tempfile, numpy as np, opponent
     >>> class Noise:
@@ -54,18 +53,26 @@ def network_of(run: Run, network: Network | nn.Module | str | None = None) -> Ne
     record = run.manifest.network
     if network is None:
         try:
-            opened = load(record.name, record.weights_file)
+            # Before manifests said how it was asked for, only the name could tell.
+            opened = load(record.asked or record.name, record.weights_file)
         except (ValueError, OSError, ImportError) as error:
             raise RunError(
-                f"the network of {run.folder}, {record.name!r}, cannot be loaded: {error}. In "
-                "Python, hand the network over yourself"
+                f"the network of {run.folder}, {record.asked or record.name!r}, cannot be loaded: "
+                f"{error}. Hand the network itself over (network=...), or name it (--model "
+                "MODEL[=FILE])"
             ) from error
-        prepared = replace(opened.preprocessing, draft=run.preprocessing.draft)
-        opened = opened.with_preprocessing(prepared).to(dtype=DTYPES[record.dtype])
     else:
         opened = load(network)
+    if network is None or isinstance(network, str):
+        opened = as_scanned(run, opened)
     check_network(run, opened)
     return opened
+
+
+def as_scanned(run: Run, network: Network) -> Network:
+    """A network that was loaded, with the run's preprocessing and type of numbers."""
+    prepared = network.with_preprocessing(run.preprocessing)
+    return prepared.to(dtype=DTYPES[run.manifest.network.dtype])
 
 
 def check_network(run: Run, network: Network) -> None:

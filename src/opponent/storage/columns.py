@@ -14,9 +14,33 @@ Indices = Int[np.ndarray, " k"]
 
 # Below this correlation, attribution does not add up to the activation. Source: paper, figure 3.
 COMPLETE = 0.95
+# From fewer images a correlation says nothing. Ours.
+FEWEST = 20
 
 
 SCALARS = ("activation", "excitation", "inhibition", "l1", "l2")
+
+
+def too_few(count: int) -> str | None:
+    """Why so many images give no correlation; None where they do."""
+    return None if count >= FEWEST else f"{count} images; r takes {FEWEST} or more"
+
+
+def why_no_r(total: Float[np.ndarray, " n"], activation: Float[np.ndarray, " n"]) -> str | None:
+    """Why E is not correlated with f over images; None where it is."""
+    if few := too_few(len(total)):
+        return few
+    for name, values in (("activation", activation), ("sum of S", total)):
+        if not np.ptp(values):
+            return f"the {name} is the same in all images"
+    return None
+
+
+def pearson(total: Float[np.ndarray, " n"], activation: Float[np.ndarray, " n"]) -> float:
+    """Pearson's correlation of E with f over images; NaN where `why_no_r` says why."""
+    if why_no_r(total, activation):
+        return float("nan")
+    return float(np.corrcoef(total.astype(np.float64), activation.astype(np.float64))[0, 1])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -60,16 +84,35 @@ class Columns:
 
     @property
     def completeness(self) -> float:
-        """Pearson's correlation of excitation - inhibition with the activation; NaN if undefined.
+        """Pearson's r of excitation - inhibition with the activation; NaN where `no_r` says why.
 
         Source: paper, section 2.
         """
-        total, activation = (
-            x.astype(np.float64) for x in (self.excitation - self.inhibition, self.activation)
-        )
-        if len(total) < 2 or not total.std() or not activation.std():
+        return pearson(self.excitation - self.inhibition, self.activation)
+
+    @property
+    def no_r(self) -> str | None:
+        """Why there is no correlation; None where there is one."""
+        return why_no_r(self.excitation - self.inhibition, self.activation)
+
+    @property
+    def distance(self) -> float:
+        """The mean of |excitation - inhibition - activation|, in standard deviations of the latter.
+
+        It is NaN where the activation is constant. Source: paper, appendix E.
+        """
+        f = self.activation.astype(np.float64)
+        if not len(f) or not f.std():
             return float("nan")
-        return float(np.corrcoef(total, activation)[0, 1])
+        return float(np.abs(self.excitation - self.inhibition - f).mean() / f.std())
+
+    @property
+    def agreement(self) -> str:
+        """How far excitation - inhibition, E, agrees with the activation f, in words."""
+        correlation = f"no r ({self.no_r})" if self.no_r else f"r = {self.completeness:.4f}"
+        if np.isnan(self.distance):
+            return correlation
+        return f"{correlation}, mean |E - f| = {self.distance:.2g} sd of f"
 
     @property
     def tension(self) -> Float[np.ndarray, " n"]:

@@ -35,13 +35,15 @@ class NetworkRecord(_Record, frozen=True, kw_only=True):
     """Which network was scanned.
 
     Args:
-        name: as `opponent.load` takes it, where it can be loaded by name.
+        name: what it is called.
         weights_file: the file of weights, where one was given.
         weights_sha256: of all parameters and buffers.
         preprocessing: how images were prepared.
         dtype: the type of numbers that it computed in.
         narrower: the type of fewer bits that a layer gave, where the network leaves its own (by
             autocast, for example), and the layer's name.
+        asked: the text that `opponent.load` made it from; None where it was handed over as an
+            object, and in manifests of earlier versions.
     """
 
     name: str
@@ -50,6 +52,7 @@ class NetworkRecord(_Record, frozen=True, kw_only=True):
     preprocessing: Preprocessing
     dtype: str
     narrower: tuple[str, str] | None = None
+    asked: str | None = None
 
     def __post_init__(self) -> None:
         _ = self.preprocessing.fit  # it refuses sizes that are no sizes
@@ -212,7 +215,8 @@ class Manifest(_Record, frozen=True, kw_only=True):
         """
         values: dict[str, Any] = json.loads(self.to_json())
         del values["crop_plan"], values["units_crop_plan"]
-        del values["network"]["weights_file"], values["images"]["source"]
+        del values["network"]["weights_file"], values["network"]["asked"]
+        del values["images"]["source"]
         return values
 
     def to_json(self) -> str:

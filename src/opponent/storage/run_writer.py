@@ -47,8 +47,14 @@ def begin_run(folder: str | AnyPath, manifest: Manifest, images: ImageSet) -> Ru
                 f"{folder} holds another scan ({changes}). Scan into another folder, or delete "
                 "this one"
             )
+        # The same network may have been loaded by name before, and be handed over now.
+        handed_over = there.network.asked and not manifest.network.asked
+        named = there if handed_over else manifest
         manifest = msgspec.structs.replace(
-            manifest, crop_plan=there.crop_plan, units_crop_plan=there.units_crop_plan
+            manifest,
+            network=named.network,
+            crop_plan=there.crop_plan,
+            units_crop_plan=there.units_crop_plan,
         )
     elif folder.exists() and not _is_free(folder):
         raise RunError(f"{folder} exists and is not a run folder; choose a folder of its own")

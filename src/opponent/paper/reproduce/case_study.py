@@ -42,8 +42,8 @@ def case_study_entries(reproduction: Reproduction) -> list[Entry]:
                 Claim(
                     claim="E follows the activation, so colours and lines agree",
                     paper="well aligned",
-                    ours=f"r = {columns.completeness:.4f} over {len(columns.images):,} images",
-                    agrees=columns.completeness >= CEILING,
+                    ours=f"{columns.agreement}, over {len(columns.images):,} images",
+                    agrees=None if columns.no_r else columns.completeness >= CEILING,
                 ),
             ),
         ),

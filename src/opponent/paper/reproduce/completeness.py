@@ -29,11 +29,16 @@ def completeness_entries(reproduction: Reproduction) -> list[Entry]:
         f"{len(measured.features)} random logits, {len(measured.activation):,} images; mean "
         "and standard deviation over the logits, at layers that the whole network goes through."
     )
-    rows = measured.rows()
-    return [_pearson_entry(rows, about, figure3), _spearman_entry(rows, about, figure13)]
+    rows, undefined = measured.rows(), f"no r: {measured.no_r or 'the logits are constant'}"
+    return [
+        _pearson_entry(rows, about, undefined, figure3),
+        _spearman_entry(rows, about, undefined, figure13),
+    ]
 
 
-def _pearson_entry(rows: list[dict[str, Any]], about: str, picture: AnyPath) -> Entry:
+def _pearson_entry(
+    rows: list[dict[str, Any]], about: str, undefined: str, picture: AnyPath
+) -> Entry:
     defined = [row for row in rows if row["pearson"] is not None]
     late = [row["pearson"] for row in defined if row["depth"] >= EARLY]
     pixels = rows[0]["pearson"]
@@ -46,22 +51,33 @@ def _pearson_entry(rows: list[dict[str, Any]], about: str, picture: AnyPath) -> 
             Claim(
                 claim="E correlates with the logit through most layers",
                 paper="close to ceiling",
-                ours=f"r from {min(late):.4f} to {max(late):.4f} at depths from {EARLY}"
+                ours=f"r from {min(late):.4f} to {max(late):.4f} at depths from {EARLY}, "
+                f"mean |E - f| of {_most(rows)} sd at most"
                 if late
-                else "undefined: the logits are constant",
+                else undefined,
                 agrees=min(late) >= CEILING if late else None,
             ),
             Claim(
                 claim="through the pixels it does not",
                 paper="deteriorates drastically",
-                ours="undefined" if pixels is None else f"r = {pixels:.3f}",
+                ours=undefined
+                if pixels is None
+                else f"r = {pixels:.3f}, mean |E - f| = {rows[0]['l1_in_sd']:.2g} sd",
                 agrees=pixels < min(late) - 0.1 if late and pixels is not None else None,
             ),
         ),
     )
 
 
-def _spearman_entry(rows: list[dict[str, Any]], about: str, picture: AnyPath) -> Entry:
+def _most(rows: list[dict[str, Any]]) -> str:
+    """The largest mean distance at the depths that the claim is about."""
+    distances = [row["l1_in_sd"] for row in rows if row["depth"] >= EARLY]
+    return f"{max(distance for distance in distances if distance is not None):.2g}"
+
+
+def _spearman_entry(
+    rows: list[dict[str, Any]], about: str, undefined: str, picture: AnyPath
+) -> Entry:
     defined = [row for row in rows if row["pearson"] is not None]
     apart = [abs(row["pearson"] - row["spearman"]) for row in defined]
     return Entry(
@@ -74,7 +90,9 @@ def _spearman_entry(rows: list[dict[str, Any]], about: str, picture: AnyPath) ->
             Claim(
                 claim="Spearman's correlation says the same as Pearson's",
                 paper="indistinguishable",
-                ours=f"they differ by at most {max(apart, default=0):.3f}, at any layer",
+                ours=f"they differ by at most {max(apart):.3f}, at any layer"
+                if apart
+                else undefined,
                 agrees=max(apart) < 0.1 if apart else None,
             ),
         ),

@@ -72,7 +72,7 @@ def build(
         labels: of the layers in figures, from the network's first to its last. Default: early,
             middle and late for three layers, else their numbers.
         seed: of the distractors, and of the orders that participants see.
-        network: the network that was scanned. Default: loaded by its name.
+        network: the network that was scanned. Default: loaded again.
         progress: called with what is being done, the steps done and the steps in all; default: a
             display that appears after two seconds.
     Returns:
