@@ -34,9 +34,9 @@ def test_the_command_prints_silences_and_writes(run: Run, mini: Network, tmp_pat
     assert plain.startswith(f"mixed3b:168@8,8 in {answer.about}, by channels of mixed3a")
     for driver in (*answer.exciting, *answer.inhibiting):
         assert driver.name in plain
-        assert f"{driver.mean:+.4g}" in plain
-        assert f"{driver.spread:.4g}" in plain
-    for name, value in silence_facts(answer, checked):
+        assert f"+{driver.excitation:.3g} ± {driver.excitation_sd:.2g}" in plain
+        assert f"-{driver.inhibition:.3g} ± {driver.inhibition_sd:.2g}" in plain
+    for name, value in (*answer.drivers.facts(), *silence_facts(answer, checked)):
         assert f"{name}: {value}" in plain
     assert plain.endswith("who.html")
     written = page.read_text()

@@ -32,9 +32,10 @@ from opponent.cli.options import (
     Through,
 )
 from opponent.cli.output import out, plain, print_paths, two_sides
+from opponent.core.side import Side
 
 if TYPE_CHECKING:
-    from opponent.explain.channels import Driver
+    from opponent.explain.drivers import Drivers
 
 _Page = Annotated[
     Path | None, typer.Option("--out", help="A page (.html) or picture (.png, .pdf, .svg).")
@@ -80,11 +81,7 @@ def why(
     for name, value in answer.facts():
         table.add_row(f"[dim]{name}[/]", plain(value))
     out.print(table)
-    exciting, inhibiting = (
-        [(name, f"{value:.4g}") for name, value in side]
-        for side in (answer.excitatory, answer.inhibitory)
-    )
-    out.print(two_sides(("by",), exciting, inhibiting))
+    _print_drivers(answer.drivers, spread=False)
     print_paths([written] if written else [])
 
 
@@ -114,12 +111,14 @@ def who(
     ] = False,
     page: _Page = None,
     images: RunImages = None,
+    rule: RunRule = None,
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
     """Say which upstream channels excite a feature, and which hold it back.
 
-    By default in its tensest images. Channels are shown by what excites them most.
+    By default in its tensest images. A channel that excites in one place and inhibits in another is
+    listed on both sides: they do not cancel. Channels are shown by what excites them most.
     """
     from opponent.explain.channels import who as ask
     from opponent.explain.silencing import silence_check
@@ -145,24 +144,38 @@ def who(
     )
     silenced = None
     if silence and network is not None:
-        silenced = silence_check(opened, network, answer, seed=seed)
+        silenced = silence_check(opened, network, answer, seed=seed, rule=rule)
     written = None if page is None else write_who(answer, page, silenced)
     line = f"{answer.feature.label} in {answer.about}, by channels of {answer.through}"
     out.print(line, markup=False)
-    out.print(
-        two_sides(
-            ("mean", "sd"),
-            [_driver_row(driver) for driver in answer.exciting],
-            [_driver_row(driver) for driver in answer.inhibiting],
-        )
-    )
-    for name, value in silence_facts(answer, silenced):
+    _print_drivers(answer.drivers)
+    for name, value in (*answer.drivers.facts(), *silence_facts(answer, silenced)):
         out.print(f"{name}: {value}", markup=False)
     print_paths([written] if written else [])
 
 
-def _driver_row(driver: "Driver") -> tuple[str, str, str]:
-    return driver.name, f"{driver.mean:+.4g}", f"{driver.spread:.4g}"
+def _print_drivers(drivers: "Drivers", *, spread: bool = True) -> None:
+    """Both sides of each listed channel, and the share of the side that it is listed for."""
+
+    def number(sign: str, value: float, sd: float) -> str:
+        if not value:
+            return "0"
+        return f"{sign}{value:.3g}" + (f" ± {sd:.2g}" if spread else "")
+
+    def rows(side: Side) -> list[tuple[str, str, str, str]]:
+        whole = drivers.whole(side)
+        return [
+            (
+                x.name,
+                number("+", x.excitation, x.excitation_sd),
+                number("-", x.inhibition, x.inhibition_sd),
+                f"{x.of(side) / whole:.1%}",
+            )
+            for x in drivers.listed(side)
+        ]
+
+    headings = ("excitation", "inhibition", "share")
+    out.print(two_sides(headings, rows(Side.EXCITATION), rows(Side.INHIBITION)))
 
 
 def _cell(text: str) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import torch
 from jaxtyping import Float, Int
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ Indices = Int[np.ndarray, " k"]
 # Below this correlation, attribution does not add up to the activation. Source: paper, figure 3.
 COMPLETE = 0.95
 
+# Relative rounding of a sum of S over space in single precision, with room to spare.
+_SUM_ROUNDING = 1e-5
 
 SCALARS = ("activation", "excitation", "inhibition", "l1", "l2")
 
@@ -111,3 +114,21 @@ class Columns:
                 notebook.table(("", *levels), quantiles, len(quantiles)),
             ),
         )
+
+
+def positive_part(
+    total: Float[np.ndarray, "n k"], negative: Float[np.ndarray, "n k"], dtype: str
+) -> Float[np.ndarray, "n k"]:
+    """The sum of the positive values, from the sum of all and that of the negative ones.
+
+    Args:
+        total: sums of all values.
+        negative: sums of the negative ones, as numbers >= 0.
+        dtype: what the sums were computed in: 'float32', 'bfloat16' or 'float64'.
+    Returns:
+        Numbers >= 0; 0 where nothing is left but the rounding of the two sums.
+    """
+    positive: Float[np.ndarray, "n k"] = (total + negative).clip(0)
+    lost = positive <= (_SUM_ROUNDING + 2 * torch.finfo(getattr(torch, dtype)).eps) * negative
+    positive[lost] = 0
+    return positive
