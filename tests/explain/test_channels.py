@@ -71,8 +71,8 @@ def test_every_number_by_hand(integer_run: Run, integer_network: Network, name: 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_no_more_channels_than_the_caller_wants(integer_run: Run, count: int) -> None:
-    all_channels = who(integer_run, channels=WIDTH, crops=0)
-    few = who(integer_run, channels=count, crops=0)
+    all_channels = who(integer_run, "mixed:1", channels=WIDTH, crops=0)
+    few = who(integer_run, "mixed:1", channels=count, crops=0)
     assert few.exciting == all_channels.exciting[:count]
     assert few.inhibiting == all_channels.inhibiting[:count]
     np.testing.assert_array_equal(few.excitation, all_channels.excitation)
@@ -154,13 +154,13 @@ def test_channels_are_what_attribute_gives_image_by_image(
 
 @pytest.mark.parametrize("group", SELECTIONS)
 def test_groups_are_those_of_select(run: Run, group: str) -> None:
-    columns = run.columns()
+    columns = run.columns("mixed3b:168")
     selected = select(columns, 20)[group]
     if not len(selected):
         with pytest.raises(ValueError, match=rf"no image of .* is {group.replace('_', ' ')}"):
-            who(run, group=group, crops=0)
+            who(run, "mixed3b:168", group=group, crops=0)
         return
-    answer = who(run, group=group, crops=0)
+    answer = who(run, "mixed3b:168", group=group, crops=0)
     assert answer.images == tuple(columns.images[row] for row in selected.rows)
     assert answer.about == f"the {len(selected)} most {group.replace('_', ' ')} images"
 
@@ -169,19 +169,24 @@ def test_a_selection_of_the_users_own_is_a_group(run: Run) -> None:
     def middle(columns: Columns, k: int) -> Indices:
         return np.argsort(columns.activation, kind="stable")[30 : 30 + min(k, 3)]
 
-    answer = who(run, group=Selection("of_the_middle", "neither high nor low", middle), crops=0)
+    answer = who(
+        run,
+        "mixed3b:168",
+        group=Selection("of_the_middle", "neither high nor low", middle),
+        crops=0,
+    )
     assert answer.about == "the 3 most of the middle images"
-    columns = run.columns()
+    columns = run.columns("mixed3b:168")
     ordered = sorted(range(60), key=lambda i: columns.activation[i])
     assert answer.images == tuple(columns.images[i] for i in ordered[30:33])
-    same = who(run, images=answer.images, crops=0)
+    same = who(run, "mixed3b:168", images=answer.images, crops=0)
     assert answer.exciting == same.exciting
     np.testing.assert_array_equal(answer.inhibition, same.inhibition)
 
 
 def test_without_a_choice_it_is_about_the_tensest(run: Run) -> None:
-    answer = who(run, crops=0)
-    assert answer.images == who(run, group="tense", crops=0).images
+    answer = who(run, "mixed3b:168", crops=0)
+    assert answer.images == who(run, "mixed3b:168", group="tense", crops=0).images
     assert answer.about == f"the {len(answer.images)} most tense images"
     assert answer.feature == run.features[0]
 
@@ -195,21 +200,21 @@ def test_without_a_tense_image_it_is_about_all(
         return {**selected, "tense": empty}
 
     monkeypatch.setattr(channels_module, "select", none_tense)
-    answer = who(integer_run, crops=0)
+    answer = who(integer_run, "mixed:1", crops=0)
     assert answer.about == "all 30 images"
-    assert answer.images == integer_run.columns().images
+    assert answer.images == integer_run.columns("mixed:1").images
     with pytest.raises(ValueError, match=r"no image of .* is tense"):
-        who(integer_run, group="tense", crops=0)
+        who(integer_run, "mixed:1", group="tense", crops=0)
 
 
 def test_images_are_those_that_were_named(run: Run) -> None:
-    answer = who(run, images=["41.png", "07.png"], crops=0)
+    answer = who(run, "mixed3b:168", images=["41.png", "07.png"], crops=0)
     assert answer.images == ("41.png", "07.png")
     assert answer.about == "2 images"
-    one = who(run, images=["41"[:2] + ".png"], crops=0)
+    one = who(run, "mixed3b:168", images=["41"[:2] + ".png"], crops=0)
     assert one.about == "41.png"
     assert [driver.excitation_sd for driver in one.exciting] == [0.0] * 8
-    other = who(run, images=["07.png"], crops=0)
+    other = who(run, "mixed3b:168", images=["07.png"], crops=0)
     np.testing.assert_allclose(
         answer.excitation, (one.excitation + other.excitation) / 2, rtol=1e-5, atol=1e-6
     )
@@ -232,13 +237,13 @@ def test_a_cell_is_one_of_the_newest_atlas(run: Run, monkeypatch: pytest.MonkeyP
     assert answer.exciting == same.exciting
     message = r"no images in cell 1,2; the nearest cells that have: 1,1; 0,4; 3,3"
     with pytest.raises(ValueError, match=message):
-        who(run, cell=(1, 2), crops=0)
+        who(run, "mixed3b:168", cell=(1, 2), crops=0)
 
 
 def test_a_cell_of_a_run_without_an_atlas(run: Run) -> None:
     message = "no atlas of mixed3b:168@8,8: `opponent atlas` makes one"
     with pytest.raises(RunError, match=message):
-        who(run, cell=(0, 0), crops=0)
+        who(run, "mixed3b:168", cell=(0, 0), crops=0)
 
 
 @pytest.mark.parametrize(
@@ -259,11 +264,11 @@ def test_wrong_choices_are_refused(
     run: Run, choice: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
-        who(run, **choice, crops=0)
+        who(run, **{"feature": "mixed3b:168"} | choice, crops=0)
 
 
 def test_an_unfinished_scan_is_refused(integer_run: Run, tmp_path: Path) -> None:
     shutil.copytree(integer_run.folder, tmp_path / "run")
     (tmp_path / "run" / "scan" / "000001.parquet").unlink()
     with pytest.raises(RunError, match=r"is not finished \(2 of 3 shards\)"):
-        who(Run(tmp_path / "run"), crops=0)
+        who(Run(tmp_path / "run"), "mixed:1", crops=0)

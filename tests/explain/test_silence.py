@@ -115,11 +115,11 @@ def test_a_check_silences_the_tops_and_all_others(
     integer_run: Run, integer_network: Network
 ) -> None:
     """Fewer others than asked for: each of them once, in some order."""
-    answer = who(integer_run, channels=2, crops=0)
+    answer = who(integer_run, "mixed:1", channels=2, crops=0)
     checked = silence_check(integer_run, integer_network, answer, random=100)
     tops = answer.exciting[0].channel, answer.inhibiting[0].channel
-    rows = np.array([integer_run.columns().images.index(x) for x in answer.images])
-    means = -integer_run.channels(rows=rows).astype(np.float64).mean(0)
+    rows = np.array([integer_run.columns("mixed:1").images.index(x) for x in answer.images])
+    means = -integer_run.channels("mixed:1", rows=rows).astype(np.float64).mean(0)
     for effect, top, changes in (
         (checked.exciting, tops[0], means),
         (checked.inhibiting, tops[1], means),
@@ -134,7 +134,7 @@ def test_a_check_silences_the_tops_and_all_others(
 
 
 def test_a_check_draws_from_its_seed(run: Run, mini: Network) -> None:
-    answer = who(run, images=["03.png", "33.png"], channels=1, crops=0)
+    answer = who(run, "mixed3b:168", images=["03.png", "33.png"], channels=1, crops=0)
     one = silence_check(run, mini, answer)
     assert one == silence_check(run, mini, answer, seed=0)
     assert [len(x.random) for x in (one.exciting, one.inhibition)] == [8, 8]
@@ -170,7 +170,7 @@ def test_a_check_draws_from_its_seed(run: Run, mini: Network) -> None:
 def test_a_side_without_channels_is_not_silenced(
     integer_run: Run, integer_network: Network
 ) -> None:
-    answer = who(integer_run, channels=1, crops=0)
+    answer = who(integer_run, "mixed:1", channels=1, crops=0)
     whole_check = silence_check(integer_run, integer_network, answer, random=0)
     for side, other in (("exciting", "inhibiting"), ("inhibiting", "exciting")):
         drivers = replace(answer.drivers, **{side: ()})
@@ -187,7 +187,7 @@ def test_a_side_without_channels_is_not_silenced(
 def test_one_channel_may_be_the_first_of_both_sides(
     integer_run: Run, integer_network: Network
 ) -> None:
-    answer = who(integer_run, channels=1, crops=0)
+    answer = who(integer_run, "mixed:1", channels=1, crops=0)
     both = replace(answer.drivers, exciting=answer.inhibiting)
     checked = silence_check(integer_run, integer_network, replace(answer, drivers=both), random=99)
     assert checked.exciting == checked.inhibiting

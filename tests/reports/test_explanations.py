@@ -26,7 +26,9 @@ def why_answer(run: Run, mini: Network) -> Why:
 def who_answer(run: Run, mini: Network) -> Who:
     """Which channels drive the feature in two images."""
     with single_thread():
-        return who(run, images=["03.png", "33.png"], channels=2, crops=2, network=mini)
+        return who(
+            run, "mixed3b:168", images=["03.png", "33.png"], channels=2, crops=2, network=mini
+        )
 
 
 def silenced(

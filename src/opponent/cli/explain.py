@@ -8,11 +8,11 @@ from rich.table import Table
 
 from opponent.cli.application import EXPLAIN, app
 from opponent.cli.opening import (
-    chosen,
     open_network,
     open_run,
     parse_features,
     scanned_network,
+    with_units,
 )
 from opponent.cli.options import (
     Device,
@@ -92,7 +92,13 @@ def why(
 )
 def who(
     run: RunFolder,
-    feature: Annotated[str | None, typer.Option(help="One of the run's features.")] = None,
+    feature: Annotated[
+        str | None,
+        typer.Option(
+            help="One of the run's features, needed where it has several; or a unit of a scan of "
+            "all units (LAYER:*), which is attributed in the images that the scan keeps."
+        ),
+    ] = None,
     group: Annotated[
         str | None,
         typer.Option(
@@ -129,7 +135,7 @@ def who(
         check_page(page)
     elif visualise:
         raise ValueError("--visualise needs a page or picture to show them in: give --out")
-    opened = open_run(run, images)
+    opened = with_units(open_run(run, images), [feature] if feature else None)
     network = scanned_network(opened, device) if page or silence else None
     answer = ask(
         opened,
@@ -204,21 +210,22 @@ def invert(
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Make images that look as one side of a feature's drive does."""
+    """Make images that look as one side of a feature's drive does, for all features or one."""
     from opponent.attribution.rules import parse_rule
     from opponent.core.progress import shown
     from opponent.core.text import in_deviations
+    from opponent.storage.lookup import features_of
     from opponent.synthesis.cache import synthesise
     from opponent.synthesis.settings import SynthesisSettings
 
-    opened = open_run(run, images)
+    opened = with_units(open_run(run, images), feature)
     network = scanned_network(opened, device)
     settings = SynthesisSettings(
         steps=steps, seed=seed, parameterisation=parameterisation, objective=objective
     )
     own_rule = None if rule is None else parse_rule(rule)
     ids = [opened.images.find(each).id for each in image]
-    for each in chosen(opened, feature):
+    for each in features_of(opened, feature or None):
         columns = opened.columns(each, maps=False)
         for name in ids:
             for which in side:

@@ -31,6 +31,7 @@ from opponent.models.network import PIXELS, Network
 from opponent.scan.reopen import network_of
 from opponent.selection import Selection, select
 from opponent.storage.columns import Indices
+from opponent.storage.lookup import scan_command
 from opponent.storage.run import Run
 from opponent.synthesis.cache import synthesise
 from opponent.synthesis.settings import SynthesisSettings
@@ -53,6 +54,7 @@ class Who:
         images: their ids.
         drivers: the channels, with what they cover of either side.
         deviation: standard deviation of the activation over all images of the scan.
+        scanned: how many images the run holds, in words.
     Source: paper, section 3, by channel.
 
     >>> import tempfile, numpy as np, opponent
@@ -82,6 +84,7 @@ class Who:
     images: tuple[str, ...]
     drivers: Drivers
     deviation: float
+    scanned: str
 
     @property
     def excitation(self) -> Float[np.ndarray, " k"]:
@@ -162,7 +165,7 @@ def who(
 
     Args:
         run: a finished run.
-        feature: one of its features; default: the first.
+        feature: one of its features; default: the only one.
         group: such as 'tense' or 'inhibiting', or a selection of the user's own; at most 20 images
             of it count.
         images: ids, or their ends.
@@ -209,7 +212,8 @@ def who(
         about=about,
         images=tuple(columns.images[i] for i in rows),
         drivers=drivers,
-        deviation=float(columns.activation.std()),
+        deviation=columns.spread,
+        scanned=columns.scope,
     )
 
 
@@ -261,6 +265,12 @@ def _choose(
         if len(rows):
             several = f"the {len(rows)} most {what} images"
             return several if len(rows) > 1 else f"the most {what} image", rows
+        if columns.kept is not None:
+            raise ValueError(
+                f"none of the {columns.scope} in {run.folder} is surely {what}; choose another "
+                f"group, or scan the unit by itself: "
+                f"{scan_command(run.folder, run.manifest, feature.label)}"
+            )
         if group is not None:
             raise ValueError(f"no image of {run.folder} is {what}")
         return f"all {len(columns.images):,} images", np.arange(len(columns.images))

@@ -72,6 +72,7 @@ def write_who(who: Who, out: str | Path, silenced: Silenced | None = None) -> Pa
             "who.html.j2",
             title=f"Who drives {who.feature.label}?",
             about=who.caption,
+            scanned=who.scanned,
             picture=drawing(figure),
             facts=facts,
         )
