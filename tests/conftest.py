@@ -169,7 +169,11 @@ def wave_atlas(
     run = copy_of(wave_run, tmp_path_factory.mktemp("atlas") / "run")
     with _single_thread():
         atlas = make_atlas(
-            run, network=wave_network, settings=QUICK, progress=lambda *call: calls.append(call)
+            run,
+            run.features[0],
+            network=wave_network,
+            settings=QUICK,
+            progress=lambda *call: calls.append(call),
         )
     return atlas, calls
 
@@ -187,4 +191,4 @@ def signed_wave_atlas(
 
     run = copy_of(wave_atlas[0].run, tmp_path_factory.mktemp("signed") / "run")
     with _single_thread():
-        return make_atlas(run, network=wave_network, settings=QUICK, signed=True)
+        return make_atlas(run, run.features[0], network=wave_network, settings=QUICK, signed=True)

@@ -219,13 +219,13 @@ def test_why_and_who_show_both_sides(run: opponent.Run, network: opponent.Networ
     page = Page(why._repr_html_())
     assert why.verdict in page.text
     assert len(page.pictures) == 2
-    for name, value in (*why.excitatory, *why.inhibitory):
-        assert name in page.text
-        assert f"{value:.4g}" in page.text
+    for driver in (*why.drivers.exciting, *why.drivers.inhibiting):
+        assert driver.name in page.text
+        assert f"{driver.excitation:.4g} {driver.inhibition:.4g}" in page.text
     who = opponent.who(run, UNIT, network=network, channels=3)
     page = Page(who._repr_html_())
     for driver in (*who.exciting, *who.inhibiting):
-        assert f"{driver.mean:+.4g}" in page.text
+        assert f"{driver.excitation:.4g} {driver.inhibition:.4g}" in page.text
         assert f"{driver.name} " in page.text
 
 

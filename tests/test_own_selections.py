@@ -74,7 +74,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     sys.modules.pop("selections_of_mine", None)
 
 
-def excited(run: Run, k: int, feature: str | None = None) -> list[str]:
+def excited(run: Run, k: int, feature: str = "after:0") -> list[str]:
     """The images with the largest excitation, by a sort of Python's."""
     columns = run.columns(feature)
     order = sorted(range(len(columns.images)), key=lambda i: -columns.excitation[i])
@@ -82,11 +82,13 @@ def excited(run: Run, k: int, feature: str | None = None) -> list[str]:
 
 
 def test_a_selection_by_object(own_run: Run) -> None:
-    selected = select(own_run, 4, selections=["tense", OWN])
+    selected = select(own_run, 4, feature="after:0", selections=["tense", OWN])
     assert list(selected) == ["tense", "most_excited"]
     group = selected["most_excited"]
     assert list(group.images) == excited(own_run, 4)
-    assert [own_run.columns().images[row] for row in group.rows] == list(group.images)
+    assert [own_run.columns(own_run.features[0]).images[row] for row in group.rows] == list(
+        group.images
+    )
     assert len(group) == 4
     assert group.selection == OWN
 
@@ -94,7 +96,7 @@ def test_a_selection_by_object(own_run: Run) -> None:
 def test_a_selection_by_the_name_of_its_object(own_run: Run, module: str) -> None:
     text = f"module:{module}:EXCITED"
     assert parse_selection(text).meaning == "largest excitation"
-    [group] = select(own_run, 4, selections=[text]).values()
+    [group] = select(own_run, 4, feature="after:0", selections=[text]).values()
     assert group.selection.name == "most_excited"
     assert list(group.images) == excited(own_run, 4)
     assert parse_selection(f"module:{module}:COLOURED").colour == COLOUR
@@ -103,7 +105,7 @@ def test_a_selection_by_the_name_of_its_object(own_run: Run, module: str) -> Non
 def test_a_list_of_rows_will_do(own_run: Run) -> None:
     last = Selection("last", "the last of all", lambda columns, k: [len(columns.images) - 1])  # type: ignore[arg-type,return-value]
     nothing = Selection("nothing", "none", lambda columns, k: [])  # type: ignore[arg-type,return-value]
-    selected = select(own_run, 2, selections=[last, nothing])
+    selected = select(own_run, 2, feature="after:0", selections=[last, nothing])
     assert selected["last"].images == ("029.png",)
     assert selected["last"].rows.tolist() == [29]
     assert selected["nothing"].images == ()
@@ -112,7 +114,7 @@ def test_a_list_of_rows_will_do(own_run: Run) -> None:
 def test_every_selection_has_a_colour(own_run: Run) -> None:
     """Its own, or the one that figures and pages give a group of its name."""
     plain = Selection("plain", "without a colour", by_excitation)
-    selected = select(own_run, 3, selections=[*SELECTIONS, OWN, plain])
+    selected = select(own_run, 3, feature="after:0", selections=[*SELECTIONS, OWN, plain])
     colours = {name: group.selection.colour for name, group in selected.items()}
     expected = group_colours([*SELECTIONS, "most_excited", "plain"])
     assert colours == {**expected, "most_excited": COLOUR}
@@ -123,7 +125,7 @@ def test_every_selection_has_a_colour(own_run: Run) -> None:
 
 
 def test_a_run_and_its_columns_give_the_same(own_run: Run) -> None:
-    for feature in (None, "after:0", "after:1", own_run.features[1]):
+    for feature in ("after:0", "after:1", own_run.features[1]):
         of_run = select(own_run, 5, feature=feature)
         of_columns = select(own_run.columns(feature), 5)
         assert list(of_run) == list(of_columns) == list(SELECTIONS)
@@ -133,7 +135,10 @@ def test_a_run_and_its_columns_give_the_same(own_run: Run) -> None:
             assert group.selection == of_columns[name].selection
             images = own_run.columns(feature).images
             assert group.images == tuple(images[row] for row in group.rows)
-    assert select(own_run)["exciting"].images == select(own_run, 10)["exciting"].images
+    assert (
+        select(own_run, feature="after:0")["exciting"].images
+        == select(own_run, 10, feature="after:0")["exciting"].images
+    )
     first, second = (select(own_run, 5, feature=x)["exciting"].images for x in own_run.features)
     assert first != second
 
@@ -144,7 +149,7 @@ def test_a_run_and_its_columns_give_the_same(own_run: Run) -> None:
 def test_names_that_are_no_selection(own_run: Run, module: str) -> None:
     message = "there is no group 'tens'; there are exciting, inhibiting, silent, tense, tense_apart"
     with pytest.raises(ValueError, match=message):
-        select(own_run, 3, selections=["exciting", "tens"])
+        select(own_run, 3, feature="after:0", selections=["exciting", "tens"])
     for name, message in (
         (f"module:{module}:NUMBER", "'module:selections_of_mine:NUMBER' is no opponent.Selection"),
         (f"module:{module}:rule", "is no opponent.Selection but function"),
@@ -153,19 +158,19 @@ def test_names_that_are_no_selection(own_run: Run, module: str) -> None:
         ("module:X", "must read module:PACKAGE.MODULE:NAME"),
     ):
         with pytest.raises(ValueError, match=message):
-            select(own_run, 3, selections=[name])
+            select(own_run, 3, feature="after:0", selections=[name])
 
 
 def test_two_selections_of_one_name(own_run: Run) -> None:
     twin = Selection("tense", "another", exciting)
     for selections in (["tense", twin], [twin, twin], ["tense", "silent", "tense"]):
         with pytest.raises(ValueError, match="two selections have one name among tense, "):
-            select(own_run, 3, selections=selections)
+            select(own_run, 3, feature="after:0", selections=selections)
 
 
 @pytest.mark.parametrize("k", [0, -1])
 def test_less_than_one_image(own_run: Run, k: int) -> None:
-    for source in (own_run, own_run.columns()):
+    for source in (own_run, own_run.columns(own_run.features[0])):
         with pytest.raises(ValueError, match=f"k is {k}, expected at least 1 image a selection"):
             select(source, k)
 
@@ -199,7 +204,9 @@ def test_less_than_one_image(own_run: Run, k: int) -> None:
 )
 def test_rows_that_are_none(own_run: Run, rule: Callable[..., Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"selection {message}"):
-        select(own_run, 3, selections=["tense", Selection("mine", "wrong", rule)])
+        select(
+            own_run, 3, feature="after:0", selections=["tense", Selection("mine", "wrong", rule)]
+        )
 
 
 def test_other_features_and_unfinished_runs(own_run: Run, tmp_path: Path) -> None:
@@ -232,13 +239,13 @@ def test_figures_4a_shows_its_name_and_colour(own_run: Run) -> None:
 
 
 def test_figure_4b_to_g_shows_its_name_colour_and_images(own_run: Run) -> None:
-    figure = plot_groups(own_run, k=2, selections=[OWN, "silent"])
+    figure = plot_groups(own_run, "after:0", k=2, selections=[OWN, "silent"])
     lines = words(figure).splitlines()
     assert {"most excited", "silent"} <= set(lines)
     assert not {"exciting", "inhibiting", "tense"} & set(lines)
     silent = to_rgba(group_colours(["silent"])["silent"])
     assert rings(figure) == [to_rgba(COLOUR), silent]
-    columns = own_run.columns()
+    columns = own_run.columns(own_run.features[0])
     rows = select(columns, 2, selections=[OWN])["most_excited"].rows.tolist()
     _, *shown = pictures(figure)
     tiles = run_tiles(own_run, own_run.features[0], columns, rows)
@@ -261,6 +268,7 @@ def test_a_report_shows_its_name_meaning_colour_and_images(own_run: Run, tmp_pat
     path = write_report(
         own_run,
         tmp_path / "report.html",
+        features=["after:0"],
         network=plain_network(),
         k=3,
         selections=["silent", OWN],

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from opponent.paper.completeness import Completeness as Completeness
     from opponent.paper.completeness import completeness as completeness
     from opponent.scan.executor import Executor as Executor
+    from opponent.scan.kept import scan_kept as scan_kept
     from opponent.scan.local import scan_images as scan_images
     from opponent.scan.ray import Ray as Ray
     from opponent.scan.reopen import network_of as network_of
@@ -86,6 +87,7 @@ _ROOMS = {
     "models.registry": ["load"],
     "paper.completeness": ["Completeness", "completeness"],
     "scan.executor": ["Executor"],
+    "scan.kept": ["scan_kept"],
     "scan.local": ["scan_images"],
     "scan.ray": ["Ray"],
     "scan.reopen": ["network_of"],

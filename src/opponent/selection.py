@@ -56,13 +56,23 @@ def in_balance(columns: Columns) -> Bool[np.ndarray, " n"]:
     """Which images excite and inhibit about alike, with inhibition ahead: -0.5 sd(f) < f < 0."""
     # In double precision: the squares of large values would not fit in single.
     f = columns.activation.astype(np.float64)
-    low = -BAND * float(f.std()) if f.size else 0.0
-    return np.logical_and(low < f, f < 0)
+    if columns.kept is not None:
+        deviation = columns.kept.deviation
+    else:
+        deviation = float(f.std()) if f.size else 0.0
+    return np.logical_and(-BAND * deviation < f, f < 0)
 
 
 def tense(columns: Columns, k: int) -> Indices:
-    """The images in balance with the largest L1 norm (MTIs). Source: paper, section 4."""
-    return top(columns.l1, k, in_balance(columns))
+    """The images in balance with the largest L1 norm (MTIs). Source: paper, section 4.
+
+    Of the images that a scan of all units keeps, only those that are surely the tensest of all: no
+    image that was not kept has a larger norm.
+    """
+    where = in_balance(columns)
+    if columns.kept is not None and columns.kept.keep < len(columns) < columns.kept.images:
+        where &= columns.l1 >= np.sort(columns.l1)[-columns.kept.keep]
+    return top(columns.l1, k, where)
 
 
 def tense_apart(columns: Columns, k: int) -> Indices:
@@ -71,6 +81,7 @@ def tense_apart(columns: Columns, k: int) -> Indices:
     phi+ - phi- of the image holds a value under the 1st and one over the 99th percentile of all
     images' values. Source: paper, section 3, figure 4e; it leaves the order open.
     """
+    _check_whole(columns, "tense_apart")
     difference = columns.excitation_map - columns.inhibition_map
     if not difference.size:
         return np.empty(0, dtype=np.intp)
@@ -85,11 +96,20 @@ def tense_together(columns: Columns, k: int) -> Indices:
     phi+ and phi- are both over their 99th percentile at one position. Source: paper, section 3,
     figure 4f; it leaves the order open.
     """
+    _check_whole(columns, "tense_together")
     plus, minus = columns.excitation_map, columns.inhibition_map
     if not plus.size:
         return np.empty(0, dtype=np.intp)
     both = (plus > np.percentile(plus, HIGH)) & (minus > np.percentile(minus, HIGH))
     return top(columns.tension, k, both.any((1, 2)))
+
+
+def _check_whole(columns: Columns, name: str) -> None:
+    if columns.kept is not None:
+        raise ValueError(
+            f"{name} compares with the maps of all images, and these are {columns.scope} by a scan "
+            f"of all units; it gives {', '.join(OF_KEPT)}; scan the unit by itself for {name}"
+        )
 
 
 @dataclass(frozen=True)
@@ -166,6 +186,8 @@ SELECTIONS = {
     )
 }
 """The built-in selections by name. Source: paper, section 3, figure 4."""
+OF_KEPT = ("exciting", "inhibiting", "silent", "tense")
+"""Those that the images tell which a scan of all units keeps of a unit."""
 
 
 def parse_selection(text: Selection | str) -> Selection:
@@ -200,9 +222,11 @@ def select(
     Args:
         source: a finished run, or columns that were read from one.
         k: images a selection, at least 1.
-        feature: one of the run's features; default: the first. Columns are of one feature already.
+        feature: one of the run's features; default: the only one. Columns are of one feature
+            already.
         selections: which ones, by name or as objects; default: the built-in six, 'exciting',
-            'inhibiting', 'silent', 'tense', 'tense_apart' and 'tense_together'.
+            'inhibiting', 'silent', 'tense', 'tense_apart' and 'tense_together'. Of the images that
+            a scan of all units keeps, the first four, and only images that belong there among all.
     Returns:
         What each selection chose, by its name; fewer than k images where fewer qualify.
     Raises:
@@ -227,7 +251,10 @@ def select(
     if k < 1:
         raise ValueError(f"k is {k}, expected at least 1 image a selection")
     columns = source.columns(feature) if isinstance(source, Run) else source
-    chosen = [parse_selection(each) for each in (SELECTIONS if selections is None else selections)]
+    default: Sequence[str] = list(SELECTIONS)
+    if columns.kept is not None:
+        default, k = OF_KEPT, min(k, columns.kept.keep)
+    chosen = [parse_selection(each) for each in (default if selections is None else selections)]
     names = [selection.name for selection in chosen]
     if len(set(names)) < len(names):
         raise ValueError(f"two selections have one name among {', '.join(names)}")

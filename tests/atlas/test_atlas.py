@@ -142,7 +142,7 @@ def test_damage_is_told_on_reading_too(
     # The table and the description are written each time anew.
     (folder / "atlas.parquet").write_bytes(b"")
     (folder / "atlas.json").write_bytes(b"{")
-    make_atlas(run, network=wave_network, settings=QUICK)
+    make_atlas(run, run.features[0], network=wave_network, settings=QUICK)
     assert files(run.folder) == files(wave_atlas[0].run.folder)
 
 

@@ -197,7 +197,7 @@ def test_the_same_images_give_the_same_bytes_in_another_run(
 ) -> None:
     shutil.copytree(wave_pictures, tmp_path / "moved")
     run = scan_small(wave_network, tmp_path / "moved", tmp_path / "run")
-    again = make_atlas(run, network=wave_network, settings=QUICK)
+    again = make_atlas(run, run.features[0], network=wave_network, settings=QUICK)
     assert again.folder.name == wave_atlas[0].folder.name
     assert files(again.folder) == files(wave_atlas[0].folder)
 
@@ -211,9 +211,9 @@ def test_all_that_differs_gets_a_folder_of_its_own(
     others = [
         make_atlas(run, feature, network=wave_network, settings=given)
         for feature, given in [
-            (None, quick),
-            (None, replace(quick, seed=1)),
-            (None, replace(quick, grid=2)),
+            (CENTRE, quick),
+            (CENTRE, replace(quick, seed=1)),
+            (CENTRE, replace(quick, grid=2)),
             ("mixed:3", quick),
         ]
     ]
@@ -236,7 +236,7 @@ def test_the_callers_grad_mode_changes_nothing(
         shutil.rmtree(folder / "icons")
         (folder / "cells.safetensors").unlink()
         with mode():
-            make_atlas(run, network=wave_network, settings=QUICK)
+            make_atlas(run, run.features[0], network=wave_network, settings=QUICK)
         assert files(run.folder) == files(wave_atlas[0].run.folder)
 
 
@@ -259,7 +259,7 @@ def test_images_may_be_laid_out_with_space(
     given = replace(QUICK, space=True)
     # As many bytes as there may be, and not one more.
     monkeypatch.setattr(build, "LARGEST", 4 * 6 * 3 * 3 * 70)
-    atlas = make_atlas(run, network=wave_network, settings=given)
+    atlas = make_atlas(run, run.features[0], network=wave_network, settings=given)
     images = atlas.map["image"].to_pylist()
     assert images == wave_atlas[0].map["image"].to_pylist()
     rows, columns = run.through_window(atlas.feature).slices
@@ -281,14 +281,14 @@ def test_space_that_takes_too_much_memory_is_refused(
     monkeypatch.setattr(build, "LARGEST", 4 * 6 * 3 * 3 * 70 - 1)
     message = r"takes 0\.0 GB for 70 images; lay out at most 69 \(--top\), or S summed over space"
     with pytest.raises(ValueError, match=message):
-        make_atlas(run, network=wave_network, settings=replace(QUICK, space=True))
+        make_atlas(run, run.features[0], network=wave_network, settings=replace(QUICK, space=True))
     assert files(run.folder) == files(wave_run.folder)
 
 
 def test_too_few_images_make_no_atlas(wave_run: Run, wave_network: Network, tmp_path: Path) -> None:
     run = copy_of(wave_run, tmp_path / "run")
     with pytest.raises(ValueError, match=r"a map of 9 images: UMAP with 5 neighbours needs at le"):
-        make_atlas(run, network=wave_network, settings=replace(QUICK, top=9))
+        make_atlas(run, run.features[0], network=wave_network, settings=replace(QUICK, top=9))
     assert files(run.folder) == files(wave_run.folder)
     assert atlases(run) == []
 
@@ -298,7 +298,12 @@ def test_a_grid_without_a_full_cell_makes_no_atlas(
 ) -> None:
     run = copy_of(wave_run, tmp_path / "run")
     with pytest.raises(ValueError, match=r"holds 40 images .* of 70\); take a coarser grid"):
-        make_atlas(run, network=wave_network, settings=replace(QUICK, grid=9, min_images=40))
+        make_atlas(
+            run,
+            run.features[0],
+            network=wave_network,
+            settings=replace(QUICK, grid=9, min_images=40),
+        )
     left = set(files(run.folder)) - set(files(wave_run.folder))
     assert {Path(name).name for name in left} <= {"question.json", "map.parquet"}
     assert atlases(run) == []
@@ -311,7 +316,7 @@ def test_an_unfinished_run_makes_no_atlas(
     run.shard(2).unlink()
     before = files(run.folder)
     with pytest.raises(RunError, match=r"not finished \(3 of 4 shards\).*opponent scan"):
-        make_atlas(run, network=wave_network, settings=QUICK)
+        make_atlas(run, run.features[0], network=wave_network, settings=QUICK)
     assert files(run.folder) == before
 
 
@@ -321,11 +326,11 @@ def test_another_network_makes_no_atlas(wave_run: Run, tmp_path: Path) -> None:
     with torch.no_grad():
         module.stem.weight.mul_(1.01)
     with pytest.raises(RunError, match="was scanned with other weights of small"):
-        make_atlas(run, network=network_of(module), settings=QUICK)
+        make_atlas(run, run.features[0], network=network_of(module), settings=QUICK)
     with pytest.raises(RunError, match="was scanned with images prepared otherwise"):
-        make_atlas(run, network=network_of(**BLACK), settings=QUICK)
+        make_atlas(run, run.features[0], network=network_of(**BLACK), settings=QUICK)
     with pytest.raises(RunError, match="cannot be loaded"):
-        make_atlas(run, settings=QUICK)
+        make_atlas(run, run.features[0], settings=QUICK)
     assert files(run.folder) == files(wave_run.folder)
 
 
@@ -354,8 +359,8 @@ def test_a_photograph_that_is_gone_is_named(
         else:
             gone.write_bytes(damage)
         with pytest.raises(Unreadable, match=rf"{name} was scanned but cannot be read.*{reason}"):
-            make_atlas(run, network=wave_network, settings=QUICK)
+            make_atlas(run, run.features[0], network=wave_network, settings=QUICK)
         assert files(run.folder) == before
     gone.write_bytes(content)
-    again = make_atlas(run, network=wave_network, settings=QUICK)
+    again = make_atlas(run, run.features[0], network=wave_network, settings=QUICK)
     assert files(again.folder) == files(wave_atlas[0].folder)

@@ -71,7 +71,9 @@ def test_icons_are_inversions_of_the_mean_cut_to_the_receptive_field(
 def test_icons_turn_with_a_layer_that_can_be_negative(wave_pictures: Path, tmp_path: Path) -> None:
     through, network = "stem", network_of(Small(nn.GELU))
     run = scan_small(network, wave_pictures, tmp_path / "run", through)
-    atlas = make_atlas(run, network=network, settings=replace(QUICK, batch=9, grid=2))
+    atlas = make_atlas(
+        run, run.features[0], network=network, settings=replace(QUICK, batch=9, grid=2)
+    )
     expected = slow_means(atlas, network, wave_pictures, through)
     means = load_file(atlas.folder / "cells.safetensors")
     torch.testing.assert_close(means["hidden"].double(), expected[1], rtol=1e-4, atol=1e-6)
@@ -147,10 +149,10 @@ def test_both_sides_at_once_or_later_give_the_same_bytes(
     signed_wave_atlas: Atlas, wave_run: Run, wave_network: Network, tmp_path: Path
 ) -> None:
     run = with_map(wave_run, signed_wave_atlas, tmp_path / "run")
-    make_atlas(run, network=wave_network, settings=QUICK, signed=True)
+    make_atlas(run, run.features[0], network=wave_network, settings=QUICK, signed=True)
     assert files(run.folder) == files(signed_wave_atlas.run.folder)
     # And a call that does not ask for them keeps them.
-    again = make_atlas(run, network=wave_network, settings=QUICK)
+    again = make_atlas(run, run.features[0], network=wave_network, settings=QUICK)
     assert again.signed
     assert files(run.folder) == files(signed_wave_atlas.run.folder)
 
@@ -159,8 +161,8 @@ def test_both_sides_at_once_or_later_give_the_same_bytes(
 def test_a_side_that_is_nowhere_has_no_icon(wave_pictures: Path, tmp_path: Path) -> None:
     network = network_of(Colours(1, 2, 0.5), **BLACK)
     run = scan_small(network, wave_pictures, tmp_path / "run")
-    assert not run.columns().inhibition.any()
-    atlas = make_atlas(run, network=network, settings=QUICK, signed=True)
+    assert not run.columns(run.features[0]).inhibition.any()
+    atlas = make_atlas(run, run.features[0], network=network, settings=QUICK, signed=True)
     assert atlas.signed
     for cell in atlas.cells:
         assert cell.activations["inhibition"] is None
@@ -195,7 +197,7 @@ def test_in_one_batch_cells_may_lack_a_side(
     network = network_of(Colours(1, 0.5, -1), **BLACK)
     run = scan_small(network, tmp_path / "in", tmp_path / "run")
     given = replace(QUICK, top=90, grid=4, batch=50, neighbours=6)
-    atlas = make_atlas(run, network=network, settings=given, signed=True)
+    atlas = make_atlas(run, run.features[0], network=network, settings=given, signed=True)
     means = load_file(atlas.folder / "cells.safetensors")["attribution"]
     sides = []
     for cell, mean in zip(atlas.cells, means, strict=True):

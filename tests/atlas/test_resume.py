@@ -59,14 +59,22 @@ def test_an_atlas_interrupted_anywhere_goes_on_to_the_same_bytes(
         first: list[Call] = []
         with pytest.raises(Stop, match="stop"):
             make_atlas(
-                run, network=wave_network, settings=QUICK, progress=stop_at(count - skipped, first)
+                run,
+                run.features[0],
+                network=wave_network,
+                settings=QUICK,
+                progress=stop_at(count - skipped, first),
             )
         assert first == wave_atlas[1][skipped:count]
         assert not list(run.folder.rglob(".*"))
         assert atlases(run) == []
         second: list[Call] = []
         make_atlas(
-            run, network=wave_network, settings=QUICK, progress=lambda *x, to=second: to.append(x)
+            run,
+            run.features[0],
+            network=wave_network,
+            settings=QUICK,
+            progress=lambda *x, to=second: to.append(x),
         )
         assert files(run.folder) == expected, f"interrupted at {what}, {done} of {total}"
         # Stages and parts that were done are not done again.
@@ -97,7 +105,9 @@ def test_an_atlas_interrupted_again_and_again_ends(
         assert rounds < 60, "it never ends"
         with suppress(Stop):
             # At the fourth call of each round: a few batches of images, one batch of icons.
-            make_atlas(run, network=wave_network, settings=QUICK, progress=stop_at(4, []))
+            make_atlas(
+                run, run.features[0], network=wave_network, settings=QUICK, progress=stop_at(4, [])
+            )
             break
     assert rounds > 4
     assert files(run.folder) == files(wave_atlas[0].run.folder)
@@ -116,7 +126,7 @@ def test_damaged_sums_are_made_again(
     (folder / "checkpoints").mkdir()
     for content in (b"\x08\x00\x00\x00\x00\x00\x00\x00{}", b"", b"junk"):
         (folder / "checkpoints" / "sums.safetensors").write_bytes(content)
-        make_atlas(run, network=wave_network, settings=QUICK)
+        make_atlas(run, run.features[0], network=wave_network, settings=QUICK)
         assert files(run.folder) == files(wave_atlas[0].run.folder)
         (folder / "cells.safetensors").unlink()
 
@@ -126,7 +136,7 @@ def test_an_atlas_killed_at_steps_of_every_file_goes_on(
     wave_run: Run, wave_network: Network, tmp_path: Path
 ) -> None:
     whole = copy_of(wave_run, tmp_path / "whole")
-    atlas = make_atlas(whole, network=wave_network, settings=FEW)
+    atlas = make_atlas(whole, whole.features[0], network=wave_network, settings=FEW)
     # With its map, so that no child has to wait for UMAP.
     template = with_map(wave_run, atlas, tmp_path / "template")
     done = subprocess.run(
@@ -172,10 +182,10 @@ def test_a_damaged_stage_is_named_and_made_again_once_deleted(
     before = files(run.folder)
     message = rf"{name} is damaged \(.+\); delete it and give the same `opponent atlas` again"
     with pytest.raises(RunError, match=message):
-        make_atlas(run, network=wave_network, settings=QUICK)
+        make_atlas(run, run.features[0], network=wave_network, settings=QUICK)
     assert files(run.folder) == before
     file.unlink()
-    make_atlas(run, network=wave_network, settings=QUICK)
+    make_atlas(run, run.features[0], network=wave_network, settings=QUICK)
     assert files(run.folder) == expected
 
 
@@ -191,7 +201,9 @@ def test_what_is_kept_of_the_sums_is_not_computed_again(
     folder = run.folder / "atlas" / wave_atlas[0].folder.name
     first: list[Call] = []
     with pytest.raises(Stop, match="stop"):
-        make_atlas(run, network=wave_network, settings=QUICK, progress=stop_at(7, first))
+        make_atlas(
+            run, run.features[0], network=wave_network, settings=QUICK, progress=stop_at(7, first)
+        )
     assert first[-1][1] == 49
     kept = folder / "checkpoints" / "sums.safetensors"
     with safe_open(kept, framework="numpy") as file:
@@ -201,7 +213,11 @@ def test_what_is_kept_of_the_sums_is_not_computed_again(
     assert sums.dtype == np.float64
     second: list[Call] = []
     make_atlas(
-        run, network=wave_network, settings=QUICK, progress=lambda *call: second.append(call)
+        run,
+        run.features[0],
+        network=wave_network,
+        settings=QUICK,
+        progress=lambda *call: second.append(call),
     )
     means = [done for what, done, _ in second if "mean" in what]
     assert means[0] == 49
@@ -217,7 +233,7 @@ def test_sums_of_another_shape_are_made_again(
     question = json.loads((folder / "question.json").read_text())
     checkpoints = CheckpointFolder(folder, question)
     checkpoints.write("sums", {"sums": np.ones((2, 1, 6, 3, 3))}, {"done": 3})
-    make_atlas(run, network=wave_network, settings=QUICK)
+    make_atlas(run, run.features[0], network=wave_network, settings=QUICK)
     assert files(run.folder) == files(wave_atlas[0].run.folder)
 
 
@@ -241,5 +257,5 @@ def test_a_folder_of_another_question_is_refused(
             path.write_text(content)
         before = files(run.folder)
         with pytest.raises(RunError, match=message):
-            make_atlas(run, network=wave_network, settings=QUICK)
+            make_atlas(run, run.features[0], network=wave_network, settings=QUICK)
         assert files(run.folder) == before

@@ -40,7 +40,9 @@ def test_from_a_mean_cells_hold_what_s_weighs(
         wave_network, wave_pictures, "mixed:2", "early", out=tmp_path / "run", rule=rule,
         batch_size=7,
     )  # fmt: skip
-    atlas = make_atlas(run, network=wave_network, settings=replace(QUICK, steps=1, grid=2))
+    atlas = make_atlas(
+        run, run.features[0], network=wave_network, settings=replace(QUICK, steps=1, grid=2)
+    )
     mean = run.baseline()
     means = load_file(atlas.folder / "cells.safetensors")
     assert (means["hidden"] < 0).any()
@@ -75,11 +77,11 @@ def test_an_own_rule_is_handed_over(
     )
     quick = replace(QUICK, steps=1, grid=2)
     with pytest.raises(RunError, match=r"was scanned by the rule 'halved'.*hand it over"):
-        make_atlas(run, network=wave_network, settings=quick)
+        make_atlas(run, run.features[0], network=wave_network, settings=quick)
     with pytest.raises(RunError, match=r"by the rule 'halved', not by 'gradient'"):
-        make_atlas(run, network=wave_network, settings=quick, rule="gradient")
+        make_atlas(run, run.features[0], network=wave_network, settings=quick, rule="gradient")
     assert not (run.folder / "atlas").exists()
-    atlas = make_atlas(run, network=wave_network, settings=quick, rule=Halved())
+    atlas = make_atlas(run, run.features[0], network=wave_network, settings=quick, rule=Halved())
     means = load_file(atlas.folder / "cells.safetensors")["attribution"].double()
     slow = slow_means(atlas, wave_network, wave_pictures, "early")[0]
     torch.testing.assert_close(means, 0.5 * slow, rtol=1e-4, atol=1e-6)
@@ -114,7 +116,7 @@ def test_an_executor_makes_the_same_icons(
     run = with_map(wave_run, wave_atlas[0], tmp_path / "run")
     here, calls = Here(), list[Call]()
     make_atlas(
-        run, network=wave_network, settings=QUICK, signed=True, executor=here,
+        run, run.features[0], network=wave_network, settings=QUICK, signed=True, executor=here,
         progress=lambda *call: calls.append(call),
     )  # fmt: skip
     assert files(run.folder) == files(signed_wave_atlas.run.folder)
@@ -129,7 +131,7 @@ def test_an_executor_makes_the_same_icons(
     atlas = run.folder / "atlas" / wave_atlas[0].folder.name
     (atlas / "icons" / "inhibition-000.json").unlink()
     again = Here()
-    make_atlas(run, network=wave_network, settings=QUICK, executor=again)
+    make_atlas(run, run.features[0], network=wave_network, settings=QUICK, executor=again)
     assert again.tasks == [(Side.INHIBITION, 0)]
     assert files(run.folder) == files(signed_wave_atlas.run.folder)
 
@@ -147,7 +149,7 @@ def test_no_progress_is_shown_where_none_is_wanted(
     monkeypatch.setattr("opponent.core.progress.time", clock)
     for name, progress in (("silent", silent), ("shown", None)):
         run = with_map(wave_run, wave_atlas[0], tmp_path / name)
-        make_atlas(run, network=wave_network, settings=QUICK, progress=progress)
+        make_atlas(run, run.features[0], network=wave_network, settings=QUICK, progress=progress)
         printed = capsys.readouterr()
         assert not printed.out
         assert {line.partition(":")[0] for line in printed.err.splitlines()} == (

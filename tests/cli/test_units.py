@@ -67,7 +67,34 @@ def test_commands_on_features_say_that_there_are_none(
     run = scan_images(mini, pictures, "mixed3a:*", "conv2d2", out=tmp_path / "run")
     said = printed(name, run.folder, code=1)
     assert said.startswith(("ValueError", "RunError"))
-    assert "holds all units together and no feature's own rows" in said
+    assert f"holds all {mini.layer('mixed3a').shape[0]} units of mixed3a; name one" in said
+    said = printed("report", run.folder, "--feature", "mixed3a:3", code=1)
+    assert "keeps no rows of mixed3a:3, only its extreme images" in said
+    assert f"opponent scan inceptionv1-mini mixed3a:3 --through conv2d2 --images {pictures}" in said
+
+
+@pytest.mark.parametrize("name", ["select", "figures", "who"])
+def test_commands_take_a_unit_in_the_images_that_are_kept(scanned: Run, name: str) -> None:
+    group = ["--group", "exciting"] if name == "who" else ["-k", 2]
+    text = printed(name, scanned.folder, "--feature", "mixed3a:9", *group)
+    assert "11 images kept of 11 by the scan of all units" in text
+    assert "for all images: opponent scan inceptionv1-mini mixed3a:9@4,4 --through conv2d2" in text
+    kept = Run(scanned.folder / "kept" / "mixed3a-9-4_4")
+    if name == "select":
+        for image in opponent.select(kept, 2)["exciting"]:
+            assert image in text
+    elif name == "figures":
+        assert "kept/mixed3a-9-4_4/figures/figure2.png" in text
+    else:
+        assert "mixed3a:9@4,4 in the 11 most exciting images" in text
+
+
+def test_units_with_and_without_rows_are_asked_for_apart(scanned: Run) -> None:
+    assert "mixed3a:7@4,4" in printed("select", scanned.folder, "--feature", "mixed3a:7")
+    said = printed(
+        "select", scanned.folder, "--feature", "mixed3a:7", "--feature", "mixed3a:8", code=1
+    )
+    assert "holds all images of mixed3a:7, but of the others only those that" in said
 
 
 def test_a_run_of_features_or_of_no_readable_image(

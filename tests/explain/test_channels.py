@@ -35,18 +35,21 @@ def test_every_number_by_hand(integer_run: Run, integer_network: Network, name: 
     plus, minus = (np.maximum(side, 0).sum((2, 3)).mean(0) for side in (s, -s))
     np.testing.assert_array_equal(answer.excitation, plus)
     np.testing.assert_array_equal(answer.inhibition, minus)
-    sums = s.sum((2, 3))
-    mean, spread = sums.mean(0), sums.std(0)
     channels = range(WIDTH)
-    up = sorted((k for k in channels if mean[k] > 0), key=lambda k: (-mean[k], k))
-    down = sorted((k for k in channels if mean[k] < 0), key=lambda k: (mean[k], k))
+    up = sorted((k for k in channels if plus[k] > 0), key=lambda k: (-plus[k], k))
+    down = sorted((k for k in channels if minus[k] > 0), key=lambda k: (-minus[k], k))
+    assert set(up) & set(down)  # channels with two sides are on both
     assert [driver.channel for driver in answer.exciting] == up
     assert [driver.channel for driver in answer.inhibiting] == down
     assert up
     assert down
+    deviations = [np.maximum(side, 0).sum((2, 3)).std(0) for side in (s, -s)]
     for driver in (*answer.exciting, *answer.inhibiting):
-        assert driver.mean == mean[driver.channel]
-        assert driver.spread == pytest.approx(spread[driver.channel], rel=1e-12)
+        k = driver.channel
+        assert (driver.excitation, driver.inhibition) == (plus[k], minus[k])
+        assert driver.net == s.sum((2, 3)).mean(0)[k]
+        assert driver.excitation_sd == pytest.approx(deviations[0][k], rel=1e-12)
+        assert driver.inhibition_sd == pytest.approx(deviations[1][k], rel=1e-12)
         assert driver.name == f"early:{driver.channel}"
         assert driver.exemplars == ()
         assert driver.visualisation is None
@@ -55,12 +58,21 @@ def test_every_number_by_hand(integer_run: Run, integer_network: Network, name: 
     # Twin channels are a tie: the first comes first.
     side = up if TWINS[0] in up else down
     assert side.index(TWINS[1]) == side.index(TWINS[0]) + 1
+    # All are listed, so all is covered; the tension within channels image by image.
+    assert answer.drivers.covered("excitation") == answer.drivers.covered("inhibition") == 1
+    within = tension = 0
+    for image in s:
+        both = [(image[k].clip(0).sum(), (-image[k]).clip(0).sum()) for k in channels]
+        within += sum(min(pair) for pair in both)
+        tension += min(sum(p for p, _ in both), sum(m for _, m in both))
+    assert 0 < within < tension
+    assert answer.drivers.tension_within == pytest.approx(within / tension, rel=1e-12)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_no_more_channels_than_the_caller_wants(integer_run: Run, count: int) -> None:
-    all_channels = who(integer_run, channels=WIDTH, crops=0)
-    few = who(integer_run, channels=count, crops=0)
+    all_channels = who(integer_run, "mixed:1", channels=WIDTH, crops=0)
+    few = who(integer_run, "mixed:1", channels=count, crops=0)
     assert few.exciting == all_channels.exciting[:count]
     assert few.inhibiting == all_channels.inhibiting[:count]
     np.testing.assert_array_equal(few.excitation, all_channels.excitation)
@@ -79,8 +91,12 @@ def test_silencing_takes_away_what_a_channel_adds(
         rows = np.array([integer_run.columns(feature).images.index(x) for x in answer.images])
         sums = integer_run.channels(feature, rows=rows)
         np.testing.assert_array_equal(changes.numpy(), -sums[:, chosen].T)
-        assert changes[0].mean() == -answer.inhibiting[0].mean
-        assert changes[0].mean() > 0
+        assert changes[0].mean() == -answer.inhibiting[0].net
+        # Only where S is negative, and only where it is positive: one side alone.
+        s = attribute(integer_network, inputs, feature, "early").attribution
+        for where, side in ((s < 0, answer.inhibition), (s > 0, -answer.excitation)):
+            alone = silence(integer_network, inputs, feature, "early", chosen, where=where)
+            np.testing.assert_array_equal(alone.numpy().mean(1), side[chosen])
 
 
 def slow_sides(
@@ -107,18 +123,24 @@ def test_channels_are_what_attribute_gives_image_by_image(
     close: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-3}
     np.testing.assert_allclose(answer.excitation, plus.mean(0), **close)
     np.testing.assert_allclose(answer.inhibition, minus.mean(0), **close)
-    mean, spread = (plus - minus).mean(0), (plus - minus).std(0)
-    for side, sign in ((answer.exciting, 1), (answer.inhibiting, -1)):
+    for which, of_images in (("excitation", plus), ("inhibition", minus)):
+        side, mean = answer.drivers.listed(which), of_images.mean(0)
         assert len(side) == 8
         for driver in side:
-            assert sign * driver.mean > 0
-            np.testing.assert_allclose(driver.mean, mean[driver.channel], **close)
-            np.testing.assert_allclose(driver.spread, spread[driver.channel], **close)
+            k = driver.channel
+            np.testing.assert_allclose(driver.excitation, plus[:, k].mean(), **close)
+            np.testing.assert_allclose(driver.inhibition, minus[:, k].mean(), **close)
+            np.testing.assert_allclose(driver.excitation_sd, plus[:, k].std(), **close)
+            np.testing.assert_allclose(driver.inhibition_sd, minus[:, k].std(), **close)
         # None that was left out matters more, and they come in order.
-        matter = [sign * driver.mean for driver in side]
+        matter = [driver.of(which) for driver in side]
         assert matter == sorted(matter, reverse=True)
-        others = np.delete(sign * mean, [driver.channel for driver in side])
+        others = np.delete(mean, [driver.channel for driver in side])
         assert others.max() <= matter[-1] + 1e-3
+        assert answer.drivers.covered(which) == pytest.approx(sum(matter) / mean.sum(), rel=1e-3)
+    tension = np.minimum(plus.sum(1), minus.sum(1)).sum()
+    expected = np.minimum(plus, minus).sum() / tension
+    assert answer.drivers.tension_within == pytest.approx(expected, rel=1e-3, abs=1e-6)
     columns = run.columns(name)
     rows = [columns.images.index(image) for image in answer.images]
     for side, energy in (
@@ -132,13 +154,13 @@ def test_channels_are_what_attribute_gives_image_by_image(
 
 @pytest.mark.parametrize("group", SELECTIONS)
 def test_groups_are_those_of_select(run: Run, group: str) -> None:
-    columns = run.columns()
+    columns = run.columns("mixed3b:168")
     selected = select(columns, 20)[group]
     if not len(selected):
         with pytest.raises(ValueError, match=rf"no image of .* is {group.replace('_', ' ')}"):
-            who(run, group=group, crops=0)
+            who(run, "mixed3b:168", group=group, crops=0)
         return
-    answer = who(run, group=group, crops=0)
+    answer = who(run, "mixed3b:168", group=group, crops=0)
     assert answer.images == tuple(columns.images[row] for row in selected.rows)
     assert answer.about == f"the {len(selected)} most {group.replace('_', ' ')} images"
 
@@ -147,19 +169,24 @@ def test_a_selection_of_the_users_own_is_a_group(run: Run) -> None:
     def middle(columns: Columns, k: int) -> Indices:
         return np.argsort(columns.activation, kind="stable")[30 : 30 + min(k, 3)]
 
-    answer = who(run, group=Selection("of_the_middle", "neither high nor low", middle), crops=0)
+    answer = who(
+        run,
+        "mixed3b:168",
+        group=Selection("of_the_middle", "neither high nor low", middle),
+        crops=0,
+    )
     assert answer.about == "the 3 most of the middle images"
-    columns = run.columns()
+    columns = run.columns("mixed3b:168")
     ordered = sorted(range(60), key=lambda i: columns.activation[i])
     assert answer.images == tuple(columns.images[i] for i in ordered[30:33])
-    same = who(run, images=answer.images, crops=0)
+    same = who(run, "mixed3b:168", images=answer.images, crops=0)
     assert answer.exciting == same.exciting
     np.testing.assert_array_equal(answer.inhibition, same.inhibition)
 
 
 def test_without_a_choice_it_is_about_the_tensest(run: Run) -> None:
-    answer = who(run, crops=0)
-    assert answer.images == who(run, group="tense", crops=0).images
+    answer = who(run, "mixed3b:168", crops=0)
+    assert answer.images == who(run, "mixed3b:168", group="tense", crops=0).images
     assert answer.about == f"the {len(answer.images)} most tense images"
     assert answer.feature == run.features[0]
 
@@ -173,21 +200,21 @@ def test_without_a_tense_image_it_is_about_all(
         return {**selected, "tense": empty}
 
     monkeypatch.setattr(channels_module, "select", none_tense)
-    answer = who(integer_run, crops=0)
+    answer = who(integer_run, "mixed:1", crops=0)
     assert answer.about == "all 30 images"
-    assert answer.images == integer_run.columns().images
+    assert answer.images == integer_run.columns("mixed:1").images
     with pytest.raises(ValueError, match=r"no image of .* is tense"):
-        who(integer_run, group="tense", crops=0)
+        who(integer_run, "mixed:1", group="tense", crops=0)
 
 
 def test_images_are_those_that_were_named(run: Run) -> None:
-    answer = who(run, images=["41.png", "07.png"], crops=0)
+    answer = who(run, "mixed3b:168", images=["41.png", "07.png"], crops=0)
     assert answer.images == ("41.png", "07.png")
     assert answer.about == "2 images"
-    one = who(run, images=["41"[:2] + ".png"], crops=0)
+    one = who(run, "mixed3b:168", images=["41"[:2] + ".png"], crops=0)
     assert one.about == "41.png"
-    assert [driver.spread for driver in one.exciting] == [0.0] * 8
-    other = who(run, images=["07.png"], crops=0)
+    assert [driver.excitation_sd for driver in one.exciting] == [0.0] * 8
+    other = who(run, "mixed3b:168", images=["07.png"], crops=0)
     np.testing.assert_allclose(
         answer.excitation, (one.excitation + other.excitation) / 2, rtol=1e-5, atol=1e-6
     )
@@ -210,13 +237,13 @@ def test_a_cell_is_one_of_the_newest_atlas(run: Run, monkeypatch: pytest.MonkeyP
     assert answer.exciting == same.exciting
     message = r"no images in cell 1,2; the nearest cells that have: 1,1; 0,4; 3,3"
     with pytest.raises(ValueError, match=message):
-        who(run, cell=(1, 2), crops=0)
+        who(run, "mixed3b:168", cell=(1, 2), crops=0)
 
 
 def test_a_cell_of_a_run_without_an_atlas(run: Run) -> None:
     message = "no atlas of mixed3b:168@8,8: `opponent atlas` makes one"
     with pytest.raises(RunError, match=message):
-        who(run, cell=(0, 0), crops=0)
+        who(run, "mixed3b:168", cell=(0, 0), crops=0)
 
 
 @pytest.mark.parametrize(
@@ -237,11 +264,11 @@ def test_wrong_choices_are_refused(
     run: Run, choice: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
-        who(run, **choice, crops=0)
+        who(run, **{"feature": "mixed3b:168"} | choice, crops=0)
 
 
 def test_an_unfinished_scan_is_refused(integer_run: Run, tmp_path: Path) -> None:
     shutil.copytree(integer_run.folder, tmp_path / "run")
     (tmp_path / "run" / "scan" / "000001.parquet").unlink()
     with pytest.raises(RunError, match=r"is not finished \(2 of 3 shards\)"):
-        who(Run(tmp_path / "run"), crops=0)
+        who(Run(tmp_path / "run"), "mixed:1", crops=0)

@@ -77,8 +77,8 @@ def test_crops_of_each_branch_see_as_far_as_it_does(run: Run, mini: Network, cha
 
 
 def test_who_carries_the_crops_of_its_channels(integer_run: Run, integer_network: Network) -> None:
-    answer = who(integer_run, channels=4, crops=3, network=integer_network)
-    bare = who(integer_run, channels=4, crops=0)
+    answer = who(integer_run, "mixed:1", channels=4, crops=3, network=integer_network)
+    bare = who(integer_run, "mixed:1", channels=4, crops=0)
     for side, without in ((answer.exciting, bare.exciting), (answer.inhibiting, bare.inhibiting)):
         assert [replace(driver, exemplars=()) for driver in side] == list(without)
         for driver in side:
@@ -150,7 +150,7 @@ def test_channels_are_visualised_where_settings_are_given(run: Run, mini: Networ
     quick = SynthesisSettings(steps=1, canvas=(48, 48), transforms=Transforms(draws=1))
     calls: list[tuple[str, int, int]] = []
     answer = who(
-        run, channels=1, crops=0, network=mini, visualise=quick,
+        run, "mixed3b:168", channels=1, crops=0, network=mini, visualise=quick,
         progress=lambda *x: calls.append(x),
     )  # fmt: skip
     for driver in (*answer.exciting, *answer.inhibiting):

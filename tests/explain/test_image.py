@@ -39,13 +39,26 @@ def test_numbers_are_those_of_attribute(mini: Network, folder: Path) -> None:
     assert answer.activation == float(result.activation[0])
     assert answer.excitation == float(result.excitation[0])
     assert answer.inhibition == float(result.inhibition[0])
-    # The largest sums over space, by a slow search.
-    sums = {f"mixed3a:{k}": float(x) for k, x in enumerate(result.attribution[0].sum((1, 2)))}
-    for side, sign in ((answer.excitatory, 1), (answer.inhibitory, -1)):
-        expected = sorted((sign * v, k) for k, v in sums.items())[::-1][:5]
-        assert [name for name, _ in side] == [name for _, name in expected]
-        assert [v for _, v in side] == pytest.approx([v for v, _ in expected], rel=1e-4)
-        assert all(value > 0 for _, value in side)
+    # The largest sums over space of either side, by a slow search.
+    plus, minus = {}, {}
+    for k, channel in enumerate(result.attribution[0].double()):
+        plus[f"mixed3a:{k}"] = sum(x for x in channel.flatten().tolist() if x > 0)
+        minus[f"mixed3a:{k}"] = -sum(x for x in channel.flatten().tolist() if x < 0)
+    for side, sums in (("excitation", plus), ("inhibition", minus)):
+        expected = sorted(sums, key=lambda name: -sums[name])[:5]
+        listed = answer.drivers.listed(side)
+        assert [x.name for x in listed] == expected
+        for x in listed:
+            assert x.excitation == pytest.approx(plus[x.name], rel=1e-4)
+            assert x.inhibition == pytest.approx(minus[x.name], rel=1e-4)
+            assert x.excitation_sd == x.inhibition_sd == 0
+        share = sum(sums[name] for name in expected) / getattr(answer, side)
+        assert answer.drivers.covered(side) == pytest.approx(share, rel=1e-4)
+        assert (f"{side} by the 5 channels listed", f"{share:.1%}") in answer.facts()
+    within = sum(min(plus[name], minus[name]) for name in plus)
+    within /= min(answer.excitation, answer.inhibition)
+    assert answer.drivers.tension_within == pytest.approx(within, rel=1e-4)
+    assert answer.to_arrow().num_rows == 10
     assert answer.answer is None
     assert answer.standing is None
     assert answer.feature.label == "mixed3b:168@8,8"
@@ -107,7 +120,9 @@ def test_nothing_moves_a_feature_behind_a_shut_relu(folder: Path) -> None:
     answer = why(network, folder / "00.png", "2:0", "1")
     assert answer.activation == -100
     assert answer.excitation == answer.inhibition == 0
-    assert answer.excitatory == answer.inhibitory == ()
+    assert answer.drivers.exciting == answer.drivers.inhibiting == ()
+    assert answer.drivers.tension_within is None
+    assert answer.drivers.facts() == []
     assert answer.places == (None, None)
     assert "nothing in 1 can move it" in answer.verdict
 

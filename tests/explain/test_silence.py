@@ -115,31 +115,37 @@ def test_a_check_silences_the_tops_and_all_others(
     integer_run: Run, integer_network: Network
 ) -> None:
     """Fewer others than asked for: each of them once, in some order."""
-    answer = who(integer_run, channels=2, crops=0)
+    answer = who(integer_run, "mixed:1", channels=2, crops=0)
     checked = silence_check(integer_run, integer_network, answer, random=100)
     tops = answer.exciting[0].channel, answer.inhibiting[0].channel
-    rows = np.array([integer_run.columns().images.index(x) for x in answer.images])
-    means = -integer_run.channels(rows=rows).astype(np.float64).mean(0)
-    assert checked.exciting == pytest.approx(means[tops[0]], abs=1e-4)
-    assert checked.inhibiting == pytest.approx(means[tops[1]], abs=1e-4)
-    others = sorted(means[k] for k in range(WIDTH) if k not in tops)
-    np.testing.assert_allclose(sorted(checked.random), others, atol=1e-4)
-    assert checked.inhibiting > 0 > checked.exciting
+    rows = np.array([integer_run.columns("mixed:1").images.index(x) for x in answer.images])
+    means = -integer_run.channels("mixed:1", rows=rows).astype(np.float64).mean(0)
+    for effect, top, changes in (
+        (checked.exciting, tops[0], means),
+        (checked.inhibiting, tops[1], means),
+        (checked.excitation, tops[0], -answer.excitation),
+        (checked.inhibition, tops[1], answer.inhibition),
+    ):
+        assert effect.top == pytest.approx(changes[top], abs=1e-4)
+        others = sorted(changes[k] for k in range(WIDTH) if k not in tops)
+        np.testing.assert_allclose(sorted(effect.random), others, atol=1e-4)
+    assert checked.inhibition.top == pytest.approx(answer.inhibiting[0].inhibition, abs=1e-4)
+    assert checked.inhibition.top > max(checked.inhibition.random)
 
 
 def test_a_check_draws_from_its_seed(run: Run, mini: Network) -> None:
-    answer = who(run, images=["03.png", "33.png"], channels=1, crops=0)
+    answer = who(run, "mixed3b:168", images=["03.png", "33.png"], channels=1, crops=0)
     one = silence_check(run, mini, answer)
     assert one == silence_check(run, mini, answer, seed=0)
-    assert len(one.random) == 8
+    assert [len(x.random) for x in (one.exciting, one.inhibition)] == [8, 8]
     other = silence_check(run, mini, answer, random=3, seed=1)
-    assert len(other.random) == 3
-    assert other.random != one.random[:3]
-    assert (other.exciting, other.inhibiting) == (
-        pytest.approx(one.exciting), pytest.approx(one.inhibiting),
+    assert len(other.exciting.random) == 3
+    assert other.exciting.random != one.exciting.random[:3]
+    assert (other.exciting.top, other.inhibition.top) == (
+        pytest.approx(one.exciting.top), pytest.approx(one.inhibition.top),
     )  # fmt: skip
     none = silence_check(run, mini, answer, random=0)
-    assert none.random == ()
+    assert none.inhibiting.random == none.inhibition.random == ()
     # One image and one channel at a time, by another way than the check's.
     path = [run.images.find(image).path for image in answer.images]
     feature, plain = run.features[0], []
@@ -156,7 +162,7 @@ def test_a_check_draws_from_its_seed(run: Run, mini: Network) -> None:
             )
             changes.append(float(feature.read(without.target) - feature.read(with_it)))
         plain.append(sum(changes) / len(changes))
-    assert (one.exciting, one.inhibiting) == (
+    assert (one.exciting.top, one.inhibiting.top) == (
         pytest.approx(plain[0], rel=1e-3, abs=1e-4), pytest.approx(plain[1], rel=1e-3, abs=1e-4),
     )  # fmt: skip
 
@@ -164,14 +170,28 @@ def test_a_check_draws_from_its_seed(run: Run, mini: Network) -> None:
 def test_a_side_without_channels_is_not_silenced(
     integer_run: Run, integer_network: Network
 ) -> None:
-    answer = who(integer_run, channels=1, crops=0)
+    answer = who(integer_run, "mixed:1", channels=1, crops=0)
     whole_check = silence_check(integer_run, integer_network, answer, random=0)
     for side, other in (("exciting", "inhibiting"), ("inhibiting", "exciting")):
+        drivers = replace(answer.drivers, **{side: ()})
         checked = silence_check(
-            integer_run, integer_network, replace(answer, **{side: ()}), random=0
+            integer_run, integer_network, replace(answer, drivers=drivers), random=0
         )
-        assert getattr(checked, side) is None
-        assert getattr(checked, other) == pytest.approx(getattr(whole_check, other))
-    neither = replace(answer, exciting=(), inhibiting=())
-    assert silence_check(integer_run, integer_network, neither, random=0).random == ()
-    assert len(silence_check(integer_run, integer_network, neither).random) == 8
+        assert getattr(checked, side).top is None
+        assert getattr(checked, other).top == pytest.approx(getattr(whole_check, other).top)
+    neither = replace(answer, drivers=replace(answer.drivers, exciting=(), inhibiting=()))
+    assert silence_check(integer_run, integer_network, neither, random=0).exciting.random == ()
+    assert len(silence_check(integer_run, integer_network, neither).exciting.random) == 8
+
+
+def test_one_channel_may_be_the_first_of_both_sides(
+    integer_run: Run, integer_network: Network
+) -> None:
+    answer = who(integer_run, "mixed:1", channels=1, crops=0)
+    both = replace(answer.drivers, exciting=answer.inhibiting)
+    checked = silence_check(integer_run, integer_network, replace(answer, drivers=both), random=99)
+    assert checked.exciting == checked.inhibiting
+    assert len(checked.exciting.random) == WIDTH - 1
+    first = answer.inhibiting[0]
+    assert checked.excitation.top == pytest.approx(-first.excitation, abs=1e-4)
+    assert checked.inhibition.top == pytest.approx(first.inhibition, abs=1e-4)

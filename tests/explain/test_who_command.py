@@ -27,16 +27,18 @@ def within(*arguments: object) -> str:
 
 def test_the_command_prints_silences_and_writes(run: Run, mini: Network, tmp_path: Path) -> None:
     page = tmp_path / "who.html"
-    text = within("who", run.folder, "--silence", "--channels", "3", "--out", page)
-    answer = who(run, channels=3, crops=0)
+    text = within(
+        "who", run.folder, "--feature", "mixed3b:168", "--silence", "--channels", "3", "--out", page
+    )
+    answer = who(run, "mixed3b:168", channels=3, crops=0)
     checked = silence_check(run, mini, answer)
     plain = " ".join(text.split())
     assert plain.startswith(f"mixed3b:168@8,8 in {answer.about}, by channels of mixed3a")
     for driver in (*answer.exciting, *answer.inhibiting):
         assert driver.name in plain
-        assert f"{driver.mean:+.4g}" in plain
-        assert f"{driver.spread:.4g}" in plain
-    for name, value in silence_facts(answer, checked):
+        assert f"+{driver.excitation:.3g} ± {driver.excitation_sd:.2g}" in plain
+        assert f"-{driver.inhibition:.3g} ± {driver.inhibition_sd:.2g}" in plain
+    for name, value in (*answer.drivers.facts(), *silence_facts(answer, checked)):
         assert f"{name}: {value}" in plain
     assert plain.endswith("who.html")
     written = page.read_text()
@@ -49,16 +51,18 @@ def test_the_command_takes_a_cell_images_and_groups(
 ) -> None:
     monkeypatch.setattr(channels_module, "atlases", cells(CELLS))
     assert "in the images of cell 0,4, by" in " ".join(
-        within("who", run.folder, "--cell", "0,4").split()
+        within("who", run.folder, "--feature", "mixed3b:9", "--cell", "0,4").split()
     )
     text = within(
         "who", run.folder, "--image", "03.png", "--image", "33.png", "--feature", "mixed3b:9"
     )
     assert " ".join(text.split()).startswith("mixed3b:9@0,3 in 2 images, by channels of mixed3a")
-    assert "most silent images" in within("who", run.folder, "--group", "silent")
+    assert "most silent images" in within(
+        "who", run.folder, "--feature", "mixed3b:9", "--group", "silent"
+    )
     for cell, message in (("9,9", "no images in cell 9,9; the nearest"), ("9", "is ROW,COLUMN")):
         with pytest.raises(ValueError, match=message):
-            within("who", run.folder, "--cell", cell)
+            within("who", run.folder, "--feature", "mixed3b:9", "--cell", cell)
 
 
 def test_help_has_an_example() -> None:
@@ -68,7 +72,8 @@ def test_help_has_an_example() -> None:
 
 
 def test_a_mistake_is_one_line_without_a_traceback(run: Run) -> None:
-    given = [sys.executable, "-m", "opponent", "who", str(run.folder), "--group", "nonsense"]
+    given = [sys.executable, "-m", "opponent", "who", str(run.folder), "--feature", "mixed3b:9"]
+    given += ["--group", "nonsense"]
     result = subprocess.run(given, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "there is no group 'nonsense'; there are exciting, inhibiting," in result.stderr

@@ -8,44 +8,53 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from tests.support.figures import LONG, check_axes, check_texts, synthetic, tile, words
+from tests.support.figures import (
+    LONG,
+    check_axes,
+    check_texts,
+    driver,
+    drivers,
+    synthetic,
+    tile,
+    words,
+)
 
-from opponent.plots import PAGE, DriverRow, drivers_figure, save
+from opponent.explain.drivers import Driver
+from opponent.plots import PAGE, drivers_figure, save
 
 
-def row(name: str, mean: float, spread: float, tiles: int = 0, **named: Any) -> DriverRow:
-    return DriverRow(
-        name=name,
-        mean=mean,
-        spread=spread,
-        exemplars=[tile(k, caption="12.3") for k in range(tiles)],
+def row(name: str, excitation: float, inhibition: float, tiles: int = 0, **named: Any) -> Driver:
+    return driver(
+        name,
+        excitation,
+        inhibition,
+        exemplars=tuple(tile(k, caption="12.3") for k in range(tiles)),
         **named,
     )
 
 
-def drawn(exciting: list[DriverRow], inhibiting: list[DriverRow], **named: Any) -> Figure:
+def drawn(exciting: list[Driver], inhibiting: list[Driver], **named: Any) -> Figure:
     named = {"title": "mixed3b:168@8,8", "about": "channels of mixed3a"} | named
-    return drivers_figure(exciting, inhibiting, **named)
+    return drivers_figure(drivers(exciting, inhibiting), **named)
 
 
 FIGURES: dict[str, Callable[[], Figure]] = {
     "usual": lambda: drawn(
-        [row(f"mixed3a:{k}", 9.0 / (k + 1), 1.0, 4) for k in range(3)],
-        [row(f"mixed3a:{k}", -7.0 / (k + 1), 0.5, 4, visualisation=synthetic(k)) for k in range(2)],
+        [row(f"mixed3a:{k}", 9.0 / (k + 1), 1.0 * k, 4, excitation_sd=1.0) for k in range(3)],
+        [row(f"mixed3a:{k}", 0.5, 7.0 / (k + 1), 4, visualisation=synthetic(k)) for k in range(2)],
     ),
-    "uneven": lambda: drawn([row("a:1", 2.0, 3.0, 9)], [row("b:2", -1.0, 0.0)] * 5),
+    "uneven": lambda: drawn([row("a:1", 2.0, 3.0, 9)], [row("b:2", 0.0, 1.0)] * 5),
     "nothing": lambda: drawn([], []),
-    "one side": lambda: drawn([], [row("early:3", -0.25, 0.125, 1)]),
-    "numbers alone": lambda: drawn([row("pixels:0", 1.0, 0.5)], [row("pixels:2", -3.0, 0.5)]),
+    "one side": lambda: drawn([], [row("early:3", 0.0, 0.25, 1, inhibition_sd=0.125)]),
+    "numbers alone": lambda: drawn([row("pixels:0", 1.0, 0.5)], [row("pixels:2", 0.5, 3.0)]),
     "one image": lambda: drawn([row("mixed3a:5", 3.0, 0.0, 1)], []),
     "one visualisation": lambda: drawn([row("m:5", 3.0, 0.0, visualisation=synthetic(1))], []),
     "long names": lambda: drawn(
         [row(LONG, 1.0, 0.1, 2), row(LONG + "x", 0.5, 0.1)], [], title=LONG * 2, about=LONG * 2
     ),
-    "nothing moves it": lambda: drawn([row("a:1", 0.0, 0.0)], [row("a:2", -0.0, 0.0)]),
+    "nothing moves it": lambda: drawn([row("a:1", 0.0, 0.0)], [row("a:2", 0.0, 0.0)]),
     "tall and wide": lambda: drawn(
-        [DriverRow(name="a:1", mean=1.0, spread=0.1, exemplars=[tile(0, 9, 40), tile(1, 40, 9)])],
-        [],
+        [driver("a:1", 1.0, 0.1, exemplars=(tile(0, 9, 40), tile(1, 40, 9)))], []
     ),
 }
 
@@ -64,7 +73,9 @@ def test_the_figure_says_what_it_shows() -> None:
     figure = FIGURES["uneven"]()
     texts = words(figure).splitlines()
     assert texts[:2] == ["mixed3b:168@8,8", "channels of mixed3a"]
-    assert {"excite it", "inhibit it", "a:1", "b:2", "2 ± 3", "−1 ± 0"} <= set(texts)
+    assert texts[2] == "50 % of the tension lies within single channels"
+    assert {"excite it: 50 % of all excitation", "inhibit it: 50 % of all inhibition"} < set(texts)
+    assert {"a:1", "b:2", "+2", "−3", "−1", "0"} < set(texts)
     assert texts.count("never active") == 5
     assert "no channel does" not in texts
     pictures = [image for axes in figure.axes for image in axes.get_images()]
@@ -76,14 +87,18 @@ def test_the_figure_says_what_it_shows() -> None:
 
 
 def test_bars_are_as_long_as_the_means() -> None:
-    """On both sides by one scale, which holds the longest with its spread."""
-    figure = drawn([row("a:1", 4.0, 1.0), row("a:2", 2.0, 3.5)], [row("a:3", -3.0, 1.0)])
-    bars = {}
+    """To the left what inhibits, on both sides by one scale that holds the longest whiskers."""
+    figure = drawn(
+        [driver("a:1", 4.0, 1.0, excitation_sd=1.0), driver("a:2", 2.0, 0.0, excitation_sd=3.5)],
+        [driver("a:3", 0.5, 3.0, inhibition_sd=1.0)],
+    )
+    bars, whiskers = {}, {}
     for axes, name in zip(figure.axes, ("a:1", "a:2", "a:3"), strict=True):
-        assert axes.get_xlim() == (0, 5.5)
-        [bar] = axes.patches
-        bars[name] = bar.get_width()
-    assert bars == {"a:1": 4.0, "a:2": 2.0, "a:3": 3.0}
+        assert axes.get_xlim() == (-4, 5.5)
+        bars[name] = [bar.get_width() for bar in axes.patches]
+        whiskers[name] = [line.get_xdata().tolist() for line in axes.lines[:-1]]
+    assert bars == {"a:1": [-1, 4], "a:2": [0, 2], "a:3": [-3, 0.5]}
+    assert whiskers == {"a:1": [[3, 5]], "a:2": [[0, 5.5]], "a:3": [[-2, -4]]}
 
 
 def test_equal_figures_have_equal_bytes(tmp_path: Path) -> None:
@@ -94,13 +109,14 @@ def test_equal_figures_have_equal_bytes(tmp_path: Path) -> None:
     assert paths[0].stat().st_size > 5000
 
 
-@pytest.mark.parametrize(("mean", "spread"), [(1.234e-5, 1.234e-6), (1234567.0, 123456.0)])
-def test_numbers_do_not_lie_on_their_bar(mean: float, spread: float) -> None:
-    figure = drivers_figure(
-        [DriverRow(name="mixed3a:12", mean=mean, spread=spread)], [], title="t", about="a"
-    )
+@pytest.mark.parametrize(
+    ("excitation", "inhibition"), [(1.234e-5, 1.234e-6), (1234567.0, 123456.0)]
+)
+def test_numbers_do_not_lie_on_their_bar(excitation: float, inhibition: float) -> None:
+    figure = drawn([driver("mixed3a:12", excitation, inhibition)], [])
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    [text] = [text for text in figure.texts if "±" in text.get_text()]
+    numbers = [x for x in figure.texts if x.get_text()[0] in "−+"]
+    assert len(numbers) == 2
     bar = figure.axes[0].get_window_extent()
-    assert text.get_window_extent(canvas.get_renderer()).x0 >= bar.x1
+    assert all(x.get_window_extent(canvas.get_renderer()).x0 >= bar.x1 for x in numbers)

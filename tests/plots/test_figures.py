@@ -11,6 +11,8 @@ from tests.support.figures import (
     LONG,
     check_axes,
     check_texts,
+    driver,
+    drivers,
     energies_drawn,
     exemplar_row,
     objective,
@@ -104,13 +106,15 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "objective": objective,
     "why": lambda: why_figure(
         tile(0, 30, 40),
-        excitatory=[(f"mixed3a:{k}", 1.0 / (k + 1)) for k in range(8)],
-        inhibitory=[(LONG, 0.3), ("b", 0.0)],
+        drivers=drivers(
+            [driver(f"mixed3a:{k}", 1.0 / (k + 1), 0.3 * k) for k in range(8)],
+            [driver(LONG, 0.0123, 0.3), driver("b", 0.0, 0.0)],
+        ),
         title=LONG,
         facts=[("activation f", "−0.31"), (LONG, LONG), ("E⁺ rank", "12 of 50,000")],
     ),
     "why, nothing": lambda: why_figure(
-        tile(0, 40, 10, size=0.0), excitatory=[], inhibitory=[], title="f", scale=2.0
+        tile(0, 40, 10, size=0.0), drivers=drivers([], []), title="f", scale=2.0
     ),
 }
 

@@ -69,9 +69,11 @@ def test_figures_of_a_run_are_those_of_its_columns(run: Run, tmp_path: Path) -> 
         assert saved(figure, tmp_path / "a.svg") == saved(expected[name], tmp_path / "b.svg")
 
 
-def test_the_first_feature_and_all_features_are_the_default(run: Run) -> None:
-    assert "after:0@3,2" in words(plot_energies(run))
-    assert "after:0@3,2" in words(plot_groups(run))
+def test_a_feature_is_named_or_all_are_shown(run: Run) -> None:
+    for plot in (plot_energies, plot_groups):
+        assert "after:0@3,2" in words(plot(run, "after:0"))
+        with pytest.raises(ValueError, match=r"holds 2 features, after:0@3,2, after:1@0,4; name"):
+            plot(run)
     figure = plot_exemplars(run, k=2)
     assert {"after:0@3,2", "after:1@0,4", "after"} <= set(words(figure).splitlines())
     shown = iter(pictures(figure))
@@ -93,11 +95,12 @@ def test_inversions_are_of_the_tensest_images(run: Run) -> None:
     calls: list[tuple[str, int, int]] = []
     figure = plot_inversions(
         run,
+        "after:0",
         network=plain_network(),
         settings=STEPS,
         progress=lambda *call: calls.append(call),
     )
-    columns = run.columns()
+    columns = run.columns(run.features[0])
     indices = tense(columns, 3).tolist()
     assert len(indices) == 3
     deviation = columns.activation.std()
@@ -111,10 +114,10 @@ def test_inversions_are_of_the_tensest_images(run: Run) -> None:
 
 
 def test_equal_activations_have_no_deviation(run: Run) -> None:
-    columns = run.columns()
+    columns = run.columns(run.features[0])
     still = Columns(**vars(columns) | {"activation": np.full(30, 2.0, np.float32)})
     assert still.deviation == 1
-    figure = plot_energies(run, columns=still)
+    figure = plot_energies(run, "after:0", columns=still)
     assert "sd" not in words(figure)
     assert figure.axes[0].collections[0].get_clim() == (-2, 2)
 

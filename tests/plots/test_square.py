@@ -1,7 +1,7 @@
 """The colour square beside maps."""
 
 import numpy as np
-from tests.support.figures import mapped
+from tests.support.figures import drivers, mapped
 
 from opponent.core.colour import colour_square
 from opponent.plots import groups_figure, why_figure
@@ -11,7 +11,7 @@ def test_the_colour_square_stands_beside_the_maps_with_the_end_of_its_scale() ->
     end = mapped(np.full((6, 6), 2.5), np.zeros((6, 6)))
     for figure in (
         groups_figure({"exciting": [end]}, label="f"),
-        why_figure(end, excitatory=[], inhibitory=[], title="f"),
+        why_figure(end, drivers=drivers([], []), title="f"),
     ):
         axes = next(axes for axes in figure.axes if axes.get_xlabel() == "excitation φ⁺")
         shown = np.asarray(axes.get_images()[0].get_array())

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tests.support.figures import pictures, plain, tile
+from tests.support.figures import driver, drivers, pictures, plain, tile, words
 
 from opponent.core.colour import overlay
 from opponent.plots import why_figure
@@ -10,9 +10,11 @@ from opponent.plots import why_figure
 
 def test_why_shows_each_sign_alone_and_bars_on_one_scale() -> None:
     one = tile(0, 6, 8)
+    both = driver("a", 2.0, 1.5)
     figure = why_figure(
-        one, excitatory=[("a", 2.0), ("b", 1.0)], inhibitory=[("c", 4.0)], title="f", scale=1.5
-    )
+        one, drivers=drivers([both, driver("b", 1.0)], [driver("c", 0.0, 4.0), both]), title="f",
+        scale=1.5,
+    )  # fmt: skip
     blank = np.zeros((6, 8))
     assert one.excitation is not None
     assert one.inhibition is not None
@@ -25,12 +27,19 @@ def test_why_shows_each_sign_alone_and_bars_on_one_scale() -> None:
     for shown, picture in zip(pictures(figure)[:4], expected, strict=True):
         np.testing.assert_array_equal(shown, picture)
     bars = [axes for axes in figure.axes if axes.patches]
-    assert [[bar.get_width() for bar in axes.patches] for axes in bars] == [[2, 1], [4]]
-    assert all(axes.get_xlim() == (0, 4) for axes in bars)
+    # Inhibition to the left of zero, then excitation to the right, channel by channel.
+    assert [[bar.get_width() for bar in axes.patches] for axes in bars] == [
+        [-1.5, 0, 2, 1],
+        [-4, -1.5, 0, 2],
+    ]
+    assert all(axes.get_xlim() == (-4, 2) for axes in bars)
+    texts = words(figure).splitlines()
+    # Of 3 and of 5.5 in all, and as much again by channels that are not listed.
+    assert "excite it: 50 % of all excitation" in texts
+    assert "inhibit it: 50 % of all inhibition" in texts
+    assert [texts.count(x) for x in ("+2", "−1.5", "+1", "−4", "0")] == [2, 2, 1, 1, 2]
 
 
 def test_why_refuses_what_cannot_be_drawn() -> None:
     with pytest.raises(ValueError, match="the tile has no maps"):
-        why_figure(plain(), excitatory=[], inhibitory=[], title="f")
-    with pytest.raises(ValueError, match="must be >= 0"):
-        why_figure(tile(), excitatory=[], inhibitory=[("a", -1.0)], title="f")
+        why_figure(plain(), drivers=drivers([], []), title="f")

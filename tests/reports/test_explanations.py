@@ -10,7 +10,7 @@ from tests.support.pages import HOSTILE
 from tests.support.threads import single_thread
 
 from opponent import Network, Run, Who, Why, who, why
-from opponent.explain.silencing import Silenced
+from opponent.explain.silencing import Effect, Silenced
 from opponent.plots import plot_who
 from opponent.reports.explanations import silence_facts, write_who, write_why
 
@@ -26,7 +26,20 @@ def why_answer(run: Run, mini: Network) -> Why:
 def who_answer(run: Run, mini: Network) -> Who:
     """Which channels drive the feature in two images."""
     with single_thread():
-        return who(run, images=["03.png", "33.png"], channels=2, crops=2, network=mini)
+        return who(
+            run, "mixed3b:168", images=["03.png", "33.png"], channels=2, crops=2, network=mini
+        )
+
+
+def silenced(
+    exciting: float | None, inhibiting: float | None, random: tuple[float, ...]
+) -> Silenced:
+    """Where S has the side's sign, twice what it is everywhere."""
+    tops = (exciting, inhibiting, *(x and 2 * x for x in (exciting, inhibiting)))
+    effects = [Effect(top=top, random=random) for top in tops]
+    return Silenced(
+        exciting=effects[0], inhibiting=effects[1], excitation=effects[2], inhibition=effects[3]
+    )
 
 
 # Why
@@ -56,7 +69,7 @@ def test_why_to_nowhere(run: Run, mini: Network, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".html", ".png", ".pdf", ".svg"])
 def test_who_is_written_whole_and_alike(who_answer: Who, tmp_path: Path, suffix: str) -> None:
-    checked = Silenced(exciting=-1.0, inhibiting=2.0, random=(0.5, -0.5))
+    checked = silenced(-1.0, 2.0, (0.5, -0.5))
     paths = [write_who(who_answer, tmp_path / f"{k}{suffix}", checked) for k in ("a", "b")]
     assert paths[0] == tmp_path / f"a{suffix}"
     assert paths[0].stat().st_size > 5000
@@ -65,17 +78,17 @@ def test_who_is_written_whole_and_alike(who_answer: Who, tmp_path: Path, suffix:
 
 
 def test_the_page_of_who_says_everything(who_answer: Who, tmp_path: Path) -> None:
-    checked = Silenced(exciting=-1.0, inhibiting=2.0, random=(0.5, -0.5))
-    hostile = replace(
-        who_answer, about=HOSTILE, exciting=(replace(who_answer.exciting[0], name=HOSTILE),)
-    )
+    checked = silenced(-1.0, 2.0, (0.5, -0.5))
+    named = (replace(who_answer.exciting[0], name=HOSTILE),)
+    drivers = replace(who_answer.drivers, exciting=named)
+    hostile = replace(who_answer, about=HOSTILE, drivers=drivers)
     text = write_who(hostile, tmp_path / "who.html", checked).read_text()
     assert "Who drives mixed3b:168@8,8?" in text
     assert "<img" not in text
     assert "&lt;img src=x onerror=alert(1)&gt;" in text
     assert f"{who_answer.excitation.sum():.4g}" in text
     assert f"{who_answer.inhibition.sum():.4g}" in text
-    for _, value in silence_facts(who_answer, checked):
+    for _, value in (*drivers.facts(), *silence_facts(who_answer, checked)):
         assert value in text
     assert not re.search(r'(src|href)="(?!#|data:)', text)
 
@@ -83,27 +96,30 @@ def test_the_page_of_who_says_everything(who_answer: Who, tmp_path: Path) -> Non
 def test_facts_of_silencing(who_answer: Who) -> None:
     assert silence_facts(who_answer, None) == []
     who_answer = replace(who_answer, deviation=2.0)
-    facts = silence_facts(
-        who_answer, Silenced(exciting=-3.0, inhibiting=1.0, random=(1.0, -0.5, 0.1))
-    )
+    facts = silence_facts(who_answer, silenced(-3.0, 1.0, (1.0, -0.5, 0.1)))
+    inhibits, excites = who_answer.inhibiting[0].name, who_answer.exciting[0].name
+    others = "; one of 3 others at random: +0.100 sd (-0.250 to +0.500)"
     assert facts == [
-        (f"without {who_answer.inhibiting[0].name}", "+0.500 sd"),
-        (f"without {who_answer.exciting[0].name}", "-1.500 sd"),
-        ("without one of 3 others at random", "+0.100 sd (-0.250 to +0.500)"),
+        (f"without {inhibits} where it inhibits", "+1.000 sd" + others),
+        (f"without {inhibits} everywhere", "+0.500 sd" + others),
+        (f"without {excites} where it excites", "-3.000 sd" + others),
+        (f"without {excites} everywhere", "-1.500 sd" + others),
     ]
-    none = Silenced(exciting=None, inhibiting=1.0, random=())
-    assert silence_facts(replace(who_answer, exciting=()), none) == facts[:1]
+    none = silenced(None, 1.0, ())
+    drivers = replace(who_answer.drivers, exciting=())
+    alone = [(facts[0][0], "+1.000 sd"), (facts[1][0], "+0.500 sd")]
+    assert silence_facts(replace(who_answer, drivers=drivers), none) == alone
     # No deviation: in units of the activation.
     still = replace(who_answer, deviation=0.0)
-    assert silence_facts(still, none) == [(facts[0][0], "+1.000 sd")]
+    alone = [(facts[0][0], "+2.000 sd"), (facts[1][0], "+1.000 sd")]
+    assert silence_facts(still, none) == alone
 
 
 def test_who_without_channels_is_drawn(who_answer: Who, tmp_path: Path) -> None:
-    empty = replace(who_answer, exciting=(), inhibiting=())
+    drivers = replace(who_answer.drivers, exciting=(), inhibiting=())
+    empty = replace(who_answer, drivers=drivers)
     assert words(plot_who(empty)).splitlines().count("no channel does") == 2
-    path = write_who(
-        empty, tmp_path / "who.html", Silenced(exciting=None, inhibiting=None, random=())
-    )
+    path = write_who(empty, tmp_path / "who.html", silenced(None, None, ()))
     assert "without" not in path.read_text().partition("In numbers")[2]
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
 
@@ -206,3 +207,14 @@ def test_a_missing_icon_is_named(explored: Explored, tmp_path: Path) -> None:
     (folder / "icons" / explored.atlas.cells[0].icon.name).unlink()
     with pytest.raises(RunError, match=r"\.png is missing; give the same `opponent atlas` again"):
         write_explorer(run)
+
+
+def test_a_feature_is_named_where_several_have_atlases(
+    explored: Explored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = SimpleNamespace(feature=explored.atlas.feature.at((0, 0)))
+    monkeypatch.setattr(explorer, "atlases", lambda *_: [other, explored.atlas])
+    message = r"has atlases of mixed3b:168@0,0, mixed3b:168@8,8; name one of these features"
+    with pytest.raises(ValueError, match=message):
+        write_explorer(explored.run, tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()

@@ -40,7 +40,7 @@ def test_what_workers_compute_has_the_same_bytes(
         progress=lambda *call: calls.append(call), **SIZES,
     )  # fmt: skip
     assert files(tmp_path / "a") == files(tmp_path / "b")
-    assert run.columns().images == alone.columns().images
+    assert run.columns(run.features[0]).images == alone.columns(alone.features[0]).images
     assert list(run.unreadable()) == ["007-bad.png"]
     # Shards of 3, 3, 3 and 1 images; the last comes first.
     assert calls == [("scanning", done, 10) for done in (0, 1, 4, 7, 10)]

@@ -34,9 +34,9 @@ def test_when_no_image_can_be_read_reading_says_so(small: Network, tmp_path: Pat
     )
     assert list(run.unreadable()) == ["a.png", "b.jpg", "c.jpg"]
     with pytest.raises(RunError, match=r"no image of .*run could be read or used; see unreadable"):
-        run.columns()
+        run.columns(run.features[0])
     with pytest.raises(RunError, match=r"no image of .*run could be read"):
-        run.channels()
+        run.channels(run.features[0])
 
 
 def test_a_shard_without_readable_images_is_no_gap(
@@ -44,7 +44,10 @@ def test_a_shard_without_readable_images_is_no_gap(
 ) -> None:
     chosen = [pictures / "000.png", tmp_path / "x.png", tmp_path / "y.png", pictures / "001.png"]
     run = scan_images(small, chosen, "mixed:1", "early", out=tmp_path / "run", shard_size=1)
-    assert [Path(image).name for image in run.columns().images] == ["000.png", "001.png"]
+    assert [Path(image).name for image in run.columns(run.features[0]).images] == [
+        "000.png",
+        "001.png",
+    ]
     assert set(run.unreadable().values()) == {"no such file"}
 
 
@@ -58,7 +61,7 @@ def test_crops_come_back_with_their_boxes(small: Network, tmp_path: Path, pictur
     images = ImageSet(source="crops", entries=entries)
     run = scan_images(small, images, "mixed:1", "early", out=tmp_path / "run")
     assert Run(run.folder).images == images
-    assert run.columns().images == ("000@2,3+10x12", "all")
+    assert run.columns(run.features[0]).images == ("000@2,3+10x12", "all")
     assert "is not inside the photograph" in run.unreadable()["000@0,0+9999"]
     table = pq.read_table(run.folder / "images.parquet")
     assert table.column_names == ["image", "path", "top", "left", "height", "width"]
@@ -74,7 +77,11 @@ def test_file_names_that_are_no_text_are_scanned(small: Network, tmp_path: Path)
     run = scan_images(small, folder, "mixed:1", "early", out=tmp_path / "run")
     again = Run(run.folder)
     assert [entry.path for entry in again.images] == [entry.path for entry in images]
-    assert again.columns().images == ("000.png", "\\udcff\\udcfe.png", "ü – 好.png")
+    assert again.columns(again.features[0]).images == (
+        "000.png",
+        "\\udcff\\udcfe.png",
+        "ü – 好.png",
+    )
     assert list(again.unreadable()) == ["bad\\udcff.png"]
     moved = Path(os.fsdecode(os.fsencode(tmp_path) + b"/in\xff"))
     folder.rename(moved)
@@ -136,7 +143,7 @@ def test_a_finished_scan_computes_nothing_again(
 
     monkeypatch.setattr(sys.modules["opponent.scan.shard"], "attribute_each", refuse)
     run = begin(small, pictures, whole[0].folder)
-    assert len(run.columns().images) == 9
+    assert len(run.columns(run.features[0]).images) == 9
     assert files(run.folder) == whole[1]
 
 
@@ -316,6 +323,6 @@ def test_a_failing_network_leaves_whole_shards(
     run = Run(tmp_path / "run")
     assert run.missing() == [2, 3, 4]
     with pytest.raises(RunError, match=r"not finished \(2 of 5 shards\).*it goes on"):
-        run.columns()
+        run.columns(run.features[0])
     begin(small, pictures, tmp_path / "run")
     assert files(tmp_path / "run") == whole[1]

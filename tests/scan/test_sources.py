@@ -25,7 +25,7 @@ def test_a_scan_of_a_source_and_back(executor: Workers | None, tmp_path: Path) -
         **SIZES,
     )  # fmt: skip
     readable = [id for id in source.ids() if id != "class/3"]
-    assert run.columns().images == tuple(readable)
+    assert run.columns(run.features[0]).images == tuple(readable)
     assert run.unreadable() == {"class/3": run.unreadable()["class/3"]}
     assert "it is no picture" in run.unreadable()["class/3"]
     assert run.manifest.images.source == "in memory"
@@ -34,7 +34,7 @@ def test_a_scan_of_a_source_and_back(executor: Workers | None, tmp_path: Path) -
     for row, id in enumerate(readable):
         one = attribute(network, InMemory({id: source.arrays[id]}), "two:3", "relu")
         assert one.images == (id,)
-        np.testing.assert_allclose(run.columns().l1[row], one.l1[0], rtol=1e-4)
+        np.testing.assert_allclose(run.columns(run.features[0]).l1[row], one.l1[0], rtol=1e-4)
     # The numbers can be read without the source, the images cannot.
     alone = Run(run.folder)
     assert alone.columns("two:0").images == tuple(readable)

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from opponent import Columns
-from opponent.storage.columns import COMPLETE
+from opponent.storage.columns import COMPLETE, positive_part
 
 
 def columns(activation: list[float], excitation: list[float], inhibition: list[float]) -> Columns:
@@ -84,3 +85,23 @@ def test_tension_is_the_smaller_side(sides: list[tuple[float, float]]) -> None:
     excitation, inhibition = ([pair[i] for pair in sides] for i in (0, 1))
     found = columns([0.0] * len(sides), excitation, inhibition).tension
     assert found.tolist() == [min(pair) for pair in sides]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_positive_part_comes_from_two_rounded_sums(dtype: torch.dtype) -> None:
+    """Against the sums of the positive values; what is only rounding is none."""
+    generator = torch.Generator().manual_seed(0)
+    s = torch.randn(40, 30, 9, 9, generator=generator, dtype=torch.float64)
+    s[:, 10:20] = -s[:, 10:20].abs()
+    s[:, 20:25] = s[:, 20:25].abs()
+    s[:, 25:] = 0
+    s = s.to(dtype)
+    total, negative = (x.sum((2, 3)).float().numpy() for x in (s, (-s).clamp(min=0)))
+    positive = positive_part(total, negative, str(dtype).removeprefix("torch."))
+    exact = s.double().clamp(min=0).sum((2, 3)).numpy()
+    assert positive.dtype == np.float32
+    assert (positive[:, 10:20] == 0).all()
+    assert (positive[:, 25:] == 0).all()
+    assert (positive[:, :10] > 0).all()
+    tolerance = 0.05 if dtype == torch.bfloat16 else 1e-5
+    np.testing.assert_allclose(positive, exact, rtol=tolerance)

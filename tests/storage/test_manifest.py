@@ -17,6 +17,7 @@ from opponent.core.box import Box
 from opponent.storage.manifest import (
     CropRecord,
     FeatureRecord,
+    KeptRecord,
     UnitsRecord,
     box_numbers,
     feature_record,
@@ -54,9 +55,11 @@ CROP = CropRecord(
     region=(0, 0, 3, 3),
 )
 UNITS = UnitsRecord(layer="block", position=(1, 2), count=6, window=(0, 0, 2, 3), keep=16)
+KEPT = KeptRecord(images=9, keep=2, deviations=[1.5, 0.0])
 FULL = manifest_for(
-    5, rule="integrated-zero", crop_plan=CROP, units=UNITS, units_crop_plan=CropRecord(reason="why")
-)
+    5, rule="integrated-zero", crop_plan=CROP, units=UNITS, kept=KEPT,
+    units_crop_plan=CropRecord(reason="why"),
+)  # fmt: skip
 VALUES = json.loads(FULL.to_json())
 
 
@@ -76,6 +79,7 @@ def written(folder: Path, values: object) -> Path:
         {"units": UNITS, "units_crop_plan": CROP},
         {"units": msgspec.structs.replace(UNITS, position="*")},
         {"units": msgspec.structs.replace(UNITS, position=None), "features": [], "windows": []},
+        {"kept": KEPT},
         {"placement": None},
         {"network": msgspec.structs.replace(NETWORK, weights_file="/a/caf\udce9.pt")},
         {"through": "pixels", "seed": -1, "device": "cuda"},
@@ -209,6 +213,10 @@ WRONG: list[tuple[tuple[str | int, ...], object, str]] = [
     (("units", "keep"), "16", "$.units.keep"),
     (("units", "window"), None, "$.units.window"),
     (("units_crop_plan",), "why", "$.units_crop_plan"),
+    (("kept", "images"), 0, "$.kept.images"),
+    (("kept", "keep"), GONE, "keep` - at `$.kept"),
+    (("kept", "deviations"), [1.0], "2 features have 1 deviations"),
+    (("kept", "deviations"), [1.0, float("nan")], "$.kept.deviations[1]"),
     (("format",), 3.0, "$.format"),
     (("new",), {}, "unknown field `new`"),
 ]

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tests.support.run_folders import FEATURES, batches_for, images_for, manifest_for
+from tests.support.run_folders import FEATURES, WINDOWS, batches_for, images_for, manifest_for
 
 from opponent import Feature, Run, RunError, Unreadable, open_images
 from opponent.images.decode import decode
@@ -21,6 +21,14 @@ from opponent.storage.run import CHANNELS, MAPS, SCALARS
 from opponent.storage.run_writer import begin_run, finish_run, write_baseline, write_shard
 
 # What goes in comes back
+
+
+def first_columns(run: Run) -> object:
+    return run.columns(FEATURES[0])
+
+
+def first_channels(run: Run) -> object:
+    return run.channels(FEATURES[0])
 
 
 def test_reasons_come_back(run: Run) -> None:
@@ -51,7 +59,6 @@ def test_shards_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "number"),
     [
-        (None, 0),
         ("block:3", 0),
         (" block:3@1,2 ", 0),
         ("block:mine", 1),
@@ -62,7 +69,7 @@ def test_shards_are_counted(tmp_path: Path) -> None:
         (FEATURES[1].at(None), 1),
     ],
 )
-def test_a_feature_is_found(run: Run, asked: Feature | str | None, number: int) -> None:
+def test_a_feature_is_found(run: Run, asked: Feature | str, number: int) -> None:
     assert run.feature(asked) == FEATURES[number]
     assert run.columns(asked).excitation_map.shape[1:] == [(2, 3), (1, 1)][number]
 
@@ -80,6 +87,17 @@ def test_a_feature_is_found(run: Run, asked: Feature | str | None, number: int) 
 def test_a_feature_that_was_not_scanned_is_refused(run: Run, asked: Feature | str) -> None:
     with pytest.raises(ValueError, match=r"holds no '.*'; it holds block:3@1,2, block:mine@0,0"):
         run.columns(asked)
+
+
+def test_a_name_is_needed_where_there_are_several(run: Run, tmp_path: Path) -> None:
+    message = (
+        r"holds 2 features, block:3@1,2, block:mine@0,0; name one \(--feature LABEL; in Python"
+    )
+    for read in (run.feature, run.columns, run.channels, run.channel_sides):
+        with pytest.raises(ValueError, match=message):
+            read()
+    one = manifest_for(1, features=[feature_record(FEATURES[1])], windows=WINDOWS[1:])
+    assert begin_run(tmp_path / "one", one, images_for(1)).feature() == FEATURES[1]
 
 
 def test_a_name_that_fits_two_features_is_refused(tmp_path: Path) -> None:
@@ -118,7 +136,7 @@ def test_a_truncated_shard_is_told(
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     message = rf"{number:06d}\.parquet is damaged \(.+\); delete it and give the same .* again"
-    for read in (Run.columns, Run.channels, Run.unreadable, finish_run):
+    for read in (first_columns, first_channels, Run.unreadable, finish_run):
         with pytest.raises(RunError, match=message):
             read(Run(run.folder))
     path.unlink()
@@ -147,16 +165,16 @@ def test_no_flipped_bit_gives_other_numbers(tmp_path: Path) -> None:
             if name == "feature":  # which the order of rows says as well
                 continue
             with pytest.raises(RunError, match=r"000000\.parquet is damaged .*CRC.*; delete it"):
-                read(Run(tmp_path))
+                read(Run(tmp_path), FEATURES[0])
             tested.add(name)
     assert tested == {"image", *SCALARS, *MAPS, *CHANNELS}
     path.write_bytes(good)
-    assert run.columns().images == tuple("abcd")
+    assert run.columns(run.features[0]).images == tuple("abcd")
 
 
 def test_a_table_of_something_else_is_told(run: Run) -> None:
     pq.write_table(pa.table({"a": [1]}), run.shard(1))
-    for read in (Run.columns, Run.channels, Run.unreadable):
+    for read in (first_columns, first_channels, Run.unreadable):
         with pytest.raises(RunError, match=r"000001\.parquet is damaged .*delete it"):
             read(Run(run.folder))
 
@@ -179,7 +197,7 @@ def test_a_damaged_list_of_images_is_told_and_mended(run: Run) -> None:
 def test_a_missing_shard_is_told(run: Run) -> None:
     run.shard(1).unlink()
     message = r"not finished \(2 of 3 shards\); give the same `opponent scan` again, and it goes on"
-    for read in (Run.columns, Run.channels, Run.unreadable, finish_run):
+    for read in (first_columns, first_channels, Run.unreadable, finish_run):
         with pytest.raises(RunError, match=message):
             read(Run(run.folder))
 
@@ -218,7 +236,7 @@ def test_a_run_is_opened_with_the_source_of_its_images(of_rows: Run) -> None:
         run = Run(of_rows.folder, images=source)
         assert [item.id for item in run.images] == ["row 0", "row 1", "row 2"]
         assert np.asarray(decode(run.images.find("row 1"))).tolist() == [[[1, 1, 1]] * 6] * 4
-    assert run.columns().images == ("row 0", "row 1", "row 2")
+    assert run.columns(run.features[0]).images == ("row 0", "row 1", "row 2")
 
 
 def test_without_its_source_a_run_has_numbers_and_no_pictures(of_rows: Run) -> None:
@@ -226,7 +244,7 @@ def test_without_its_source_a_run_has_numbers_and_no_pictures(of_rows: Run) -> N
     assert [item.id for item in run.images] == ["row 0", "row 1", "row 2"]
     assert run.images.source == "rows"
     assert all(item.path is None for item in run.images)
-    assert len(run.columns().activation) == 3
+    assert len(run.columns(run.features[0]).activation) == 3
     with pytest.raises(Unreadable, match=r"no file, and its image source was not handed over"):
         decode(run.images[0])
 
@@ -263,18 +281,18 @@ def test_a_folder_that_moved_can_be_handed_over(tmp_path: Path) -> None:
 
 
 def test_channels_of_some_rows_in_any_order(run: Run) -> None:
-    whole = run.channels()
-    total, inhibition = run.channel_sides()
+    whole = run.channels(run.features[0])
+    total, inhibition = run.channel_sides(run.features[0])
     assert whole.shape == total.shape == (4, 4)
     for chosen in ([2, 0], [3, 3, 1], [], [0, 1, 2, 3]):
         rows = np.array(chosen, np.int64)
-        np.testing.assert_array_equal(run.channels(rows=rows), whole[rows])
-        sides = run.channel_sides(rows=rows)
+        np.testing.assert_array_equal(run.channels(run.features[0], rows=rows), whole[rows])
+        sides = run.channel_sides(run.features[0], rows=rows)
         np.testing.assert_array_equal(sides[0], total[rows])
         np.testing.assert_array_equal(sides[1], inhibition[rows])
     for chosen in ([4], [-1, 0]):
         with pytest.raises(IndexError, match=r"of 4 images"):
-            run.channels(rows=np.array(chosen, np.int64))
+            run.channels(run.features[0], rows=np.array(chosen, np.int64))
 
 
 def test_what_a_run_of_features_has_not(run: Run) -> None:

@@ -24,9 +24,11 @@ def test_rows_of_channels_come_in_the_order_asked(wave_run: Run, rows: list[int]
 
 
 def test_rows_may_all_lie_in_one_shard_or_turn_all_around(wave_run: Run) -> None:
-    channels = wave_run.channels()
+    channels = wave_run.channels(wave_run.features[0])
     for rows in ([3], [79], [24, 25], [25, 24], list(range(79, -1, -1)), [7] * 5, range(50, 60)):
-        np.testing.assert_array_equal(wave_run.channels(rows=np.array(rows)), channels[[*rows]])
+        np.testing.assert_array_equal(
+            wave_run.channels(wave_run.features[0], rows=np.array(rows)), channels[[*rows]]
+        )
 
 
 def test_columns_without_maps_are_the_columns(wave_run: Run) -> None:

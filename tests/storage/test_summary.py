@@ -184,3 +184,16 @@ def test_a_table_has_one_row_a_unit_and_score() -> None:
     assert table["q50"][8] == pytest.approx(sorted(column)[1], rel=0.01)
     fewer = rows(summarise(values[:1], np.array([1]), 2), ["a", "b"])
     assert fewer["top_images"] == fewer["bottom_images"] == [["b"]] * 12
+
+
+@pytest.mark.parametrize("mean", [0.0, 3.0, -20.0])
+def test_deviations_come_from_the_histogram(mean: float) -> None:
+    generator = np.random.default_rng(0)
+    values = (mean + generator.normal(size=(3000, 2, 3)) * [1.0, 10.0, 0.0]).astype(np.float32)
+    halves = [summarise(values[k::2], np.arange(3000)[k::2], keep=4) for k in (0, 1)]
+    for summary in (merge(*halves), summarise(values, np.arange(3000))):
+        deviations = summary.deviation()
+        assert deviations.shape == (2, 3)
+        np.testing.assert_allclose(deviations, values.std(0), rtol=0.02, atol=1e-6)
+    empty = summarise(values[:0], np.arange(0))
+    assert (empty.deviation() == 0).all()

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from opponent.explain.crops import Synthetic, Tile
+from opponent.explain.drivers import Driver, Drivers
 from opponent.plots import (
     ExemplarRow,
     TracePanel,
@@ -53,6 +54,22 @@ def synthetic(seed: int = 0, *, floats: bool = True, h: int = 9, w: int = 9) -> 
     if floats:
         return Synthetic(image=image, caption="+7.5 sd")
     return Synthetic(image=np.rint(255 * image).astype(np.uint8), caption="+7.5 sd")
+
+
+def driver(name: str, excitation: float, inhibition: float = 0.0, **more: Any) -> Driver:
+    return Driver(channel=1, name=name, excitation=excitation, inhibition=inhibition, **more)
+
+
+def drivers(exciting: list[Driver], inhibiting: list[Driver], within: float = 0.5) -> Drivers:
+    """These channels, and others that add as much to either side together."""
+    whole = (sum(x.excitation for x in exciting), sum(x.inhibition for x in inhibiting))
+    return Drivers(
+        excitation=np.full(2, whole[0], np.float64),
+        inhibition=np.full(2, whole[1], np.float64),
+        exciting=tuple(exciting),
+        inhibiting=tuple(inhibiting),
+        tension_within=within if all(whole) else None,
+    )
 
 
 def random_energies(n: int, seed: int = 0, size: float = 1.0) -> tuple[Any, Any, Any]:

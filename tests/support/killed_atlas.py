@@ -37,13 +37,13 @@ def die(template: str, out: str) -> None:
         child = os.fork()
         if not child:
             _count_to(step)
-            make_atlas(run, network=network, settings=FEW)
+            make_atlas(run, run.features[0], network=network, settings=FEW)
             os._exit(0)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         left = len(list(run.folder.rglob(".*.tmp.*")))
         sums = len(list(run.folder.rglob("sums.safetensors")))
         print(step, code, left, sums, flush=True)
-        make_atlas(run, network=network, settings=FEW)
+        make_atlas(run, run.features[0], network=network, settings=FEW)
 
 
 def _count_to(step: int) -> None:

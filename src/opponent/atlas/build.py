@@ -48,7 +48,7 @@ from opponent.images.imageset import ImageSet
 from opponent.images.loader import load_batches
 from opponent.models.network import Network
 from opponent.scan.executor import Executor
-from opponent.scan.reopen import baseline_of, crop_plan_of, network_of, rule_of
+from opponent.scan.reopen import baseline_of, check_whole, crop_plan_of, network_of, rule_of
 from opponent.storage.checkpoints import CheckpointFolder
 from opponent.storage.columns import SCALARS, Columns
 from opponent.storage.files import AnyPath, atomic_write, local, write_text
@@ -82,7 +82,7 @@ def make_atlas(
 
     Args:
         run: a finished run.
-        feature: a feature of the run; default: the first.
+        feature: a feature of the run; default: the only one.
         network: the network that was scanned; default: loaded again.
         settings: which images, cells and icons the atlas has; default: `AtlasSettings` with the
             run's seed.
@@ -116,6 +116,7 @@ def make_atlas(
     ...         grid=1, min_images=1, neighbours=2, steps=2))
     Atlas('mixed3b:168@8,8': 4 images, 1 cells of 1 x 1)
     """
+    check_whole(run, "an atlas")
     feature, settings = run.feature(feature), settings or AtlasSettings(seed=run.manifest.seed)
     network, rule = network_of(run, network), rule_of(run, rule)
     if executor is not None:
@@ -154,7 +155,7 @@ def make_atlas(
         **{**question, "feature": feature_record(feature), "settings": settings},
         images=len(table),
         cells=len(members),
-        deviation=float(columns.activation.std()),
+        deviation=columns.spread,
         trustworthiness=_read_trust(folder / "map.parquet"),
         icons_against_images=_agreement(builder.cells(table, members, icons)),
     )

@@ -174,6 +174,11 @@ class Attribution:
         return self.window_attribution.sum((2, 3))
 
     @property
+    def excitation_channels(self) -> Float[Tensor, "n k"]:
+        """The positive part of S summed over space: it does not cancel with the negative part."""
+        return self.window_attribution.clamp(min=0).sum((2, 3))
+
+    @property
     def inhibition_channels(self) -> Float[Tensor, "n k"]:
         """The negative part of S summed over space, as numbers >= 0."""
         return (-self.window_attribution).clamp(min=0).sum((2, 3))

@@ -8,11 +8,11 @@ from rich.table import Table
 
 from opponent.cli.application import EXPLAIN, app
 from opponent.cli.opening import (
-    chosen,
     open_network,
     open_run,
     parse_features,
     scanned_network,
+    with_units,
 )
 from opponent.cli.options import (
     Device,
@@ -33,9 +33,10 @@ from opponent.cli.options import (
     Through,
 )
 from opponent.cli.output import out, plain, print_paths, two_sides
+from opponent.core.side import Side
 
 if TYPE_CHECKING:
-    from opponent.explain.channels import Driver
+    from opponent.explain.drivers import Drivers
 
 _Page = Annotated[
     Path | None, typer.Option("--out", help="A page (.html) or picture (.png, .pdf, .svg).")
@@ -81,11 +82,7 @@ def why(
     for name, value in answer.facts():
         table.add_row(f"[dim]{name}[/]", plain(value))
     out.print(table)
-    exciting, inhibiting = (
-        [(name, f"{value:.4g}") for name, value in side]
-        for side in (answer.excitatory, answer.inhibitory)
-    )
-    out.print(two_sides(("by",), exciting, inhibiting))
+    _print_drivers(answer.drivers, spread=False)
     print_paths([written] if written else [])
 
 
@@ -96,7 +93,13 @@ def why(
 )
 def who(
     run: RunFolder,
-    feature: Annotated[str | None, typer.Option(help="One of the run's features.")] = None,
+    feature: Annotated[
+        str | None,
+        typer.Option(
+            help="One of the run's features, needed where it has several; or a unit of a scan of "
+            "all units (LAYER:*), which is attributed in the images that the scan keeps."
+        ),
+    ] = None,
     group: Annotated[
         str | None,
         typer.Option(
@@ -116,12 +119,14 @@ def who(
     page: _Page = None,
     images: RunImages = None,
     model: RunModel = None,
+    rule: RunRule = None,
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
     """Say which upstream channels excite a feature, and which hold it back.
 
-    By default in its tensest images. Channels are shown by what excites them most.
+    By default in its tensest images. A channel that excites in one place and inhibits in another is
+    listed on both sides: they do not cancel. Channels are shown by what excites them most.
     """
     from opponent.explain.channels import who as ask
     from opponent.explain.silencing import silence_check
@@ -132,7 +137,7 @@ def who(
         check_page(page)
     elif visualise:
         raise ValueError("--visualise needs a page or picture to show them in: give --out")
-    opened = open_run(run, images)
+    opened = with_units(open_run(run, images), [feature] if feature else None)
     network = scanned_network(opened, device, model) if page or silence else None
     answer = ask(
         opened,
@@ -147,24 +152,38 @@ def who(
     )
     silenced = None
     if silence and network is not None:
-        silenced = silence_check(opened, network, answer, seed=seed)
+        silenced = silence_check(opened, network, answer, seed=seed, rule=rule)
     written = None if page is None else write_who(answer, page, silenced)
     line = f"{answer.feature.label} in {answer.about}, by channels of {answer.through}"
     out.print(line, markup=False)
-    out.print(
-        two_sides(
-            ("mean", "sd"),
-            [_driver_row(driver) for driver in answer.exciting],
-            [_driver_row(driver) for driver in answer.inhibiting],
-        )
-    )
-    for name, value in silence_facts(answer, silenced):
+    _print_drivers(answer.drivers)
+    for name, value in (*answer.drivers.facts(), *silence_facts(answer, silenced)):
         out.print(f"{name}: {value}", markup=False)
     print_paths([written] if written else [])
 
 
-def _driver_row(driver: "Driver") -> tuple[str, str, str]:
-    return driver.name, f"{driver.mean:+.4g}", f"{driver.spread:.4g}"
+def _print_drivers(drivers: "Drivers", *, spread: bool = True) -> None:
+    """Both sides of each listed channel, and the share of the side that it is listed for."""
+
+    def number(sign: str, value: float, sd: float) -> str:
+        if not value:
+            return "0"
+        return f"{sign}{value:.3g}" + (f" ± {sd:.2g}" if spread else "")
+
+    def rows(side: Side) -> list[tuple[str, str, str, str]]:
+        whole = drivers.whole(side)
+        return [
+            (
+                x.name,
+                number("+", x.excitation, x.excitation_sd),
+                number("-", x.inhibition, x.inhibition_sd),
+                f"{x.of(side) / whole:.1%}",
+            )
+            for x in drivers.listed(side)
+        ]
+
+    headings = ("excitation", "inhibition", "share")
+    out.print(two_sides(headings, rows(Side.EXCITATION), rows(Side.INHIBITION)))
 
 
 def _cell(text: str) -> tuple[int, int]:
@@ -194,21 +213,22 @@ def invert(
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Make images that look as one side of a feature's drive does."""
+    """Make images that look as one side of a feature's drive does, for all features or one."""
     from opponent.attribution.rules import parse_rule
     from opponent.core.progress import shown
     from opponent.core.text import in_deviations
+    from opponent.storage.lookup import features_of
     from opponent.synthesis.cache import synthesise
     from opponent.synthesis.settings import SynthesisSettings
 
-    opened = open_run(run, images)
+    opened = with_units(open_run(run, images), feature)
     network = scanned_network(opened, device, model)
     settings = SynthesisSettings(
         steps=steps, seed=seed, parameterisation=parameterisation, objective=objective
     )
     own_rule = None if rule is None else parse_rule(rule)
     ids = [opened.images.find(each).id for each in image]
-    for each in chosen(opened, feature):
+    for each in features_of(opened, feature or None):
         columns = opened.columns(each, maps=False)
         for name in ids:
             for which in side:

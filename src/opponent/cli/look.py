@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from opponent.cli.application import LOOK, app
-from opponent.cli.opening import chosen, open_run, ray_executor, scanned_network
+from opponent.cli.opening import open_run, ray_executor, scanned_network, with_units
 from opponent.cli.options import (
     Cpus,
     Device,
@@ -45,14 +45,20 @@ def select(
     csv_file: Annotated[
         Path | None, typer.Option("--csv", help="Write the rows to this file too.")
     ] = None,
+    images: RunImages = None,
 ) -> None:
-    """List the images that excite, inhibit, do neither, or do both at once."""
+    """List the images that excite, inhibit, do neither, or do both at once.
+
+    Of all features, or of those named. Of a scan of all units (LAYER:*) name units with --feature:
+    they are attributed in the images that it keeps.
+    """
     from opponent.selection import select as choose
     from opponent.storage.files import write_text
+    from opponent.storage.lookup import features_of
 
-    opened = open_run(run)
+    opened = with_units(open_run(run, images), feature)
     rows: list[tuple[str, ...]] = []
-    for each in chosen(opened, feature):
+    for each in features_of(opened, feature or None):
         columns = opened.columns(each)
         table = new_table("group", "image", *_COLUMNS)
         out.print(each.label, style="bold", markup=False)
@@ -88,14 +94,18 @@ def figures(
     model: RunModel = None,
     rule: RunRule = None,
 ) -> None:
-    """Draw figures like the paper's: 2 for all features, 4a, 4b to g and 5 for each."""
+    """Draw figures like the paper's: 2 for all features, 4a, 4b to g and 5 for each.
+
+    Of a scan of all units (LAYER:*) name units with --feature: they are attributed in the images
+    that it keeps, and figures say so.
+    """
     from opponent.plots.files import write_figures
 
-    opened = open_run(run, images)
+    opened = with_units(open_run(run, images), feature)
     paths = write_figures(
         opened,
-        folder or run / "figures",
-        features=chosen(opened, feature),
+        folder or opened.folder / "figures",
+        features=feature or None,
         k=k,
         selections=group,
         suffix=format,
@@ -132,7 +142,7 @@ def report(
         opened,
         page,
         network=scanned_network(opened, device, model),
-        features=list(feature) if feature else None,
+        features=feature or None,
         k=k,
         selections=group,
         settings=SynthesisSettings(steps=steps, seed=opened.manifest.seed),
@@ -177,6 +187,7 @@ def atlas(
     from opponent.atlas.build import make_atlas
     from opponent.plots.files import write_atlas
     from opponent.plots.layout import check_suffix
+    from opponent.storage.lookup import features_of
 
     check_suffix(format)
     opened = open_run(run, images)
@@ -184,7 +195,7 @@ def atlas(
     settings = AtlasSettings(
         top=top, grid=grid, min_images=min_images, space=space, steps=steps, seed=seed
     )
-    for each in chosen(opened, feature):
+    for each in features_of(opened, feature or None):
         finished = make_atlas(
             opened,
             each,
@@ -221,7 +232,8 @@ def explore(
         Path | None, typer.Option("--out", help="The page; default: explorer.html in the run.")
     ] = None,
     feature: Annotated[
-        str | None, typer.Option(help="One of the run's features; default: the newest atlas'.")
+        str | None,
+        typer.Option(help="One of the run's features; needed where several have atlases."),
     ] = None,
     images: RunImages = None,
 ) -> None:

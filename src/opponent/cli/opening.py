@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from opponent.cli.output import out
 from opponent.models.catalogue import check_model
 
 if TYPE_CHECKING:
@@ -44,11 +45,39 @@ def scanned_network(run: "Run", device: str = "cpu", model: str | None = None) -
     return network_of(run, named).to(device)
 
 
-def chosen(run: "Run", features: list[str] | None) -> "list[Feature]":
-    """Those of the run's features that are named; without names, all."""
-    if not run.features:
-        run.feature()  # says what the run holds instead
-    return [run.feature(each) for each in features] if features else list(run.features)
+def with_units(run: "Run", features: list[str] | None) -> "Run":
+    """The run; or, where units of a scan of all units are named, that of the images kept of them.
+
+    It says what those images tell, and how to have all.
+
+    Raises:
+        ValueError: some of those named have rows in the run, and others have not.
+    """
+    if run.manifest.units is None or not features:
+        return run
+    own = {name for each in run.features for name in (each.label, each.at(None).label)}
+    with_rows = [each for each in features if each.strip() in own]
+    if len(with_rows) == len(features):
+        return run
+    if with_rows:
+        raise ValueError(
+            f"{run.folder} holds all images of {', '.join(with_rows)}, but of the others only "
+            "those that a scan of all units keeps; name them in a command of their own"
+        )
+    from opponent.scan.kept import scan_kept
+    from opponent.storage.lookup import scan_command
+
+    kept = scan_kept(run, features)
+    labels = [feature.label for feature in kept.features]
+    out.print(
+        f"{kept.columns(labels[0], maps=False).scope} by the scan of all units: they tell how each "
+        "group begins, of the tense images few; for all images: "
+        f"{scan_command(run.folder, run.manifest, *labels)}",
+        style="dim",
+        markup=False,
+        soft_wrap=True,
+    )
+    return kept
 
 
 def parse_features(texts: list[str], file: Path | None, power: int) -> "list[Feature]":

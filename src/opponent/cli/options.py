@@ -42,7 +42,8 @@ RunImages = Annotated[
 Through = Annotated[str, typer.Option(help="The earlier layer to explain the feature through.")]
 OneFeature = Annotated[str, typer.Argument(help="LAYER:UNIT or LAYER:UNIT@ROW,COLUMN.")]
 Features = Annotated[
-    list[str] | None, typer.Option("--feature", help="One of the run's features; repeatable.")
+    list[str] | None,
+    typer.Option("--feature", help="One of the run's features; repeatable; default: all."),
 ]
 Groups = Annotated[
     list[str] | None,

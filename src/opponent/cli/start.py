@@ -274,8 +274,13 @@ def _print_scan(run: "Run", network: "Network", folder: Path) -> None:
             out.print(f"  {image}: {reason}", markup=False)
     _print_completeness(run, network)
     if run.manifest.units is not None:
-        count = run.manifest.units.count
-        out.print(f"all {count:,} units: opponent units {folder}", style="dim", markup=False)
+        count, layer = run.manifest.units.count, run.manifest.units.layer
+        out.print(
+            f"all {count:,} units: opponent units {folder}; one of them: "
+            f"opponent figures {folder} --feature {layer}:0",
+            style="dim",
+            markup=False,
+        )
     if run.features:
         following = f"next: opponent select {folder}; opponent report {folder}"
         out.print(following, style="dim", markup=False)

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Float
 
 from opponent.atlas.atlas import atlases
@@ -23,37 +25,22 @@ from opponent.explain.crops import (
     photographs,
     zoom_for,
 )
+from opponent.explain.drivers import Driver, Drivers, rank_channels
 from opponent.geometry.receptive_field import box_of, receptive_field, receptive_fields
 from opponent.models.network import PIXELS, Network
 from opponent.scan.reopen import network_of
 from opponent.selection import Selection, select
 from opponent.storage.columns import Indices
+from opponent.storage.lookup import scan_command
 from opponent.storage.run import Run
 from opponent.synthesis.cache import synthesise
 from opponent.synthesis.settings import SynthesisSettings
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 # Images that a question without images is about: the tensest of all.
 IMAGES = 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Driver:
-    """One upstream channel.
-
-    Args:
-        channel: of the through layer.
-        name: 'mixed3a:17'.
-        mean, spread: of S summed over space: mean and standard deviation over the images.
-        exemplars: where in the scan's images the channel is most active, most active first.
-        visualisation: what is made to excite it, if that was asked for.
-    """
-
-    channel: int
-    name: str
-    mean: float
-    spread: float
-    exemplars: tuple[Tile, ...] = ()
-    visualisation: Synthetic | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -65,11 +52,10 @@ class Who:
         through: the layer whose channels are named.
         about: which images, in words.
         images: their ids.
-        excitation, inhibition: what each of the k channels adds to either side, the mean over the
-            images; they sum to the images' mean excitation and inhibition.
-        exciting, inhibiting: the channels that matter most, by the mean of S summed over space.
+        drivers: the channels, with what they cover of either side.
         deviation: standard deviation of the activation over all images of the scan.
-    Source: paper, section 3, with S summed over space and images.
+        scanned: how many images the run holds, in words.
+    Source: paper, section 3, by channel.
 
     >>> import tempfile, numpy as np, opponent
     >>> class Noise:
@@ -83,25 +69,56 @@ class Who:
     ...         "inceptionv1-mini", Noise(), "mixed3b:168", "mixed3a", out=out)
     ...     answer = opponent.who(run, channels=2, crops=0)
     >>> answer.caption
-    'channels of mixed3a with the largest mean sum of S over all 4 images'
-    >>> bool(answer.exciting[0].mean > 0 > answer.inhibiting[0].mean)
-    True
+    'channels of mixed3a that add most to either side, means over all 4 images'
+    >>> [driver.name for driver in answer.exciting]
+    ['mixed3a:11', 'mixed3a:2']
+    >>> print(f"{answer.drivers.covered('excitation'):.2f} of the excitation")
+    0.07 of the excitation
+    >>> answer.to_arrow().column_names[:4]
+    ['side', 'channel', 'name', 'excitation']
     """
 
     feature: Feature
     through: str
     about: str
     images: tuple[str, ...]
-    excitation: Float[np.ndarray, " k"]
-    inhibition: Float[np.ndarray, " k"]
-    exciting: tuple[Driver, ...]
-    inhibiting: tuple[Driver, ...]
+    drivers: Drivers
     deviation: float
+    scanned: str
+
+    @property
+    def excitation(self) -> Float[np.ndarray, " k"]:
+        """What each of the k channels adds to the images' mean excitation."""
+        return self.drivers.excitation
+
+    @property
+    def inhibition(self) -> Float[np.ndarray, " k"]:
+        """What each of the k channels adds to the images' mean inhibition."""
+        return self.drivers.inhibition
+
+    @property
+    def exciting(self) -> tuple[Driver, ...]:
+        """The channels that add most to excitation, largest first."""
+        return self.drivers.exciting
+
+    @property
+    def inhibiting(self) -> tuple[Driver, ...]:
+        """The channels that add most to inhibition, largest first."""
+        return self.drivers.inhibiting
 
     @property
     def caption(self) -> str:
         """Which channels they are, of which images, in words."""
-        return f"channels of {self.through} with the largest mean sum of S over {self.about}"
+        over = "in" if len(self.images) == 1 else "means over"
+        return f"channels of {self.through} that add most to either side, {over} {self.about}"
+
+    def to_arrow(self) -> pa.Table:
+        """One row a listed channel and side, with the shares that they cover."""
+        return self.drivers.to_arrow()
+
+    def to_pandas(self) -> "DataFrame":
+        """The same as a pandas data frame."""
+        return self.drivers.to_pandas()
 
     def __repr__(self) -> str:
         return f"Who({self.feature.label!r} through {self.through!r}, {self.about})"
@@ -111,8 +128,9 @@ class Who:
 
         tables, shown = [], []
         for heading, drivers in (("excites", self.exciting), ("inhibits", self.inhibiting)):
-            rows = [(x.name, f"{x.mean:+.4g}", f"{x.spread:.3g}") for x in drivers]
-            tables.append(notebook.table((heading, "mean", "sd"), rows, len(rows)))
+            rows = [(x.name, f"{x.excitation:.4g}", f"{x.inhibition:.4g}") for x in drivers]
+            headings = (heading, "excitation", "inhibition")
+            tables.append(notebook.table(headings, rows, len(rows)))
             for driver in drivers[: notebook.PICTURES // 2]:
                 tiles = [opaque(tile) for tile in driver.exemplars[:4]]
                 if tiles:
@@ -122,6 +140,7 @@ class Who:
             f"Who drives {self.feature.label}?",
             notebook.text(self.caption),
             notebook.beside(*tables),
+            notebook.facts(self.drivers.facts()),
             notebook.pictures(shown),
         )
 
@@ -146,12 +165,13 @@ def who(
 
     Args:
         run: a finished run.
-        feature: one of its features; default: the first.
+        feature: one of its features; default: the only one.
         group: such as 'tense' or 'inhibiting', or a selection of the user's own; at most 20 images
             of it count.
         images: ids, or their ends.
         cell: (row, column) of the feature's newest atlas.
-        channels: how many on either side.
+        channels: how many on either side. A channel that excites in one place and inhibits in
+            another is ranked on each side by itself.
         crops: how many exemplars of each, at most 9.
         network: the network that was scanned, for the exemplars' crops; default: loaded again.
         visualise: how to synthesise a feature visualisation of each channel; None makes none.
@@ -159,12 +179,13 @@ def who(
             display that appears after two seconds.
     Returns:
         The channels on either side, the largest mean first, with crops and visualisations.
+            Excitation and inhibition of a channel do not cancel.
     Raises:
         ValueError: a name or cell that is not there; several choices at once.
         LookupError: an id that fits no image of the run, or several.
         RunError: the run is unfinished; it has no atlas of the feature; the network is another or
             cannot be loaded.
-    Source: paper, section 3, with S summed over space and images.
+    Source: paper, section 3, by channel.
 
     >>> import tempfile, numpy as np, opponent
     >>> class Noise:
@@ -182,48 +203,49 @@ def who(
     feature = run.feature(feature)
     columns = run.columns(feature)
     about, rows = _choose(run, feature, group, images, cell)
-    plus, minus = run.channel_sides(feature, rows=rows)
-    sums = run.channels(feature, rows=rows).astype(np.float64)
-    mean, spread = sums.mean(0), sums.std(0)
-    sides = [
-        [
-            Driver(
-                channel=int(k),
-                name=f"{run.manifest.through}:{k}",
-                mean=float(mean[k]),
-                spread=float(spread[k]),
-            )
-            for k in np.argsort(-sign * mean, kind="stable")[:channels]
-            if sign * mean[k] > 0
-        ]
-        for sign in (1, -1)
-    ]
+    drivers = rank_channels(*run.channel_sides(feature, rows=rows), run.through, channels)
     if crops or visualise:
-        network = network_of(run, network)
-        drivers = [driver for side in sides for driver in side]
-        tiles = exemplar_tiles(run, network, [driver.channel for driver in drivers], crops)
-        pictures: list[Synthetic | None] = [None] * len(drivers)
-        if visualise is not None:
-            pictures = [
-                visualise_channel(run, network, x.name, visualise, progress, k, len(drivers))
-                for k, x in enumerate(drivers)
-            ]
-        filled = iter(
-            replace(driver, exemplars=tuple(tiles[driver.channel]), visualisation=picture)
-            for driver, picture in zip(drivers, pictures, strict=True)
-        )
-        sides = [[next(filled) for _ in side] for side in sides]
+        drivers = _illustrated(run, network_of(run, network), drivers, crops, visualise, progress)
     return Who(
         feature=feature,
-        through=run.manifest.through,
+        through=run.through,
         about=about,
         images=tuple(columns.images[i] for i in rows),
-        excitation=plus.mean(0),
-        inhibition=minus.mean(0),
-        exciting=tuple(sides[0]),
-        inhibiting=tuple(sides[1]),
-        deviation=float(columns.activation.std()),
+        drivers=drivers,
+        deviation=columns.spread,
+        scanned=columns.scope,
     )
+
+
+def _illustrated(
+    run: Run,
+    network: Network,
+    drivers: Drivers,
+    crops: int,
+    visualise: SynthesisSettings | None,
+    progress: Progress | None,
+) -> Drivers:
+    """The same channels with exemplars and, where asked for, visualisations; each made once."""
+    names = {each.channel: each.name for each in (*drivers.exciting, *drivers.inhibiting)}
+    tiles = exemplar_tiles(run, network, list(names), crops)
+    made: dict[int, Synthetic] = {}
+    if visualise is not None:
+        for done, (channel, name) in enumerate(names.items()):
+            made[channel] = visualise_channel(
+                run, network, name, visualise, progress, done, len(names)
+            )
+    exciting, inhibiting = (
+        tuple(
+            replace(
+                each,
+                exemplars=tuple(tiles[each.channel]),
+                visualisation=made.get(each.channel),
+            )
+            for each in side
+        )
+        for side in (drivers.exciting, drivers.inhibiting)
+    )
+    return replace(drivers, exciting=exciting, inhibiting=inhibiting)
 
 
 def _choose(
@@ -243,6 +265,12 @@ def _choose(
         if len(rows):
             several = f"the {len(rows)} most {what} images"
             return several if len(rows) > 1 else f"the most {what} image", rows
+        if columns.kept is not None:
+            raise ValueError(
+                f"none of the {columns.scope} in {run.folder} is surely {what}; choose another "
+                f"group, or scan the unit by itself: "
+                f"{scan_command(run.folder, run.manifest, feature.label)}"
+            )
         if group is not None:
             raise ValueError(f"no image of {run.folder} is {what}")
         return f"all {len(columns.images):,} images", np.arange(len(columns.images))

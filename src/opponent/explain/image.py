@@ -1,8 +1,10 @@
 """Why one photograph does, or does not, make a feature fire."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -12,6 +14,7 @@ from opponent.attribution.rules import AttributionRule, parse_rule
 from opponent.core.errors import RunError
 from opponent.core.feature import Feature
 from opponent.explain.crops import Tile, crop_tile, overlay_scale, photograph, zoom_for
+from opponent.explain.drivers import Drivers, rank_channels
 from opponent.geometry.receptive_field import placement, receptive_field
 from opponent.images.imageset import ImageEntry
 from opponent.images.sources import Images, open_images
@@ -21,7 +24,8 @@ from opponent.scan.reopen import baseline_of, check_network, rule_of
 from opponent.selection import percentile_of
 from opponent.storage.run import Run
 
-Channels = tuple[tuple[str, float], ...]
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 _ROWS, _COLUMNS = ("upper", "middle", "lower"), ("left", "centre", "right")
 
@@ -37,15 +41,14 @@ class Why:
         through: the layer that it is explained through.
         meaning: what the feature stands for, where that is known: a logit's class.
         activation, excitation, inhibition: of the feature; activation is before the ReLU.
-        excitatory, inhibitory: upstream channels with the largest sums of S on either side, as
-            (name, sum >= 0).
+        drivers: the upstream channels that add most to either side, with what they cover of it.
         places: for excitation and inhibition, the part of the picture that holds most of it, with
             its share; None where nothing does, or where the layer has no places.
         answer: the network's first answer (name, logit), where it is a classifier and a logit was
             asked for, and the asked logit's rank, from 1.
         standing: given a run, the percentiles of this image among its images.
         tile: the photograph with both maps.
-    Source: paper, section 3, for one image; sums by channel are ours.
+    Source: paper, section 3, for one image and by channel.
 
     >>> import numpy as np, opponent
     >>> class Noise:
@@ -59,6 +62,8 @@ class Why:
     'Why does mixed3b:168@8,8 fire?'
     >>> answer.facts()[4]
     ('activation', '+3.209')
+    >>> [driver.name for driver in answer.drivers.exciting[:2]]
+    ['mixed3a:11', 'mixed3a:2']
     """
 
     network: str
@@ -69,8 +74,7 @@ class Why:
     activation: float
     excitation: float
     inhibition: float
-    excitatory: Channels
-    inhibitory: Channels
+    drivers: Drivers
     places: tuple[tuple[str, float] | None, tuple[str, float] | None]
     answer: tuple[str, float, int] | None
     standing: dict[str, float] | None
@@ -120,13 +124,13 @@ class Why:
         if self.tile.excitation is not None:
             scale = overlay_scale([self.tile])
             shown.append((self.tile.overlaid(scale), "excited red, inhibited blue, both green"))
-        sides = {"excites": self.excitatory, "inhibits": self.inhibitory}
-        tables = [
-            notebook.table(
-                (heading, "sum of S"), [(n, f"{x:.4g}") for n, x in channels], len(channels)
-            )
-            for heading, channels in sides.items()
-        ]
+        tables = []
+        for heading, listed in (
+            ("excites", self.drivers.exciting),
+            ("inhibits", self.drivers.inhibiting),
+        ):
+            rows = [(x.name, f"{x.excitation:.4g}", f"{x.inhibition:.4g}") for x in listed]
+            tables.append(notebook.table((heading, "excitation", "inhibition"), rows, len(rows)))
         return notebook.section(
             self.question,
             notebook.text(self.verdict),
@@ -155,7 +159,15 @@ class Why:
             facts.append(("rank of this logit", str(rank)))
         for name, percentile in (self.standing or {}).items():
             facts.append((f"percentile of {name}", f"{percentile:.1f}"))
-        return facts
+        return [*facts, *self.drivers.facts()]
+
+    def to_arrow(self) -> pa.Table:
+        """One row a listed channel and side, with the shares that they cover."""
+        return self.drivers.to_arrow()
+
+    def to_pandas(self) -> "DataFrame":
+        """The same as a pandas data frame."""
+        return self.drivers.to_pandas()
 
 
 def why(
@@ -176,7 +188,8 @@ def why(
         feature: a feature, or its name; 'logits:954' asks for a class.
         through: the layer that it is explained through.
         run: a finished scan of the same network, feature and through layer, to compare with.
-        channels: how many upstream channels to name on either side.
+        channels: how many upstream channels to name on either side. A channel that excites in one
+            place and inhibits in another is ranked on each side by itself.
         rule: how S is computed: 'gradient', 'integrated-zero', 'integrated-mean', which takes its
             baseline from the run, or a rule of the user's own; default: as the run did, else the
             gradient times h.
@@ -188,7 +201,7 @@ def why(
         RunError: the run is of another network, rule or through layer, or unfinished.
         Unreadable: the image cannot be read.
         FileNotFoundError: there is no such file.
-    Source: paper, section 3, for one image; sums by channel are ours.
+    Source: paper, section 3, for one image and by channel.
 
     >>> import numpy as np, opponent
     >>> class Noise:
@@ -216,7 +229,9 @@ def why(
         rule=chosen_rule,
         baseline=None if run is None else baseline_of(run, network, chosen_rule),
     )
-    sums = result.channels[0].double().cpu().numpy()
+    plus, minus = (
+        x.float().cpu().numpy() for x in (result.excitation_channels, result.inhibition_channels)
+    )
     field = receptive_field(network, feature)
     zoom = zoom_for(prepared, field)
     window = result.grid_window
@@ -242,8 +257,7 @@ def why(
         activation=float(result.activation[0]),
         excitation=float(result.excitation[0]),
         inhibition=float(result.inhibition[0]),
-        excitatory=_largest(sums, through, channels),
-        inhibitory=_largest(-sums, through, channels),
+        drivers=rank_channels(plus, minus, through, channels),
         places=(_place(shown.excitation), _place(shown.inhibition)),
         answer=_answer(network, inputs, feature),
         standing=None if run is None else _standing(run, feature, result),
@@ -271,11 +285,6 @@ def _meaning(network: Network, feature: Feature) -> str | None:
     if feature.unit is None or feature.layer != LOGITS:
         return None
     return network.class_name(feature.unit)
-
-
-def _largest(sums: Float[np.ndarray, " k"], through: str, count: int) -> Channels:
-    order = np.argsort(-sums, kind="stable")[:count]
-    return tuple((f"{through}:{k}", float(sums[k])) for k in order if sums[k] > 0)
 
 
 def _place(values: Float[np.ndarray, "h w"] | None) -> tuple[str, float] | None:

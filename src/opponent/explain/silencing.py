@@ -6,16 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from opponent.attribution.attribute import refuse_unreadable
+from opponent.attribution.attribute import attribute, refuse_unreadable
+from opponent.attribution.rules import AttributionRule
 from opponent.core.feature import Feature
 from opponent.explain.channels import Who
+from opponent.explain.drivers import Driver
 from opponent.images.imageset import ImageSet
 from opponent.images.loader import load_batches
 from opponent.models.network import Network
-from opponent.scan.reopen import check_network
+from opponent.scan.reopen import baseline_of, check_network, rule_of
 from opponent.storage.run import Run
 
 
@@ -25,6 +27,8 @@ def silence(
     feature: Feature | str,
     through: str,
     channels: Sequence[int],
+    *,
+    where: Bool[Tensor, "n k y x"] | None = None,
 ) -> Float[Tensor, "m n"]:
     """How a feature's activation changes when channels of the through layer are set to zero.
 
@@ -34,6 +38,7 @@ def silence(
         feature: the feature.
         through: an earlier layer.
         channels: of that layer, each silenced on its own.
+        where: only in these elements of the through layer, such as those with S < 0; None is all.
     Returns:
         For each channel and image, the activation without it minus the activation with it.
     Raises:
@@ -50,7 +55,10 @@ def silence(
 
         def without(hidden: Tensor, channel: int = channel) -> Tensor:
             kept = hidden.clone()
-            kept[:, channel] = 0
+            if where is None:
+                kept[:, channel] = 0
+            else:
+                kept[:, channel].masked_fill_(where[:, channel], 0)
             return kept
 
         after = network.run(inputs, feature.layer, through, substitute=without)
@@ -59,24 +67,46 @@ def silence(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Silenced:
-    """What silencing the top channels does to the images' activation, in units of it.
+class Effect:
+    """What setting channels to zero does to the activation: mean changes, in units of it.
 
     Args:
-        exciting, inhibiting: mean change when the first channel of that side is set to zero; None
-            where that side has none.
-        random: the same for channels drawn at random, one value a channel.
+        top: of the first channel of a side; None where that side has none.
+        random: of channels drawn at random, one value a channel.
     """
 
-    exciting: float | None
-    inhibiting: float | None
+    top: float | None
     random: tuple[float, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Silenced:
+    """What silencing the first channel of either side does, beside channels drawn at random.
+
+    A channel that excites in one place and inhibits in another does both when it is silenced
+    everywhere; where S is negative alone, silencing it takes away what it inhibits.
+
+    Args:
+        exciting, inhibiting: the first channel of that side set to zero everywhere.
+        excitation, inhibition: it is set to zero only where S has that side's sign.
+    """
+
+    exciting: Effect
+    inhibiting: Effect
+    excitation: Effect
+    inhibition: Effect
+
+
 def silence_check(
-    run: Run, network: Network, drivers: Who, *, random: int = 8, seed: int = 0
+    run: Run,
+    network: Network,
+    drivers: Who,
+    *,
+    random: int = 8,
+    seed: int = 0,
+    rule: AttributionRule | str | None = None,
 ) -> Silenced:
-    """Silence the top channels of either side, and as many drawn at random beside them.
+    """Silence the first channel of either side, and others drawn at random beside it.
 
     Args:
         run: the run.
@@ -84,14 +114,18 @@ def silence_check(
         drivers: the channels, and the images to silence them in.
         random: how many others are silenced, each on its own.
         seed: of the others.
+        rule: the rule that the run was scanned by, where it is the user's own.
     Returns:
         The mean changes over the images.
     Raises:
-        RunError: another network than the one that was scanned.
+        RunError: another network or rule than the run's.
         Unreadable: an image that was scanned cannot be read any more.
     """
     check_network(run, network)
-    tops = [side[0].channel for side in (drivers.exciting, drivers.inhibiting) if side]
+    rule = rule_of(run, rule)
+    baseline = baseline_of(run, network, rule)
+    firsts = [side[0].channel for side in (drivers.exciting, drivers.inhibiting) if side]
+    tops = list(dict.fromkeys(firsts))  # one channel may be first on either side
     others = [k for k in range(run.manifest.through_shape[0]) if k not in tops]
     generator = np.random.default_rng(seed)
     drawn = generator.permutation(others)[:random].tolist()
@@ -102,12 +136,24 @@ def silence_check(
         for batch in batches:
             refuse_unreadable(batch.unreadable, chosen, "was scanned but cannot be read now")
             inputs = network.inputs(batch.pixels)
-            changes.append(
-                silence(network, inputs, drivers.feature, drivers.through, [*tops, *drawn])
+            result = attribute(
+                network, inputs, drivers.feature, drivers.through, rule=rule, baseline=baseline
             )
-    means = iter(torch.cat(changes, 1).mean(1).tolist())
+            s, silenced = result.attribution, [*tops, *drawn]
+            each = [
+                silence(network, inputs, drivers.feature, drivers.through, silenced, where=where)
+                for where in (None, s > 0, s < 0)
+            ]
+            changes.append(torch.stack(each))
+    everywhere, excited, inhibited = torch.cat(changes, 2).mean(2).tolist()
+
+    def effect(means: list[float], first: Sequence[Driver]) -> Effect:
+        top = means[tops.index(first[0].channel)] if first else None
+        return Effect(top=top, random=tuple(means[len(tops) :]))
+
     return Silenced(
-        exciting=next(means) if drivers.exciting else None,
-        inhibiting=next(means) if drivers.inhibiting else None,
-        random=tuple(means),
+        exciting=effect(everywhere, drivers.exciting),
+        inhibiting=effect(everywhere, drivers.inhibiting),
+        excitation=effect(excited, drivers.exciting),
+        inhibition=effect(inhibited, drivers.inhibiting),
     )

@@ -13,7 +13,7 @@ from opponent.plots.atlas import (
     selection_figure,
 )
 from opponent.plots.completeness import Curve, completeness_figure
-from opponent.plots.drivers import DriverRow, drivers_figure, plot_who
+from opponent.plots.drivers import drivers_figure, plot_who
 from opponent.plots.energies import energies_figure, plot_energies
 from opponent.plots.exemplars import ExemplarRow, exemplars_figure, plot_exemplars
 from opponent.plots.files import write_atlas, write_figures
@@ -39,7 +39,6 @@ __all__ = [
     "COLUMN",
     "PAGE",
     "Curve",
-    "DriverRow",
     "ExemplarRow",
     "InversionRow",
     "SharedRow",

@@ -1,49 +1,27 @@
 """The answer to `who` as a figure: the upstream channels that drive a feature."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from matplotlib.figure import Figure
 
 from opponent.core.colour import BLUE, RED
-from opponent.explain.channels import Driver, Who
+from opponent.core.side import Side
+from opponent.explain.channels import Who
 from opponent.explain.crops import Synthetic, Tile, opaque
+from opponent.explain.drivers import Driver, Drivers
 from opponent.plots.layout import (
     FAINT,
-    HAIR,
-    INK,
     LINE,
     MARGIN,
     PAGE,
     SMALL,
     TITLE,
     Area,
-    add_axes,
     add_heading,
     add_note,
     add_picture,
     add_text,
-    format_number,
     styled,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class DriverRow:
-    """One channel in `drivers_figure`.
-
-    Args:
-        name: the channel's.
-        mean, spread: of S summed over space: mean and standard deviation over the images.
-        exemplars: crops in which the channel is most active.
-        visualisation: what is synthesised to excite it; None for not made.
-    """
-
-    name: str
-    mean: float
-    spread: float
-    exemplars: Sequence[Tile] = ()
-    visualisation: Synthetic | None = None
+from opponent.plots.sides import add_numbers, add_sides, covered_text, ends, within_text
 
 
 def plot_who(who: Who) -> Figure:
@@ -53,86 +31,67 @@ def plot_who(who: Who) -> Figure:
         who: the answer.
     Returns:
         The figure.
-    Source: ours; the sums are those of paper, section 3.
+    Source: ours; the sums are those of paper, section 3, by channel.
     """
-    return drivers_figure(
-        [_row(driver) for driver in who.exciting],
-        [_row(driver) for driver in who.inhibiting],
-        title=who.feature.label,
-        about=who.caption,
-    )
-
-
-def _row(driver: Driver) -> DriverRow:
-    return DriverRow(
-        name=driver.name,
-        mean=driver.mean,
-        spread=driver.spread,
-        exemplars=driver.exemplars,
-        visualisation=driver.visualisation,
-    )
+    return drivers_figure(who.drivers, title=who.feature.label, about=who.caption)
 
 
 @styled
-def drivers_figure(
-    exciting: Sequence[DriverRow],
-    inhibiting: Sequence[DriverRow],
-    *,
-    title: str,
-    about: str,
-) -> Figure:
+def drivers_figure(drivers: Drivers, *, title: str, about: str) -> Figure:
     """Channels that excite a feature on the left, channels that inhibit it on the right.
 
+    Each has a bar to either side of zero, its mean excitation to the right and its mean inhibition
+    to the left, with whiskers of one standard deviation over the images, all on one scale. The
+    headings say what the channels below cover of all excitation and of all inhibition.
+
     Args:
-        exciting: with positive means, largest first.
-        inhibiting: with negative means, most negative first.
+        drivers: the channels.
         title: the feature.
         about: which images the means are over, and through which layer.
     Returns:
         A figure of two columns.
-    Source: ours; the sums are those of paper, section 3.
+    Source: ours; the sums are those of paper, section 3, by channel.
     """
-    gap, rows = 0.3, max(len(exciting), len(inhibiting), 1)
-    side = (PAGE - 2 * MARGIN - gap) / 2
-    crops = max((len(row.exemplars) for row in (*exciting, *inhibiting)), default=0)
-    pictures = crops + any(row.visualisation for row in (*exciting, *inhibiting))
-    cell = min((side - 0.04 * (pictures - 1)) / pictures, 0.8) if pictures else 0.0
-    pitch, top = cell + 2.3 * LINE, MARGIN + 4.4 * LINE
-    figure = Figure(figsize=(PAGE, top + rows * pitch + MARGIN))
-    add_text(figure, MARGIN, MARGIN, title, width=PAGE - 2 * MARGIN, size=TITLE, weight="bold")
+    gap, listed = 0.3, (*drivers.exciting, *drivers.inhibiting)
+    rows = max(len(drivers.exciting), len(drivers.inhibiting), 1)
     room = PAGE - 2 * MARGIN
-    add_text(figure, MARGIN, MARGIN + LINE, about, width=room, size=SMALL, color=FAINT)
-    longest = max((abs(row.mean) + row.spread for row in (*exciting, *inhibiting)), default=0)
-    for k, (name, channels, colour) in enumerate(
-        (("excite it", exciting, RED), ("inhibit it", inhibiting, BLUE))
+    column = (room - gap) / 2
+    crops = max((len(driver.exemplars) for driver in listed), default=0)
+    pictures = crops + any(driver.visualisation for driver in listed)
+    cell = min((column - 0.04 * (pictures - 1)) / pictures, 0.8) if pictures else 0.0
+    pitch = cell + (2.3 if pictures else 1.3) * LINE
+    top = MARGIN + 5.4 * LINE
+    figure = Figure(figsize=(PAGE, top + rows * pitch + MARGIN))
+    add_text(figure, MARGIN, MARGIN, title, width=room, size=TITLE, weight="bold")
+    lines = [about, *([within_text(drivers)] if drivers.tension_within is not None else [])]
+    for k, line in enumerate(lines):
+        y = MARGIN + (1 + k) * LINE
+        add_text(figure, MARGIN, y, line, width=room, size=SMALL, color=FAINT)
+    scale = ends(listed)
+    for k, (side, name, colour) in enumerate(
+        ((Side.EXCITATION, "excite it", RED), (Side.INHIBITION, "inhibit it", BLUE))
     ):
-        left = MARGIN + k * (side + gap)
-        add_heading(figure, left, top - 1.6 * LINE, side, name, colour)
+        left, channels = MARGIN + k * (column + gap), drivers.listed(side)
+        heading = name + covered_text(drivers, side)
+        add_heading(figure, left, top - 1.6 * LINE, column, heading, colour)
         if not channels:
-            add_note(figure, Area(left, top, side, LINE), "no channel does")
-        for number, row in enumerate(channels):
-            _driver(figure, row, Area(left, top + number * pitch, side, cell), longest, colour)
+            add_note(figure, Area(left, top, column, LINE), "no channel does")
+        for number, driver in enumerate(channels):
+            _driver(figure, driver, Area(left, top + number * pitch, column, cell), side, scale)
     return figure
 
 
-def _driver(figure: Figure, row: DriverRow, area: Area, longest: float, colour: str) -> None:
-    numbers = f"{format_number(row.mean)} ± {format_number(row.spread)}"
-    add_text(figure, area.left, area.top, row.name, width=0.32 * area.width, weight="bold")
-    right = area.left + area.width
-    room = 0.35 * area.width
-    add_text(figure, right, area.top, numbers, width=room, size=SMALL, ha="right", color=FAINT)
-    zero, width = area.left + 0.34 * area.width, 0.3 * area.width
-    axes = add_axes(figure, Area(zero, area.top + 0.02, width, 0.8 * LINE))
-    axes.barh([0], [abs(row.mean)], height=0.7, color=colour)
-    ends = [[min(row.spread, abs(row.mean))], [row.spread]]
-    axes.errorbar([abs(row.mean)], [0], xerr=ends, color=INK, lw=0.7, capsize=1.5)
-    axes.set(xlim=(0, longest or 1), ylim=(-0.5, 0.5), xticks=[], yticks=[])
-    for spine in axes.spines.values():
-        spine.set(visible=False)
-    axes.axvline(0, color=HAIR, lw=0.8)
-    pictures: list[Tile | Synthetic] = [*row.exemplars]
-    if row.visualisation is not None:
-        pictures.append(row.visualisation)
+def _driver(
+    figure: Figure, driver: Driver, area: Area, side: Side, scale: tuple[float, float]
+) -> None:
+    middle, width = area.top + LINE / 2, area.width
+    add_text(figure, area.left, middle, driver.name, width=0.27 * width, weight="bold", va="center")
+    bars = Area(area.left + 0.28 * width, area.top, 0.39 * width, LINE)
+    add_sides(figure, bars, [driver], side, scale)
+    add_numbers(figure, area.left + width, middle, 0.32 * width, driver)
+    pictures: list[Tile | Synthetic] = [*driver.exemplars]
+    if driver.visualisation is not None:
+        pictures.append(driver.visualisation)
     for k, picture in enumerate(pictures):
         left = area.left + k * (area.height + 0.04)
         cell = Area(left, area.top + 1.2 * LINE, area.height, area.height)

@@ -46,7 +46,7 @@ def plot_energies(
 
     Args:
         run: a finished run.
-        feature: one of its features; default: the first.
+        feature: one of its features; default: the only one.
         k: images of each group that are ringed.
         selections: which groups, by name or as objects; default: the built-in six.
         columns: the feature's columns, where they were read before.
@@ -69,6 +69,7 @@ def plot_energies(
         colours={name: group.selection.colour for name, group in selected.items()},
         label=feature.label,
         through=run.manifest.through,
+        scope=columns.scope,
         # Equal activations have no standard deviation; their colours end at the activation.
         deviation=columns.deviation if varies else None,
     )
@@ -85,6 +86,7 @@ def energies_figure(
     label: str,
     through: str,
     deviation: float | None = None,
+    scope: str = "",
     letter: str = "A",
 ) -> Figure:
     """Excitation against inhibition, one dot an image, coloured by the activation.
@@ -102,6 +104,7 @@ def energies_figure(
         through: the layer that it is explained through.
         deviation: standard deviation of f over all images; the colours then end at 4 of them,
             otherwise at the 99.5th percentile of |f|.
+        scope: how many images these are, in words; default: their number.
         letter: the panel's letter, or nothing.
     Returns:
         A figure of one column.
@@ -128,7 +131,7 @@ def energies_figure(
     add_text(figure, MARGIN, MARGIN, letter, size=LETTER, weight="bold")
     room = COLUMN - left - MARGIN
     add_text(figure, left, MARGIN, label, width=room, weight="bold")
-    images = f"through {through}, {n:,} image{'s' if n > 1 else ''}"
+    images = f"through {through}, {scope or f'{n:,} image' + ('s' if n > 1 else '')}"
     add_text(figure, left, MARGIN + LINE, images, width=room, size=SMALL, color=FAINT)
 
     axes = add_axes(figure, Area(left, top, side, side))

@@ -24,6 +24,7 @@ from opponent.plots.layout import (
 )
 from opponent.selection import exciting, inhibiting
 from opponent.storage.columns import Columns
+from opponent.storage.lookup import features_of
 from opponent.storage.run import Run
 
 
@@ -60,7 +61,7 @@ def plot_exemplars(
         Unreadable: an image that was scanned cannot be read any more.
     Source: paper, figure 2.
     """
-    chosen = run.features if features is None else features
+    chosen = features_of(run, features)
     return exemplars_figure([exemplar_row(run, feature, k=k) for feature in chosen])
 
 

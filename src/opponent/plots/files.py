@@ -18,6 +18,7 @@ from opponent.plots.inversions import plot_inversions
 from opponent.plots.layout import check_suffix, save
 from opponent.selection import Selection
 from opponent.storage.files import AnyPath, to_path
+from opponent.storage.lookup import features_of
 from opponent.storage.run import Run
 from opponent.synthesis.settings import SynthesisSettings
 
@@ -62,7 +63,7 @@ def write_figures(
     """
     check_suffix(suffix)
     report, folder, paths, rows = progress or silent, to_path(folder), list[AnyPath](), []
-    chosen = [run.feature(each) for each in (run.features if features is None else features)]
+    chosen = features_of(run, features)
     for number, feature in enumerate(chosen):
         columns = run.columns(feature)
         rows.append(exemplar_row(run, feature, k=k, columns=columns))

@@ -42,7 +42,7 @@ def plot_groups(
 
     Args:
         run: a finished run.
-        feature: one of its features; default: the first.
+        feature: one of its features; default: the only one.
         k: images a group.
         selections: which groups, by name or as objects; default: the built-in six.
         columns: the feature's columns, where they were read before.
@@ -62,7 +62,8 @@ def plot_groups(
         for name, group in selected.items()
     }
     colours = {name: group.selection.colour for name, group in selected.items()}
-    return groups_figure(groups, label=feature.label, colours=colours)
+    label = feature.label if columns.kept is None else f"{feature.label}, {columns.scope}"
+    return groups_figure(groups, label=label, colours=colours)
 
 
 @styled

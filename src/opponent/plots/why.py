@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from opponent.core.colour import BLUE, RED
 from opponent.core.side import Side
 from opponent.explain.crops import Tile, overlay_scale
+from opponent.explain.drivers import Driver, Drivers
 from opponent.explain.image import Why
 from opponent.plots.layout import (
     FAINT,
@@ -17,14 +18,13 @@ from opponent.plots.layout import (
     SMALL,
     TITLE,
     Area,
-    add_axes,
     add_picture,
     add_text,
     cell_height,
-    format_number,
     styled,
     text_width,
 )
+from opponent.plots.sides import add_numbers, add_sides, covered_text, ends
 from opponent.plots.square import add_square
 
 
@@ -37,19 +37,20 @@ def plot_why(why: Why) -> Figure:
         The figure.
     Raises:
         ValueError: the through layer has no rows and columns, so there are no maps to draw.
-    Source: paper, section 3; the sums by channel are ours.
+    Source: paper, section 3, for one image and by channel.
     """
     if why.tile.excitation is None:
         raise ValueError(
             f"{why.through} has no rows and columns, so there are no maps to draw; choose a "
             "convolutional layer"
         )
+    share = why.drivers.tension_within
+    within = [] if share is None else [("of it within channels", f"{100 * share:.0f} %")]
     return why_figure(
         why.tile,
-        excitatory=why.excitatory,
-        inhibitory=why.inhibitory,
+        drivers=why.drivers,
         title=why.title,
-        facts=why.facts()[4:8],
+        facts=[*why.facts()[4:8], *within],
     )
 
 
@@ -57,8 +58,7 @@ def plot_why(why: Why) -> Figure:
 def why_figure(
     tile: Tile,
     *,
-    excitatory: Sequence[tuple[str, float]],
-    inhibitory: Sequence[tuple[str, float]],
+    drivers: Drivers,
     title: str,
     facts: Sequence[tuple[str, str]] = (),
     scale: float | None = None,
@@ -67,25 +67,23 @@ def why_figure(
 
     Args:
         tile: the photograph with its maps.
-        excitatory: the channels that add most, largest first: name and sum of S+.
-        inhibitory: the channels that take most away: name and sum of S-, >= 0.
+        drivers: the channels that add most to either side; their bars go to the right by
+            excitation and to the left by inhibition.
         title: what is explained.
         facts: name and value, such as ('activation', '-1.3').
         scale: of the maps, where it is shared with other images; else this image's own.
     Returns:
         A figure of two columns.
     Raises:
-        ValueError: the tile has no maps, or a sum is negative.
-    Source: paper, section 3; the sums by channel are ours.
+        ValueError: the tile has no maps.
+    Source: paper, section 3, for one image and by channel.
     """
     if tile.excitation is None or tile.inhibition is None:
         raise ValueError("why_figure: the tile has no maps, expected excitation and inhibition")
-    if any(value < 0 for _, value in (*excitatory, *inhibitory)):
-        raise ValueError("why_figure: sums of a sign must be >= 0; inhibition too is stored >= 0")
-    end = overlay_scale([tile]) if scale is None else scale
+    full = overlay_scale([tile]) if scale is None else scale
     gap, aside = 0.06, 1.5
     side = (PAGE - 2 * MARGIN - aside - 3 * gap) / 4
-    bars = max(len(excitatory), len(inhibitory), 1)
+    bars = max(len(drivers.exciting), len(drivers.inhibiting), 1)
     down = cell_height([tile], side)
     top = MARGIN + 2.6 * LINE
     lower = top + max(down, 1.3) + LINE
@@ -95,26 +93,25 @@ def why_figure(
     for k, (name, image) in enumerate(
         (
             ("photograph", tile.image),
-            ("excitation and inhibition", tile.overlaid(end)),
-            ("excitation alone", tile.overlaid(end, Side.EXCITATION)),
-            ("inhibition alone", tile.overlaid(end, Side.INHIBITION)),
+            ("excitation and inhibition", tile.overlaid(full)),
+            ("excitation alone", tile.overlaid(full, Side.EXCITATION)),
+            ("inhibition alone", tile.overlaid(full, Side.INHIBITION)),
         )
     ):
         left = MARGIN + k * (side + gap)
         add_text(figure, left, top - LINE, name, width=side)
         add_picture(figure, Area(left, top, side, down), image)
-    add_square(figure, PAGE - aside + 0.42, top, 1.0, end)
-    longest = max((value for _, value in (*excitatory, *inhibitory)), default=0.0)
-    for k, (name, channels, colour) in enumerate(
-        (
-            ("most excitatory channels", excitatory, RED),
-            ("most inhibitory channels", inhibitory, BLUE),
-        )
+    add_square(figure, PAGE - aside + 0.42, top, 1.0, full)
+    reach = ends((*drivers.exciting, *drivers.inhibiting))
+    for k, (which, name, colour) in enumerate(
+        ((Side.EXCITATION, "excite it", RED), (Side.INHIBITION, "inhibit it", BLUE))
     ):
-        left = MARGIN + k * 2 * (side + gap)
-        add_text(figure, left, lower, name, color=colour, weight="bold")
-        area = Area(left, lower + 1.2 * LINE, 2 * side + gap - 0.2, len(channels) * LINE)
-        _bars(figure, area, channels, longest, colour)
+        left, room = MARGIN + k * 2 * (side + gap), 2 * side + gap - 0.2
+        heading = name + covered_text(drivers, which)
+        add_text(figure, left, lower, heading, width=room, color=colour, weight="bold")
+        channels = drivers.listed(which)
+        area = Area(left, lower + 1.2 * LINE, room, len(channels) * LINE)
+        _bars(figure, area, channels, which, reach)
     for k, (name, value) in enumerate(facts):
         y = lower + 1.2 * LINE + k * LINE
         left = PAGE - aside + 0.05
@@ -126,20 +123,21 @@ def why_figure(
 
 
 def _bars(
-    figure: Figure, area: Area, channels: Sequence[tuple[str, float]], longest: float, colour: str
+    figure: Figure,
+    area: Area,
+    channels: Sequence[Driver],
+    side: Side,
+    scale: tuple[float, float],
 ) -> None:
-    """Bars from one zero line, all on the scale of the longest, names before and values after."""
+    """Bars to either side of one zero line, names before and numbers after."""
     if not channels:
         add_text(figure, area.left, area.top, "none", color=FAINT, size=SMALL)
         return
-    zero, unit = area.left + 0.42 * area.width, (0.58 * area.width - 0.4) / (longest or 1)
-    axes = add_axes(figure, Area(zero, area.top, unit * (longest or 1), area.height))
-    axes.barh(range(len(channels)), [value for _, value in channels], height=0.7, color=colour)
-    axes.set(xlim=(0, longest or 1), ylim=(len(channels) - 0.5, -0.5), xticks=[], yticks=[])
-    axes.spines["bottom"].set_visible(False)
-    for k, (name, value) in enumerate(channels):
+    names, width = 0.3 * area.width, 0.31 * area.width
+    bars = Area(area.left + names, area.top, width, area.height)
+    add_sides(figure, bars, channels, side, scale)
+    for k, driver in enumerate(channels):
         middle = area.top + (k + 0.5) * LINE
         text: dict[str, Any] = {"size": SMALL, "va": "center"}
-        room = zero - area.left - 0.05
-        add_text(figure, zero - 0.05, middle, name, width=room, ha="right", **text)
-        add_text(figure, zero + unit * value + 0.04, middle, format_number(value), **text)
+        add_text(figure, area.left, middle, driver.name, width=names - 0.05, **text)
+        add_numbers(figure, area.left + area.width, middle, 0.37 * area.width, driver)

@@ -25,7 +25,7 @@ def write_why(why: Why, out: str | Path) -> Path:
         The file's path.
     Raises:
         ValueError: another suffix; a through layer that has no places to draw.
-    Source: paper, section 3, for one image; sums by channel are ours.
+    Source: paper, section 3, for one image and by channel.
     """
     path = check_page(out)
     figure = plot_why(why)
@@ -55,7 +55,7 @@ def write_who(who: Who, out: str | Path, silenced: Silenced | None = None) -> Pa
         The file's path.
     Raises:
         ValueError: another suffix.
-    Source: paper, section 3, with S summed over space and images.
+    Source: paper, section 3, by channel.
     """
     path = check_page(out)
     figure = plot_who(who)
@@ -64,6 +64,7 @@ def write_who(who: Who, out: str | Path, silenced: Silenced | None = None) -> Pa
             ("images", who.about),
             ("mean excitation", f"{who.excitation.sum():.4g}"),
             ("mean inhibition", f"{who.inhibition.sum():.4g}"),
+            *who.drivers.facts(),
             ("sd of the activation over all images", f"{who.deviation:.4g}"),
             *silence_facts(who, silenced),
         ]
@@ -71,6 +72,7 @@ def write_who(who: Who, out: str | Path, silenced: Silenced | None = None) -> Pa
             "who.html.j2",
             title=f"Who drives {who.feature.label}?",
             about=who.caption,
+            scanned=who.scanned,
             picture=drawing(figure),
             facts=facts,
         )
@@ -85,14 +87,20 @@ def silence_facts(who: Who, silenced: Silenced | None) -> list[tuple[str, str]]:
     if silenced is None:
         return []
     deviation, facts = who.deviation or 1.0, []
-    for value, side in ((silenced.inhibiting, who.inhibiting), (silenced.exciting, who.exciting)):
-        if value is not None:
-            facts.append((f"without {side[0].name}", in_deviations(value / deviation, 3)))
-    if silenced.random:
-        low, high = min(silenced.random) / deviation, max(silenced.random) / deviation
-        mean = sum(silenced.random) / len(silenced.random)
-        text = f"{in_deviations(mean / deviation, 3)} ({low:+.3f} to {high:+.3f})"
-        facts.append((f"without one of {len(silenced.random)} others at random", text))
+    for verb, side, places, everywhere in (
+        ("inhibits", who.inhibiting, silenced.inhibition, silenced.inhibiting),
+        ("excites", who.exciting, silenced.excitation, silenced.exciting),
+    ):
+        for where, effect in ((f"where it {verb}", places), ("everywhere", everywhere)):
+            if effect.top is None:
+                continue
+            text = in_deviations(effect.top / deviation, 3)
+            if effect.random:
+                changes = [change / deviation for change in effect.random]
+                mean = in_deviations(sum(changes) / len(changes), 3)
+                text += f"; one of {len(changes)} others at random: {mean}"
+                text += f" ({min(changes):+.3f} to {max(changes):+.3f})"
+            facts.append((f"without {side[0].name} {where}", text))
     return facts
 
 

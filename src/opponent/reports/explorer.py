@@ -78,15 +78,15 @@ def write_explorer(
         run: a finished run.
         out: the HTML file; default: explorer.html in the run folder. Thumbnails lie in it, or in a
             folder beside it where they are many.
-        feature: one of the run's features; default: that of the newest atlas.
-        atlas: which of its atlases; default: the newest.
+        feature: one of the run's features; default: the only one that has an atlas.
+        atlas: which of its atlases; default: the feature's newest.
         progress: called with what is being done, the steps done and the steps in all; default: a
             display that appears after two seconds.
     Returns:
         The file's path.
     Raises:
         RunError: there is no atlas of the feature, or an icon of it is missing.
-        ValueError: the run does not hold that feature.
+        ValueError: the run does not hold that feature, or no name where several have atlases.
         Unreadable: an image that was scanned cannot be read any more.
     Source: paper, figure 6; the page is ours.
     """
@@ -95,6 +95,12 @@ def write_explorer(
         if not finished:
             what = "any feature" if feature is None else run.feature(feature).label
             raise RunError(f"{run.folder} has no atlas of {what}: `opponent atlas` makes one")
+        labels = sorted({each.feature.label for each in finished})
+        if len(labels) > 1:
+            raise ValueError(
+                f"{run.folder} has atlases of {', '.join(labels)}; name one of these features "
+                "(--feature LABEL; in Python `feature=`)"
+            )
         atlas = finished[0]
     path = to_path(out) if out is not None else run.folder / "explorer.html"
     columns = run.columns(atlas.feature)

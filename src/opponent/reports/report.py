@@ -22,10 +22,11 @@ from opponent.plots.inversions import tense_rows, visualisations
 from opponent.plots.square import square_figure
 from opponent.reports.html import drawing, render
 from opponent.reports.plot import energy_plot
-from opponent.scan.reopen import network_of, rule_of
+from opponent.scan.reopen import check_whole, network_of, rule_of
 from opponent.selection import Selected, Selection, select
 from opponent.storage.columns import Columns
 from opponent.storage.files import AnyPath, to_path, write_text
+from opponent.storage.lookup import features_of
 from opponent.storage.run import Run
 from opponent.synthesis.settings import SynthesisSettings
 
@@ -54,7 +55,7 @@ def write_report(
         run: a finished run.
         out: the HTML file; default: report.html in the run folder.
         network: the network that was scanned; default: loaded again.
-        features: which of the run's features; default: the first.
+        features: which of the run's features; default: all of them.
         k: images a group.
         selections: which groups, by name or as objects; default: the built-in six.
         settings: how images are synthesised; default: with the run's seed.
@@ -70,7 +71,8 @@ def write_report(
         Unreadable: an image that was scanned cannot be read any more.
     Source: paper, figures 4 and 5; the page is ours.
     """
-    chosen = [run.feature(each) for each in features] if features else [run.feature()]
+    check_whole(run, "a report")
+    chosen = features_of(run, features)
     network, rule = network_of(run, network), rule_of(run, rule)
     settings = settings or SynthesisSettings(seed=run.manifest.seed)
     sections = []

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from platform import node
 
+import msgspec
 import torch
 from torch import nn
 
@@ -26,7 +27,7 @@ from opponent.scan.reopen import network_of
 from opponent.scan.shard import compute_shards
 from opponent.storage.checkpoints import SHARD
 from opponent.storage.files import AnyPath, sweep, to_path
-from opponent.storage.manifest import versions
+from opponent.storage.manifest import KeptRecord, versions
 from opponent.storage.run import Run
 from opponent.storage.run_writer import begin_run, finish_run, write_baseline
 
@@ -129,15 +130,17 @@ def begin_scan(
     batch_size: int = BATCH,
     shard_size: int = SHARD,
     seed: int = 0,
+    kept: KeptRecord | None = None,
 ) -> Run:
     """The run folder with all but its shards: what each of them needs is in it.
 
-    Args as `scan_images`.
+    Args as `scan_images`, and `kept`, where the images are those that another scan keeps.
     """
     manifest, chosen = plan_scan(
         network, images, features, through, rule=rule, batch_size=batch_size,
         shard_size=shard_size, seed=seed,
     )  # fmt: skip
+    manifest = msgspec.structs.replace(manifest, kept=kept)
     baseline = None
     if not (to_path(out) / "manifest.json").exists():
         baseline = mean_activation(network, chosen, through) if rule.needs_mean else None

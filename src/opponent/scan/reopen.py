@@ -16,6 +16,7 @@ from opponent.geometry.crop import CropPlan, plan_whole_image
 from opponent.geometry.planning import plan_crop
 from opponent.models.network import PIXELS, Network
 from opponent.models.registry import load
+from opponent.storage.lookup import scan_command
 from opponent.storage.manifest import CropRecord
 from opponent.storage.run import Run
 
@@ -91,6 +92,24 @@ def check_network(run: Run, network: Network) -> None:
         raise RunError(
             f"{run.folder} was scanned with images prepared otherwise ({run.preprocessing}, "
             f"now {network.preprocessing}); hand over the network that was scanned"
+        )
+
+
+def check_whole(run: Run, what: str) -> None:
+    """Check that a run is not only of the images that a scan of all units keeps.
+
+    Args:
+        run: the run.
+        what: what needs all images, such as 'an atlas'.
+    Raises:
+        RunError: it holds only some of the images.
+    """
+    kept, images = run.manifest.kept, run.manifest.images
+    if kept is not None:
+        raise RunError(
+            f"{run.folder} holds the {images.count:,} images that a scan of all units keeps, and "
+            f"{what} needs all {kept.images:,}; scan the unit by itself: "
+            f"{scan_command(run.folder, run.manifest, run.features[0].label)}"
         )
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import torch
 from jaxtyping import Float, Int
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ COMPLETE = 0.95
 # From fewer images a correlation says nothing. Ours.
 FEWEST = 20
 
+# Relative rounding of a sum of S over space in single precision, with room to spare.
+_SUM_ROUNDING = 1e-5
 
 SCALARS = ("activation", "excitation", "inhibition", "l1", "l2")
 
@@ -43,6 +46,21 @@ def pearson(total: Float[np.ndarray, " n"], activation: Float[np.ndarray, " n"])
     return float(np.corrcoef(total.astype(np.float64), activation.astype(np.float64))[0, 1])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """Of which images those of a `Columns` were kept, where a scan of all units kept them.
+
+    Args:
+        images: how many the scan could read.
+        keep: how many it kept at either end of each score.
+        deviation: standard deviation of the activation over all of them, from a histogram.
+    """
+
+    images: int
+    keep: int
+    deviation: float
+
+
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Columns:
     """One feature over n images, each with maps of h x w positions.
@@ -52,6 +70,7 @@ class Columns:
         activation, excitation, inhibition, l1, l2: one value an image, in units of the activation.
         excitation_map, inhibition_map: phi+ and phi- within the window where S is not zero; of no
             rows and columns where the maps were not read.
+        kept: where these are only the images that a scan of all units keeps, of which.
     Source: paper, eqs. 2 and 3.
 
     >>> import numpy as np, opponent
@@ -76,11 +95,25 @@ class Columns:
     l2: Float[np.ndarray, " n"]
     excitation_map: Float[np.ndarray, "n h w"]
     inhibition_map: Float[np.ndarray, "n h w"]
+    kept: Kept | None = None
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the activation over all images of the scan."""
+        if self.kept is not None:
+            return self.kept.deviation
+        return float(self.activation.std())
 
     @property
     def deviation(self) -> float:
-        """Standard deviation of the activation, the unit of captions; 1 where it is constant."""
-        return float(self.activation.std()) or 1.0
+        """The same as the unit of captions: 1 where the activation is constant."""
+        return self.spread or 1.0
+
+    @property
+    def scope(self) -> str:
+        """How many images these are: '500 images', or '143 images kept of 10,000'."""
+        text = f"{len(self):,} image{'' if len(self) == 1 else 's'}"
+        return text if self.kept is None else f"{text} kept of {self.kept.images:,}"
 
     @property
     def completeness(self) -> float:
@@ -124,9 +157,9 @@ class Columns:
         return len(self.images)
 
     def __repr__(self) -> str:
-        count, (height, width) = len(self), self.excitation_map.shape[1:]
+        height, width = self.excitation_map.shape[1:]
         maps = f"maps of {height} x {width}" if height else "without maps"
-        return f"Columns({count:,} image{'' if count == 1 else 's'}, {maps})"
+        return f"Columns({self.scope}, {maps})"
 
     def to_arrow(self) -> pa.Table:
         """One row an image: its id, activation, excitation, inhibition and norms."""
@@ -154,3 +187,21 @@ class Columns:
                 notebook.table(("", *levels), quantiles, len(quantiles)),
             ),
         )
+
+
+def positive_part(
+    total: Float[np.ndarray, "n k"], negative: Float[np.ndarray, "n k"], dtype: str
+) -> Float[np.ndarray, "n k"]:
+    """The sum of the positive values, from the sum of all and that of the negative ones.
+
+    Args:
+        total: sums of all values.
+        negative: sums of the negative ones, as numbers >= 0.
+        dtype: what the sums were computed in: 'float32', 'bfloat16' or 'float64'.
+    Returns:
+        Numbers >= 0; 0 where nothing is left but the rounding of the two sums.
+    """
+    positive: Float[np.ndarray, "n k"] = (total + negative).clip(0)
+    lost = positive <= (_SUM_ROUNDING + 2 * torch.finfo(getattr(torch, dtype)).eps) * negative
+    positive[lost] = 0
+    return positive

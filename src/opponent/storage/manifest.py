@@ -160,6 +160,20 @@ class UnitsRecord(_Record, frozen=True, kw_only=True):
     token: str | None = None
 
 
+class KeptRecord(_Record, frozen=True, kw_only=True):
+    """That a run holds only images that a scan of all units keeps.
+
+    Args:
+        images: how many images that scan could read.
+        keep: images that it kept at either end of each score.
+        deviations: of each feature's activation over all those images.
+    """
+
+    images: Positive
+    keep: Positive
+    deviations: list[float]
+
+
 class Manifest(_Record, frozen=True, kw_only=True):
     """Everything that determines a scan's numbers, and where its parts came from.
 
@@ -179,6 +193,7 @@ class Manifest(_Record, frozen=True, kw_only=True):
         crop_plan: what is computed of image and layers for the features; None without features.
         units: where all units of the layer are scanned, which.
         units_crop_plan: what is computed for them.
+        kept: where the images are those that a scan of all units keeps, of how many.
         format: of the run folder.
     """
 
@@ -199,6 +214,7 @@ class Manifest(_Record, frozen=True, kw_only=True):
     crop_plan: CropRecord | None = None
     units: UnitsRecord | None = None
     units_crop_plan: CropRecord | None = None
+    kept: KeptRecord | None = None
     format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -207,6 +223,10 @@ class Manifest(_Record, frozen=True, kw_only=True):
         positions = None if self.crop_plan is None else self.crop_plan.positions
         if positions is not None and len(positions) != len(self.features):
             raise ValueError(f"{len(self.features)} features have {len(positions)} positions")
+        if self.kept is not None and len(self.kept.deviations) != len(self.features):
+            raise ValueError(
+                f"{len(self.features)} features have {len(self.kept.deviations)} deviations"
+            )
 
     def determining(self) -> dict[str, Any]:
         """What two scans must share to be one and the same.
@@ -221,8 +241,11 @@ class Manifest(_Record, frozen=True, kw_only=True):
 
     def to_json(self) -> str:
         """The manifest as a JSON text."""
+        values = msgspec.to_builtins(self)
+        if self.kept is None:
+            del values["kept"]
         # In ASCII, since names of files need not be valid text.
-        return json.dumps(msgspec.to_builtins(self), indent=1) + "\n"
+        return json.dumps(values, indent=1) + "\n"
 
 
 def read_manifest(path: AnyPath) -> Manifest:

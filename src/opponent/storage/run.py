@@ -32,8 +32,9 @@ from opponent.core.feature import Feature
 from opponent.images.imageset import ImageEntry, ImageSet
 from opponent.images.sources import Images, open_images
 from opponent.models.preprocessing import Preprocessing
-from opponent.storage.columns import SCALARS, Columns, Indices
+from opponent.storage.columns import SCALARS, Columns, Indices, Kept, positive_part
 from opponent.storage.files import AnyPath, names, to_path
+from opponent.storage.lookup import find_feature
 from opponent.storage.manifest import UnitsRecord, read_manifest
 from opponent.storage.shards import COMMAND, Exemplar, read_exemplars, read_rows
 from opponent.storage.summary import Summary, merge
@@ -103,33 +104,14 @@ class Run:
         return tuple(record.feature for record in self.manifest.features)
 
     def feature(self, feature: Feature | str | None = None) -> Feature:
-        """One of the run's features; without a name, the only one or the first.
+        """One of the run's features; without a name, the only one.
 
         Args:
             feature: a feature or its label, with or without the position.
         Raises:
-            ValueError: the run does not hold that feature, or several that fit.
+            ValueError: no name where there are several features, a name that fits none or several.
         """
-        if not self.features:
-            raise ValueError(
-                f"{self.folder} holds all units together and no feature's own rows; `opponent "
-                "units` shows them, and a scan of one unit has its images"
-            )
-        if feature is None:
-            return self.features[0]
-        if isinstance(feature, Feature):
-            label = feature.label
-            fitting = [each for each in self.features if feature in (each, each.at(None))]
-        else:
-            # By label, for a direction has a name that does not parse.
-            label = feature.strip()
-            fitting = [each for each in self.features if label in (each.label, each.at(None).label)]
-        if len(fitting) == 1:
-            return fitting[0]
-        labels = ", ".join(each.label for each in fitting or self.features)
-        if fitting:
-            raise ValueError(f"{label!r} fits {labels} of {self.folder}; give the position too")
-        raise ValueError(f"{self.folder} holds no {label!r}; it holds {labels}")
+        return find_feature(self.folder, self.manifest, self.features, feature)
 
     @property
     def through(self) -> str:
@@ -269,7 +251,7 @@ class Run:
         """One feature over all images that could be read and gave finite numbers.
 
         Args:
-            feature: one of the run's features; default: the first.
+            feature: one of the run's features; default: the only one.
             maps: read the maps too; without, they have no rows and columns.
         Raises:
             RunError: the scan is not finished or damaged, or no image could be read.
@@ -286,7 +268,15 @@ class Run:
             **{name: table[name].to_numpy() for name in SCALARS},
             excitation_map=excitation,
             inhibition_map=inhibition,
+            kept=self._kept(feature),
         )
+
+    def _kept(self, feature: Feature) -> Kept | None:
+        record = self.manifest.kept
+        if record is None:
+            return None
+        deviation = record.deviations[self.features.index(feature)]
+        return Kept(images=record.images, keep=record.keep, deviation=deviation)
 
     def channels(
         self, feature: Feature | str | None = None, *, rows: Indices | None = None
@@ -294,11 +284,11 @@ class Run:
         """S summed over space, for each image: what each upstream channel adds.
 
         Args:
-            feature: one of the run's features; default: the first.
+            feature: one of the run's features; default: the only one.
             rows: only these rows of the columns, in this order.
         Raises:
             RunError: the scan is not finished or damaged, or no image could be read.
-            ValueError: the run does not hold that feature.
+            ValueError: as `feature` says.
             IndexError: there is no such row.
         """
         table = self._rows(self.feature(feature), ["channels"], rows)
@@ -310,20 +300,22 @@ class Run:
         """What each upstream channel adds to excitation, and what to inhibition, in each image.
 
         Args:
-            feature: one of the run's features; default: the first.
+            feature: one of the run's features; default: the only one.
             rows: only these rows of the columns, in this order.
         Returns:
-            Two arrays, both >= 0; over channels they sum to excitation and inhibition.
+            Two arrays, both >= 0; over channels they sum to excitation and inhibition. Of a channel
+            whose excitation is lost in the rounding of its inhibition (1e-5 of it in float32, 2 %
+            in bfloat16), it is 0.
         Raises:
             RunError: the scan is not finished or damaged, or no image could be read.
-            ValueError: the run does not hold that feature.
+            ValueError: as `feature` says.
             IndexError: there is no such row.
         """
         table = self._rows(self.feature(feature), list(CHANNELS), rows)
         total, inhibition = (
             matrix(table[name], self.manifest.through_shape[0]) for name in CHANNELS
         )
-        return (total + inhibition).clip(0), inhibition
+        return positive_part(total, inhibition, self.manifest.network.dtype), inhibition
 
     def exemplars(self, channel: int, count: int = EXEMPLARS) -> list[Exemplar]:
         """Where in the images a channel of the through layer is most active, one place an image.

@@ -10,10 +10,11 @@ _DRAWN = 50_000
 def run_html(run: Run) -> str:
     """The facts of a run and, where it is finished and not large, a plot of each feature."""
     record, done = run.manifest, run.shard_count - len(run.missing())
+    kept = "" if record.kept is None else f" kept of {record.kept.images:,},"
     facts = [
         ("network", f"{record.network.name}, weights {record.network.weights_sha256[:12]}…"),
         ("through", f"{run.through}, {' x '.join(map(str, record.through_shape))}"),
-        ("images", f"{record.images.count:,} from {record.images.source}"),
+        ("images", f"{record.images.count:,}{kept} from {record.images.source}"),
         ("rule of attribution", record.rule),
         ("shards", f"{done:,} of {run.shard_count:,}"),
     ]

@@ -21,7 +21,7 @@ from opponent.core.progress import Progress
 from opponent.explain.crops import photograph
 from opponent.images.imageset import ImageEntry
 from opponent.models.network import Network
-from opponent.scan.reopen import check_network
+from opponent.scan.reopen import check_network, check_whole
 from opponent.storage.checkpoints import CheckpointFolder, map_images
 from opponent.storage.files import atomic_write
 from opponent.storage.run import Run
@@ -118,7 +118,7 @@ def check_finished(run: Run) -> None:
         RunError: shards are missing.
     """
     if run.missing():
-        run.columns(maps=False)  # raises with the reason
+        run.unreadable()  # raises with the reason
 
 
 def digest(run: Run) -> str:
@@ -152,11 +152,21 @@ def runs_by_layer(runs: Sequence[Run], network: Network) -> dict[str, list[Run]]
         One or several runs by the layer of their features.
     Raises:
         RunError: a run is of another network.
-        ValueError: a feature is in two runs.
+        ValueError: a feature is in two runs, or a run has no features, or those of several powers.
     """
     of_layer: dict[str, list[Run]] = {}
     for run in runs:
         check_network(run, network)
+        check_whole(run, "a study")
+        if not run.features:
+            raise ValueError(
+                f"{run.folder} holds all units together and no unit's own rows; scan the units of "
+                "the study by themselves"
+            )
+        if len({feature.power for feature in run.features}) > 1:
+            raise ValueError(
+                f"{run.folder} holds features of several powers; a study needs runs of one each"
+            )
         of_layer.setdefault(run.features[0].layer, []).append(run)
     for layer, same in of_layer.items():
         labels = [feature.label for run in same for feature in run.features]
