@@ -68,7 +68,7 @@ class AllUnits:
 
 @torch.inference_mode(False)
 def scores(
-    network: Network, inputs: Float[Tensor, "n 3 h w"], plan: CropPlan
+    network: Network, inputs: Float[Tensor, "n bands h w"], plan: CropPlan
 ) -> Float[Tensor, "n u s"]:
     """The scores of all units of the layer that a plan of `AllUnits.widest` looks at.
 
@@ -100,7 +100,7 @@ def _scores(
 
 
 def scores_everywhere(
-    network: Network, inputs: Float[Tensor, "n 3 h w"], layer: str, through: str
+    network: Network, inputs: Float[Tensor, "n bands h w"], layer: str, through: str
 ) -> Float[Tensor, "n u s"]:
     """The scores of all units at all positions, where one convolution gives them: the largest.
 

@@ -33,7 +33,7 @@ CHECKED = 8
 @torch.inference_mode(False)
 def attribute_each(
     network: Network,
-    inputs: Float[Tensor, "n 3 h w"],
+    inputs: Float[Tensor, "n bands h w"],
     features: Sequence[Feature],
     through: str,
     *,
@@ -153,7 +153,7 @@ def checked_plan(
     network: Network,
     features: Sequence[Feature],
     through: str,
-    inputs: Float[Tensor, "n 3 h w"] | None,
+    inputs: Float[Tensor, "n bands h w"] | None,
     *,
     rule: AttributionRule | None = None,
     baseline: Float[Tensor, "k y x"] | None = None,
@@ -207,7 +207,7 @@ def checked_plan(
 
 def attribute(
     network: Network | nn.Module | str,
-    images: Float[Tensor, "n 3 h w"] | Images,
+    images: Tensor | Images,
     feature: Feature | str,
     through: str,
     *,
@@ -292,8 +292,8 @@ def _plan_once(
 
 
 def _input_batches(
-    network: Network, images: Float[Tensor, "n 3 h w"] | Images
-) -> Generator[tuple[Float[Tensor, "m 3 h w"], list[str], int, int], None, None]:
+    network: Network, images: Tensor | Images
+) -> Generator[tuple[Float[Tensor, "m bands h w"], list[str], int, int], None, None]:
     """The network's input in batches, with ids, images done and images in all."""
     if isinstance(images, Tensor):
         done = 0
@@ -326,7 +326,7 @@ def refuse_unreadable(
 
 def _own_mean(
     network: Network,
-    images: Float[Tensor, "n 3 h w"] | Images,
+    images: Tensor | Images,
     through: str,
     rule: AttributionRule,
 ) -> Float[Tensor, "k y x"]:

@@ -19,7 +19,7 @@ MEAN_OF = 1000
 @torch.inference_mode(False)
 def mean_activation(
     network: Network,
-    images: Float[Tensor, "n 3 h w"] | Images,
+    images: Tensor | Images,
     through: str,
     count: int = MEAN_OF,
 ) -> Float[Tensor, "k y x"]:
@@ -59,8 +59,8 @@ def mean_activation(
 
 
 def _first_inputs(
-    network: Network, images: Float[Tensor, "n 3 h w"] | Images, count: int
-) -> Iterator[Float[Tensor, "m 3 h w"]]:
+    network: Network, images: Tensor | Images, count: int
+) -> Iterator[Float[Tensor, "m bands h w"]]:
     """The network's input of the first images that can be read, in batches."""
     if isinstance(images, Tensor):
         yield from network.load_inputs(images[:count])[0].split(AT_ONCE)

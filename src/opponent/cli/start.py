@@ -129,6 +129,14 @@ def scan(
     draft: Annotated[
         bool, typer.Option("--draft", help="Decode large JPEGs at fewer pixels: faster, not exact.")
     ] = False,
+    value_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="BLACK WHITE",
+            help="The values that are black and white, such as 0 4095 for 12-bit images in 16-bit "
+            "files.",
+        ),
+    ] = None,
     seed: Seed = 0,
     device: Device = "cpu",
     ray: RayAddress = None,
@@ -142,7 +150,10 @@ def scan(
     network = open_network(model, device)
     from opponent.scan.local import scan_images
 
-    network = network.with_preprocessing(replace(network.preprocessing, draft=draft))
+    prepared = replace(network.preprocessing, draft=draft)
+    if value_range is not None:
+        prepared = replace(prepared, value_range=value_range)
+    network = network.with_preprocessing(prepared)
     chosen: Sequence[Feature | str] = features
     if directions or power:
         chosen = parse_features(features, directions, power)

@@ -143,8 +143,8 @@ class _Graph:
     """
 
     def __init__(self, network: Network, target: str, names: list[str]) -> None:
-        size, device, dtype = network.preprocessing.size, network.device, network.dtype
-        image = torch.zeros(1, 3, *size, device=device, dtype=dtype)
+        shape, device, dtype = network.map_shape(PIXELS), network.device, network.dtype
+        image = torch.zeros(1, *shape, device=device, dtype=dtype)
         record = network.record(
             image, targets=[target], throughs=list(dict.fromkeys([PIXELS, *names]))
         )

@@ -42,7 +42,7 @@ def receptive_fields(
 
 
 def _extents(network: Network, target: str, source: str, border: bool) -> Extents:
-    images = torch.zeros(4, 3, *network.preprocessing.size, device=network.device)
+    images = torch.zeros(4, *network.map_shape(PIXELS), device=network.device)
     what = f"{target} in {source}"
     with torch.no_grad(), _failures_explained(what), CoordinateMode(border=border) as mode:
         result = network.run(images.to(network.dtype), target, source, substitute=mode.coordinates)
@@ -81,7 +81,7 @@ def receptive_fields_by_layer(
 def _extents_by_layer(network: Network, border: bool, until: str | None) -> dict[str, Extents]:
     extents: dict[str, Tensor] = {}
     calls = Counter[str]()
-    images = torch.zeros(4, 3, *network.preprocessing.size, device=network.device)
+    images = torch.zeros(4, *network.map_shape(PIXELS), device=network.device)
     with _failures_explained("the layers"), CoordinateMode(border=border) as mode:
 
         def keep(name: str, output: Tensor) -> None:

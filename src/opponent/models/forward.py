@@ -105,7 +105,7 @@ def trace(module: nn.Module, inputs: Tensor) -> tuple[Call, ...]:
 
 def forward(
     module: nn.Module,
-    images: Float[Tensor, "n 3 h w"],
+    images: Float[Tensor, "n bands h w"],
     stop: ReadPoint,
     start: ReadPoint | None = None,
     *,
@@ -173,7 +173,7 @@ def forward(
 
 def forward_many(
     module: nn.Module,
-    images: Float[Tensor, "n 3 h w"],
+    images: Float[Tensor, "n bands h w"],
     targets: Sequence[ReadPoint],
     throughs: Sequence[ReadPoint],
     *,
@@ -234,7 +234,7 @@ def forward_many(
 
 def visit(
     module: nn.Module,
-    images: Float[Tensor, "n 3 h w"],
+    images: Float[Tensor, "n bands h w"],
     layers: Mapping[str, nn.Module],
     do: Callable[[str, Tensor], None],
     *,

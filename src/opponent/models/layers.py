@@ -43,7 +43,7 @@ class Layers(Mapping[str, Layer]):
         owner: what messages call the module.
     """
 
-    def __init__(self, module: nn.Module, inputs: Float[Tensor, "1 3 h w"], owner: str) -> None:
+    def __init__(self, module: nn.Module, inputs: Float[Tensor, "1 bands h w"], owner: str) -> None:
         self._owner = owner
         self._modules: dict[str, nn.Module] = dict(module.named_modules())
         self._calls = trace(module, inputs)

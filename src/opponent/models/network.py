@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from opponent.core.box import Box
@@ -39,7 +39,7 @@ class Network:
     Its attributes are read-only: `to` moves the module, `with_preprocessing` makes another network.
 
     Args:
-        module: any `nn.Module` that maps images (n, 3, height, width) to a tensor.
+        module: any `nn.Module` that maps images (n, channels, height, width) to a tensor.
         preprocessing: input size and range; default: 224 x 224 with ImageNet's statistics.
         name: what results call it; default: the module's class.
         classes: the logits' names, in order.
@@ -189,8 +189,8 @@ class Network:
 
     @cached_property
     def _layers(self) -> Layers:
-        size, device, dtype = self.preprocessing.size, self.device, self.dtype
-        image = torch.zeros(1, 3, *size, device=device, dtype=dtype)
+        shape = self.map_shape(PIXELS)
+        image = torch.zeros(1, *shape, device=self.device, dtype=self.dtype)
         return Layers(self.module, image, self.name)
 
     def layer(self, name: str) -> Layer:
@@ -253,20 +253,21 @@ class Network:
         Raises:
             ValueError: no such layer.
         """
-        return (3, *self.preprocessing.size) if name == PIXELS else self.layer(name).shape
+        prepared = self.preprocessing
+        return (prepared.channels, *prepared.size) if name == PIXELS else self.layer(name).shape
 
-    def inputs(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
+    def inputs(self, images: Shaped[np.ndarray, "n h w c"]) -> Float[Tensor, "n bands h w"]:
         """The network's own input from decoded images, where and of what type it computes.
 
         Args:
-            images: RGB bytes, of the network's input size.
+            images: as `Preprocessing.from_pixels` takes them, of the network's input size.
         """
-        inputs = self.preprocessing.from_bytes(images)
+        inputs = self.preprocessing.from_pixels(images)
         return inputs.to(device=self.device, dtype=self.dtype)
 
     def load_inputs(
-        self, images: Float[Tensor, "n 3 h w"] | Images
-    ) -> tuple[Float[Tensor, "n 3 h w"], tuple[str, ...] | None]:
+        self, images: Tensor | Images
+    ) -> tuple[Float[Tensor, "n bands h w"], tuple[str, ...] | None]:
         """The network's own input, and the images' ids: a tensor as it is, photographs decoded.
 
         Args:
@@ -279,15 +280,14 @@ class Network:
             Unreadable: an image that cannot be read.
         """
         if isinstance(images, Tensor):
-            if images.ndim != 4 or images.shape[1] != 3:
-                raise ValueError(f"images have shape (n, 3, height, width), got {(*images.shape,)}")
+            self.preprocessing.check(images)
             return images.to(device=self.device, dtype=self.dtype), None
         chosen = open_images(images, size=self.preprocessing.size)
         pixels = np.stack([*load_images(chosen.entries, self.preprocessing.fit)])
         return self.inputs(pixels), tuple(entry.id for entry in chosen)
 
     def activations(
-        self, images: Float[Tensor, "n 3 h w"] | Images, layers: Sequence[str] | str
+        self, images: Tensor | Images, layers: Sequence[str] | str
     ) -> dict[str, Float[Tensor, "n ..."]]:
         """The outputs of layers, by name.
 
@@ -310,7 +310,7 @@ class Network:
 
     def run(
         self,
-        images: Float[Tensor, "n 3 h w"],
+        images: Float[Tensor, "n bands h w"],
         target: str,
         through: str | None = None,
         *,
@@ -353,7 +353,7 @@ class Network:
 
     def record(
         self,
-        images: Float[Tensor, "n 3 h w"],
+        images: Float[Tensor, "n bands h w"],
         *,
         targets: Sequence[str],
         throughs: Sequence[str],
@@ -381,7 +381,7 @@ class Network:
 
     def visit(
         self,
-        images: Float[Tensor, "n 3 h w"],
+        images: Float[Tensor, "n bands h w"],
         do: Callable[[str, Tensor], None],
         *,
         until: str | None = None,

@@ -18,7 +18,7 @@ from opponent.models.network import Network
 @torch.inference_mode(False)
 def totals(
     network: Network,
-    inputs: Float[Tensor, "n 3 h w"],
+    inputs: Float[Tensor, "n bands h w"],
     features: Sequence[Feature],
     throughs: Sequence[str],
 ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k l"]]:
@@ -62,7 +62,7 @@ def totals(
 @torch.inference_mode(False)
 def integrated_totals(
     network: Network,
-    inputs: Float[Tensor, "n 3 h w"],
+    inputs: Float[Tensor, "n bands h w"],
     features: Sequence[Feature],
     throughs: Sequence[str],
     rule: IntegratedGradients,
@@ -140,7 +140,7 @@ def _integrated_total(
 @torch.inference_mode(False)
 def rule_totals(
     network: Network,
-    inputs: Float[Tensor, "n 3 h w"],
+    inputs: Float[Tensor, "n bands h w"],
     features: Sequence[Feature],
     throughs: Sequence[str],
     rule: AttributionRule,

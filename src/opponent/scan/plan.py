@@ -66,7 +66,7 @@ def plan_scan(
         raise ValueError(f"one scan takes features of one layer, got {', '.join(layers)}")
     network.check(layers[0], through)
     if all_units is not None and all_units.everywhere:
-        blank = torch.zeros(1, 3, *network.preprocessing.size)
+        blank = torch.zeros(1, *network.map_shape(PIXELS))
         # It says whether it can.
         scores_everywhere(network, blank.to(network.device, network.dtype), layers[0], through)
     chosen = open_images(images, size=network.preprocessing.size)
@@ -177,7 +177,7 @@ def with_crop_plans(
     return msgspec.structs.replace(manifest, crop_plan=crop_plan, units_crop_plan=units_plan)
 
 
-def first_inputs(network: Network, images: ImageSet) -> Float[Tensor, "n 3 h w"] | None:
+def first_inputs(network: Network, images: ImageSet) -> Float[Tensor, "n bands h w"] | None:
     """The network's input of the first images, as far as they can be read."""
     batches = load_batches(images[:CHECKED], network.preprocessing.fit, batch_size=CHECKED)
     pixels = next(batches).pixels

@@ -57,7 +57,8 @@ def network_of(run: Run, network: Network | nn.Module | str | None = None) -> Ne
                 f"the network of {run.folder}, {record.name!r}, cannot be loaded: {error}. In "
                 "Python, hand the network over yourself"
             ) from error
-        prepared = replace(opened.preprocessing, draft=run.preprocessing.draft)
+        given = run.preprocessing
+        prepared = replace(opened.preprocessing, draft=given.draft, value_range=given.value_range)
         opened = opened.with_preprocessing(prepared).to(dtype=DTYPES[record.dtype])
     else:
         opened = load(network)

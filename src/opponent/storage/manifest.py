@@ -20,6 +20,8 @@ from opponent.models.preprocessing import Preprocessing
 from opponent.storage.files import AnyPath
 
 FORMAT = 3
+# What manifests of this format did not have at first: RGB, and what a byte means.
+_NEWER = {"channels", "value_range"}
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -228,7 +230,8 @@ def read_manifest(path: AnyPath) -> Manifest:
         manifest = msgspec.convert(values, Manifest)
         # It is no record, and what is missing in it would get a default.
         preparation = {field.name for field in fields(Preprocessing)}
-        if different := preparation ^ values["network"]["preprocessing"].keys():
+        there = values["network"]["preprocessing"].keys()
+        if different := preparation ^ (there | _NEWER):
             names = ", ".join(sorted(different))
             raise ValueError(f"missing or unknown: {names} - at `$.network.preprocessing`")
         # JSON has no such numbers, but Python reads and writes them.

@@ -63,7 +63,13 @@ class SynthesisSettings:
 
         Args:
             network: the network that the images are for.
+        Raises:
+            ValueError: the network takes other images than RGB, which are not synthesised.
         """
+        if (channels := network.preprocessing.channels) != 3:
+            raise ValueError(
+                f"{network.name} takes {channels} channels: images are synthesised in RGB only"
+            )
         height, width = network.preprocessing.size
         return self.canvas or (round(height * CANVAS), round(width * CANVAS))
 

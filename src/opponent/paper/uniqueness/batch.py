@@ -28,7 +28,7 @@ def plan_crops(
 
 def measure_batch(
     network: Network,
-    inputs: Float[Tensor, "n 3 h w"],
+    inputs: Float[Tensor, "n bands h w"],
     plans: Mapping[LayerPair, CropPlan],
 ) -> dict[str, Float[np.ndarray, "n f 4"]]:
     """Activation, excitation, inhibition and L2 norm of S, of features of many layers.

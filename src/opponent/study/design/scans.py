@@ -246,7 +246,7 @@ def _norms(
     rows, columns = (list(x) for x in zip(*positions, strict=True))
 
     def norms(
-        inputs: Float[Tensor, "n 3 h w"], numbers: Int[np.ndarray, " n"]
+        inputs: Float[Tensor, "n bands h w"], numbers: Int[np.ndarray, " n"]
     ) -> Mapping[str, np.ndarray]:
         hidden = network.run(inputs, layer, after=True).target
         norm = hidden[:, :, rows, columns].double().abs().sum(1)
