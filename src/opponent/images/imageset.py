@@ -25,11 +25,17 @@ Picture = Image.Image | Shaped[np.ndarray, "h w c"] | Shaped[np.ndarray, "h w"]
 
 
 class Member(NamedTuple):
-    """Where an image lies in an archive, so that it is read without unpacking anything else."""
+    """Where an image lies in an archive, so that it is read without unpacking anything else.
 
-    offset: int  # of its bytes in a '.tar', of its local header in a '.zip'
-    length: int  # of its bytes as they are stored
-    zipped: bool  # in a '.zip'
+    Args:
+        offset: of its bytes in a ".tar", of its local header in a ".zip".
+        length: of its bytes as they are stored.
+        zipped: whether it is in a ".zip".
+    """
+
+    offset: int
+    length: int
+    zipped: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
