@@ -138,7 +138,7 @@ def _zip_members(path: Path) -> Iterator[tuple[str, Member]]:
 
 
 @contextmanager
-def open_entry(entry: ImageEntry) -> Iterator[BinaryIO]:
+def open_entry(entry: ImageEntry) -> Iterator[BinaryIO | io.BytesIO]:
     """An image's file, or its bytes in an archive, open at its start.
 
     Raises:

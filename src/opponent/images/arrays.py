@@ -1,8 +1,9 @@
 """Arrays as image files: '.npy', and '.npz' with one array. Nothing is ever unpickled."""
 
 import zipfile
+from io import BytesIO
 from math import prod
-from typing import IO, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Shaped
@@ -19,7 +20,7 @@ def most_bytes() -> int:
     return 4 * (Image.MAX_IMAGE_PIXELS or 2**30)
 
 
-def read_array(file: BinaryIO, size: int) -> Shaped[np.ndarray, "h w *c"]:
+def read_array(file: BinaryIO | BytesIO, size: int) -> Shaped[np.ndarray, "h w *c"]:
     """The image in a '.npy' or '.npz' file.
 
     Args:
@@ -42,11 +43,10 @@ def read_array(file: BinaryIO, size: int) -> Shaped[np.ndarray, "h w *c"]:
             raise Unreadable(f"{len(members)} arrays ({names}): save the image as the only one")
         if members[0].file_size > most_bytes():
             raise Unreadable(f"more than {most_bytes():,} bytes when unpacked, which is not read")
-        with archive.open(members[0]) as member:
-            return _read_npy(member, members[0].file_size)
+        return _read_npy(BytesIO(archive.read(members[0])), members[0].file_size)
 
 
-def _read_npy(file: IO[bytes], size: int) -> Shaped[np.ndarray, "h w *c"]:
+def _read_npy(file: BinaryIO | BytesIO, size: int) -> Shaped[np.ndarray, "h w *c"]:
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0
     if version != (1, 0):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from io import BytesIO
 from pathlib import PurePath
 from typing import BinaryIO, NamedTuple
 
@@ -250,7 +251,7 @@ def _fitted(image: Image.Image, place: _Place, fit: Fit) -> Image.Image:
 
 
 def _read(
-    file: BinaryIO, suffix: str, box: tuple[int, int, int, int] | None, fit: Fit | None
+    file: BinaryIO | BytesIO, suffix: str, box: tuple[int, int, int, int] | None, fit: Fit | None
 ) -> tuple[Raw, _Place]:
     """The whole photograph, upright; of fewer pixels, if a draft is enough for what is wanted."""
     prefix = file.read(PREFIX)

@@ -1,6 +1,6 @@
 """Images in objects that others have made: data sets, loaders, lists, arrays, mappings."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -9,8 +9,9 @@ from PIL import Image
 
 from opponent.core.errors import Unreadable
 from opponent.core.text import first_few
-from opponent.images.imageset import Picture
 
+# Of any shape: `decode` says what is wrong with it.
+_Picture = Image.Image | np.ndarray
 # The column of a table that holds its images.
 _COLUMN = "image"
 
@@ -62,7 +63,7 @@ class Items:
         """The items' numbers."""
         return [str(number) for number in range(self._count)]
 
-    def image(self, id: str) -> Picture:
+    def image(self, id: str) -> _Picture:
         """The image of the item of that number.
 
         Args:
@@ -96,7 +97,7 @@ class Named:
         """The ids, in their order."""
         return list(self._pictures)
 
-    def image(self, id: str) -> Picture:
+    def image(self, id: str) -> _Picture:
         """The image of that id.
 
         Args:
@@ -123,7 +124,7 @@ def dataset_of(loader: Loader) -> Indexed:
     return data
 
 
-def picture_of(item: Any) -> Picture:
+def picture_of(item: Any) -> _Picture:
     """The image in an item of a data set.
 
     Raises:
@@ -160,5 +161,5 @@ def _is_picture(value: Any) -> bool:
 
 def _is_table(value: Any) -> bool:
     """Whether a value is a data set, and no image."""
-    pictures = (Image.Image, np.ndarray, torch.Tensor, list, tuple, str)
-    return isinstance(value, Indexed | Iterable) and not isinstance(value, pictures)
+    items = (Image.Image, np.ndarray, torch.Tensor, list, tuple, str, Mapping)
+    return isinstance(value, Indexed) and not isinstance(value, items)
