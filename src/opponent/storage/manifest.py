@@ -3,7 +3,7 @@
 import json
 import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from math import isfinite
 from typing import Annotated, Any, Literal
 
@@ -237,7 +237,11 @@ def read_manifest(path: AnyPath) -> Manifest:
         # JSON has no such numbers, but Python reads and writes them.
         if place := next(_not_finite(values, "$"), None):
             raise ValueError(f"a number that is not finite - at `{place}`")
-        return manifest
+        # A new one has all fields: msgspec writes only those that it has read.
+        network = msgspec.structs.replace(
+            manifest.network, preprocessing=replace(manifest.network.preprocessing)
+        )
+        return msgspec.structs.replace(manifest, network=network)
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise RunError(f"{path} is damaged ({reason}); delete the folder and scan again") from error
