@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from opponent.explain.image import why as why
     from opponent.geometry.bottlenecks import ThroughLayer as ThroughLayer
     from opponent.geometry.bottlenecks import through_layers as through_layers
+    from opponent.images.crops import Crops as Crops
     from opponent.images.imageset import ImageSet as ImageSet
     from opponent.images.sources import ImageSource as ImageSource
     from opponent.images.sources import open_images as open_images
@@ -81,6 +82,7 @@ _ROOMS = {
     "explain.image": ["Why", "why"],
     "geometry.bottlenecks": ["ThroughLayer", "through_layers"],
     "images.imageset": ["ImageSet"],
+    "images.crops": ["Crops"],
     "images.sources": ["ImageSource", "open_images"],
     "models.network": ["Network"],
     "models.preprocessing": ["Preprocessing"],

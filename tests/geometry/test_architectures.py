@@ -292,7 +292,7 @@ def test_twelve_networks(name: str) -> None:
         resolved = network.resolve(f"{layer.name}:{channels - 1}")
         assert resolved.position == (None if height == width == 1 else (height // 2, width // 2))
         assert network.map_shape(layer.name) == layer.shape
-        before, order = network.through_point(layer.name).order, before
+        before, order = network.layers.through_point(layer.name).order, before
         assert order < before, layer.name
     for target in (feature, "logits:9"):
         result = attribute(network, rand(2, 3, *size).float(), target, through)

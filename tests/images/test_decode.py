@@ -208,14 +208,14 @@ def test_drafts_are_of_the_same_place(
 )
 def test_drafts_have_at_least_twice_the_pixels(tmp_path: Path, short: int, smaller: int) -> None:
     item = written(tmp_path, "a.jpg", encoded(waves(short, short + 50), "JPEG"))
-    piece = decoding._decoded(item, Fit(size=(20, 20)))
-    assert piece.shape == (short, short + 50)
-    assert piece.image.size == (-(-(short + 50) // smaller), -(-short // smaller))
+    [image], place = decoding._decoded(item, Fit(size=(20, 20), draft=True))
+    assert place.shape == (short, short + 50)
+    assert image.size == (-(-(short + 50) // smaller), -(-short // smaller))
     plain, draft = (load_image(item, Fit(size=(20, 20), draft=x)) for x in (False, True))
     same = np.array_equal(plain, draft)
     assert same == (smaller == 1)
     # a larger short side before the crop needs more of the pixels
-    finer = decoding._decoded(item, Fit(size=(20, 20), resize=40))
+    _, finer = decoding._decoded(item, Fit(size=(20, 20), resize=40, draft=True))
     assert finer.smaller == max(1, smaller if short == 900 else smaller // 2)
 
 

@@ -21,7 +21,7 @@ from opponent import (
     scan_images,
 )
 from opponent.cli import app
-from opponent.models.forward import undisturbed
+from opponent.models.state import undisturbed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

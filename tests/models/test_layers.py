@@ -55,7 +55,7 @@ def test_unknown_names_suggest_near_ones() -> None:
     for call in (
         lambda: network.resolve("stom:1"),
         lambda: network.run(images(), "stom"),
-        lambda: network.check("logits", "stom"),
+        lambda: network.layers.check("logits", "stom"),
         lambda: network.map_shape("stom"),
         lambda: attribute(network, images(), "stom:1", "stem"),
     ):
@@ -132,7 +132,7 @@ def test_check_wants_the_through_layer_first() -> None:
         ("body.0.1", "body.0.0"),
         ("body", "body.0"),
     ):
-        network.check(target, through)
+        network.layers.check(target, through)
         network.run(images(), target, through)
     for target, through in (
         ("stem", "stem"),

@@ -146,7 +146,7 @@ WRONG: list[tuple[tuple[str | int, ...], object, str]] = [
     ((*PREPARED, "size"), GONE, "size - at `$.network.preprocessing"),
     ((*PREPARED, "resize"), "x", "$.network.preprocessing.resize"),
     ((*PREPARED, "resize"), -1, "$.network"),
-    ((*PREPARED, "mean"), [0.5, 0.5], "$.network.preprocessing.mean"),
+    ((*PREPARED, "mean"), [0.5, 0.5], "$.network.preprocessing"),
     ((*PREPARED, "mean"), [0.5, float("nan"), 0.5], "$.network.preprocessing.mean[1]"),
     ((*PREPARED, "std"), [1, 1, "1"], "$.network.preprocessing.std[2]"),
     ((*PREPARED, "draft"), 1, "$.network.preprocessing.draft"),

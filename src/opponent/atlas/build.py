@@ -55,6 +55,7 @@ from opponent.storage.files import AnyPath, atomic_write, local, write_text
 from opponent.storage.manifest import feature_record, versions
 from opponent.storage.run import Run
 from opponent.storage.tables import damage_refused, read_metadata, read_table, write_table
+from opponent.synthesis.settings import not_synthesised
 
 # Largest size in bytes of S with its rows and columns, for all images.
 LARGEST = 2 * 1024**3
@@ -97,8 +98,8 @@ def make_atlas(
     Raises:
         RunError: the run is not finished, the network or rule is not that of the run, or a stage
             of the atlas is damaged.
-        ValueError: there are too few images, or no cell holds enough of them; the network does not
-            lie where the executor computes.
+        ValueError: the network takes other images than RGB; there are too few images, or no cell
+            holds enough of them; the network does not lie where the executor computes.
         Unreadable: an image that was scanned cannot be read any more.
     Source: paper, section 5 and figure 6.
 
@@ -119,6 +120,8 @@ def make_atlas(
     check_whole(run, "an atlas")
     feature, settings = run.feature(feature), settings or AtlasSettings(seed=run.manifest.seed)
     network, rule = network_of(run, network), rule_of(run, rule)
+    if reason := not_synthesised(network):
+        raise ValueError(reason)
     if executor is not None:
         executor.check(network, by_name=False)
     columns = run.columns(feature, maps=False)

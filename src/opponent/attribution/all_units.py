@@ -19,8 +19,9 @@ from opponent.core.feature import Feature
 from opponent.geometry.crop import CropPlan
 from opponent.geometry.crop_check import equal_to_rounding, random_weights
 from opponent.geometry.planning import weights_state
-from opponent.models.forward import ForwardResult, undisturbed
+from opponent.models.forward import ForwardResult
 from opponent.models.network import Network
+from opponent.models.state import undisturbed
 
 # Units that are checked one by one.
 PROBED = 3
@@ -100,7 +101,7 @@ class AllUnits:
 
 @undisturbed()
 def scores(
-    network: Network, inputs: Float[Tensor, "n 3 h w"], plan: CropPlan
+    network: Network, inputs: Float[Tensor, "n bands h w"], plan: CropPlan
 ) -> Float[Tensor, "n u s"]:
     """The scores of all units of the layer that a plan of `AllUnits.widest` looks at.
 
@@ -150,7 +151,7 @@ def _scores(
 
 
 def scores_everywhere(
-    network: Network, inputs: Float[Tensor, "n 3 h w"], layer: str, through: str
+    network: Network, inputs: Float[Tensor, "n bands h w"], layer: str, through: str
 ) -> Float[Tensor, "n u s"]:
     """The scores of all units at all positions, where one convolution gives them: the largest.
 

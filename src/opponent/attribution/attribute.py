@@ -23,9 +23,9 @@ from opponent.images.imageset import ImageSet
 from opponent.images.loader import load_batches
 from opponent.images.sources import Images, open_images
 from opponent.models.finite import likely_cause
-from opponent.models.forward import undisturbed
 from opponent.models.network import Network
 from opponent.models.registry import load
+from opponent.models.state import undisturbed
 
 # Images a pass of `attribute`: 32 keep two cores busy and InceptionV1 at 224 x 224 under 2 GB.
 BATCH = 32
@@ -36,7 +36,7 @@ CHECKED = 8
 @undisturbed()
 def attribute_each(
     network: Network,
-    inputs: Float[Tensor, "n 3 h w"],
+    inputs: Float[Tensor, "n bands h w"],
     features: Sequence[Feature],
     through: str,
     *,
@@ -113,7 +113,7 @@ def _attribute_batch(
             baseline=None if start is None else plan.within(start[None])[0],
             window=plan.window,
             map_size=network.map_shape(plan.through)[1:],
-            tokens=network.tokens(plan.through),
+            tokens=network.layers.tokens(plan.through),
         )
         for feature, activation, attribution in zip(
             features, segment.unchanged.activations, rule.attribute(segment), strict=True
@@ -157,7 +157,7 @@ def checked_plan(
     network: Network,
     features: Sequence[Feature],
     through: str,
-    inputs: Float[Tensor, "n 3 h w"] | None,
+    inputs: Float[Tensor, "n bands h w"] | None,
     *,
     rule: AttributionRule | None = None,
     baseline: Float[Tensor, "k y x"] | None = None,
@@ -212,7 +212,7 @@ def checked_plan(
 @undisturbed()
 def attribute(
     network: Network | nn.Module | str,
-    images: Float[Tensor, "n 3 h w"] | Images,
+    images: Tensor | Images,
     feature: Feature | str,
     through: str,
     *,
@@ -312,8 +312,8 @@ def _plan_once(
 
 
 def _input_batches(
-    network: Network, images: Float[Tensor, "n 3 h w"] | Images
-) -> Generator[tuple[Float[Tensor, "m 3 h w"], list[str], int, int], None, None]:
+    network: Network, images: Tensor | Images
+) -> Generator[tuple[Float[Tensor, "m bands h w"], list[str], int, int], None, None]:
     """The network's input in batches, with ids, images done and images in all."""
     if isinstance(images, Tensor):
         done = 0
@@ -346,7 +346,7 @@ def refuse_unreadable(
 
 def _own_mean(
     network: Network,
-    images: Float[Tensor, "n 3 h w"] | Images,
+    images: Tensor | Images,
     through: str,
     rule: AttributionRule,
 ) -> Float[Tensor, "k y x"]:

@@ -11,8 +11,8 @@ from opponent.attribution.segment import AT_ONCE
 from opponent.images.loader import load_batches
 from opponent.images.sources import Images, open_images
 from opponent.models.finite import likely_cause
-from opponent.models.forward import undisturbed
 from opponent.models.network import PIXELS, Network
+from opponent.models.state import undisturbed
 
 # Images that the mean of a layer is taken over.
 MEAN_OF = 1000
@@ -21,7 +21,7 @@ MEAN_OF = 1000
 @undisturbed()
 def mean_activation(
     network: Network,
-    images: Float[Tensor, "n 3 h w"] | Images,
+    images: Tensor | Images,
     through: str,
     count: int = MEAN_OF,
 ) -> Float[Tensor, "k y x"]:
@@ -67,8 +67,8 @@ def mean_activation(
 
 
 def _first_inputs(
-    network: Network, images: Float[Tensor, "n 3 h w"] | Images, count: int
-) -> Iterator[Float[Tensor, "m 3 h w"]]:
+    network: Network, images: Tensor | Images, count: int
+) -> Iterator[Float[Tensor, "m bands h w"]]:
     """The network's input of the first images that can be read, in batches."""
     if isinstance(images, Tensor):
         yield from network.load_inputs(images[:count])[0].split(AT_ONCE)

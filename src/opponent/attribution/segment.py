@@ -87,7 +87,7 @@ class Segment:
     def __init__(
         self,
         network: Network,
-        inputs: Float[Tensor, "n 3 h w"],
+        inputs: Float[Tensor, "n bands h w"],
         plan: CropPlan,
         features: Sequence[Feature],
         baseline: Float[Tensor, "k y x"] | None = None,

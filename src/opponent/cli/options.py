@@ -27,8 +27,10 @@ RunFolder = Annotated[
 Images = Annotated[
     str,
     typer.Option(
-        help="A folder, a file, a .txt list, 'photos', or module:PACKAGE.MODULE:NAME for an image "
-        "source of your own."
+        help="A folder, a file, a .tar or .zip, a pattern ('train-{000..012}.tar'), a .txt list, "
+        "'photos', crops:SOURCE or crops:COUNT:SOURCE for many crops of each image, or "
+        "module:PACKAGE.MODULE:NAME for images in an object: a data set, a list, a source of your "
+        "own."
     ),
 ]
 RunImages = Annotated[
@@ -36,7 +38,7 @@ RunImages = Annotated[
     typer.Option(
         "--images",
         metavar="SOURCE",
-        help="The image source that was scanned, where it is your own (module:...).",
+        help="The images that were scanned, where they are in an object (module:...).",
     ),
 ]
 Through = Annotated[str, typer.Option(help="The earlier layer to explain the feature through.")]

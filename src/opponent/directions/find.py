@@ -1,6 +1,5 @@
 """Directions from k-means of a layer's hidden vectors."""
 
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from shutil import rmtree
@@ -84,7 +83,7 @@ def find_directions(
         "network": network.name,
         "weights_sha256": network.weights_sha256(),
         "layer": layer,
-        "preprocessing": asdict(network.preprocessing),
+        "preprocessing": network.preprocessing.describe(),
         "images": {"count": len(chosen), "sha256": chosen.digest()},
         "versions": {**versions(), "scikit-learn": version("scikit-learn")},
     }
@@ -184,7 +183,7 @@ def _hidden_vectors(
     rows, columns = (generator.integers(n, size=len(images)) for n in shape[1:])
 
     def compute(
-        inputs: Float[Tensor, "n 3 h w"], numbers: Int[np.ndarray, " n"]
+        inputs: Float[Tensor, "n bands h w"], numbers: Int[np.ndarray, " n"]
     ) -> dict[str, Float[np.ndarray, "n c"]]:
         hidden = network.run(inputs, layer, after=True).target
         vectors = hidden[range(len(numbers)), :, rows[numbers], columns[numbers]]

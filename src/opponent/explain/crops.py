@@ -15,6 +15,7 @@ from opponent.core.side import Side
 from opponent.core.text import in_deviations
 from opponent.images.imageset import ImageEntry
 from opponent.images.loader import load_images
+from opponent.images.values import as_picture
 from opponent.models.preprocessing import Preprocessing
 from opponent.storage.columns import Columns
 from opponent.storage.run import Run
@@ -189,7 +190,7 @@ def photograph(
 def photographs(
     entries: Sequence[ImageEntry], prepared: Preprocessing, zoom: int
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """What the network sees of photographs, `zoom` times as large.
+    """What the network sees of photographs, `zoom` times as large, as people are shown it.
 
     Args:
         entries: the photographs.
@@ -198,7 +199,9 @@ def photographs(
     Raises:
         Unreadable: a file cannot be read any more.
     """
-    return load_images(entries, prepared.fit.enlarged(zoom), problem="cannot be shown")
+    return map(
+        as_picture, load_images(entries, prepared.fit.enlarged(zoom), problem="cannot be shown")
+    )
 
 
 def crop_picture(

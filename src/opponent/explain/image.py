@@ -219,7 +219,7 @@ def why(
         _check(run, network, feature, through)
     entry = _only_image(image, network)
     prepared = network.preprocessing
-    inputs = network.inputs(photograph(entry, prepared)[None])
+    inputs, _ = network.load_inputs(entry)
     chosen_rule = parse_rule(rule or "gradient") if run is None else rule_of(run, rule)
     result = attribute(
         network,
@@ -303,7 +303,7 @@ def _place(values: Float[np.ndarray, "h w"] | None) -> tuple[str, float] | None:
 
 
 def _answer(
-    network: Network, inputs: Float[Tensor, "1 3 h w"], feature: Feature
+    network: Network, inputs: Float[Tensor, "1 bands h w"], feature: Feature
 ) -> tuple[str, float, int] | None:
     """The first answer of a classifier, and the rank of the logit that was asked for."""
     if feature.layer != LOGITS or feature.unit is None:

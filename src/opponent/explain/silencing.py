@@ -23,7 +23,7 @@ from opponent.storage.run import Run
 
 def silence(
     network: Network,
-    inputs: Float[Tensor, "n 3 h w"],
+    inputs: Float[Tensor, "n bands h w"],
     feature: Feature | str,
     through: str,
     channels: Sequence[int],

@@ -86,7 +86,7 @@ def is_bottleneck(network: Network, target: str, through: str) -> bool:
     Raises:
         ValueError: an unknown layer, or a through layer that does not lie before the target.
     """
-    network.check(target, through)
+    network.layers.check(target, through)
     if through == PIXELS:
         return True
 
@@ -97,13 +97,13 @@ def is_bottleneck(network: Network, target: str, through: str) -> bool:
 
 
 def _find_through_layers(network: Network, target: str) -> tuple[ThroughLayer, ...]:
-    end = network.target_point(target).order
+    end = network.layers.target_point(target).order
     calls = [
         layer.name if layer.calls == 1 else f"{layer.name}#{call}"
         for layer in network.layers.values()
         for call in range(1, layer.calls + 1)
     ]
-    points = {name: network.through_point(name) for name in calls}
+    points = {name: network.layers.through_point(name) for name in calls}
     names = sorted((x for x in calls if points[x].order < end), key=lambda x: points[x].order)
     graph = _Graph(network, target, names)
     chosen: dict[_Edge, str] = {}
@@ -144,8 +144,8 @@ class _Graph:
     """
 
     def __init__(self, network: Network, target: str, names: list[str]) -> None:
-        size, device, dtype = network.preprocessing.size, network.device, network.dtype
-        image = torch.zeros(1, 3, *size, device=device, dtype=dtype)
+        shape, device, dtype = network.map_shape(PIXELS), network.device, network.dtype
+        image = torch.zeros(1, *shape, device=device, dtype=dtype)
         record = network.record(
             image, targets=[target], throughs=list(dict.fromkeys([PIXELS, *names]))
         )
@@ -222,8 +222,8 @@ def _find_after_activations(network: Network) -> dict[str, tuple[str, ...]]:
         for call in range(1, layers[name].calls + 1)
     ]
     blocks = [name for name in layers if name not in functions]
-    size, device, dtype = network.preprocessing.size, network.device, network.dtype
-    image = torch.zeros(1, 3, *size, device=device, dtype=dtype)
+    shape, device, dtype = network.map_shape(PIXELS), network.device, network.dtype
+    image = torch.zeros(1, *shape, device=device, dtype=dtype)
     record = network.record(image, targets=[], throughs=[PIXELS, *functions, *blocks])
     edges = {name: _edge_of(tensor) for name, tensor in record.throughs.items()}
     # The module itself comes first: what lies around it hands on the same tensor.

@@ -137,8 +137,8 @@ def _placed(
 
     def origin(name: str) -> tuple[int, int]:
         # The last crop at or before the layer.
-        order = network.through_point(name).order
-        last = [x for x in boxes if network.through_point(x).order <= order][-1]
+        order = network.layers.through_point(name).order
+        last = [x for x in boxes if network.layers.through_point(x).order <= order][-1]
         return _carried(boxes[last], steps[last], steps[name])[0]
 
     top, left = origin(features[0].layer)

@@ -59,7 +59,7 @@ class CropPlan:
     def run(
         self,
         network: Network,
-        inputs: Float[Tensor, "n 3 h w"],
+        inputs: Float[Tensor, "n bands h w"],
         *,
         differentiate: Differentiate | None = None,
         to_target: bool = True,
@@ -89,7 +89,7 @@ class CropPlan:
     def run_from(
         self,
         network: Network,
-        inputs: Float[Tensor, "n 3 h w"],
+        inputs: Float[Tensor, "n bands h w"],
         hidden: Float[Tensor, "m k y x"],
     ) -> ForwardResult:
         """Run on from the through layer, where the crop begins, with gradients from there on.

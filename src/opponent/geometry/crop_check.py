@@ -241,13 +241,13 @@ def _scale(feature: Feature, target: Float[Tensor, "n c h w"]) -> Float[Tensor, 
     return largest * (1.0 if feature.vector is None else sum(map(abs, feature.vector)))
 
 
-def _noise(network: Network, seed: int) -> Float[Tensor, "2 3 h w"]:
+def _noise(network: Network, seed: int) -> Float[Tensor, "2 bands h w"]:
     """An image of fine noise and one of coarse noise, as the network's input."""
     generator = torch.Generator().manual_seed(seed)
-    height, width = network.preprocessing.size
-    fine = torch.rand(2, 3, height, width, generator=generator)
+    channels, height, width = network.map_shape(PIXELS)
+    fine = torch.rand(2, channels, height, width, generator=generator)
     coarse = torch.rand(
-        1, 3, 2 + height // COARSENESS, 2 + width // COARSENESS, generator=generator
+        1, channels, 2 + height // COARSENESS, 2 + width // COARSENESS, generator=generator
     )
     smooth = functional.interpolate(coarse, (height, width), mode="bilinear", align_corners=True)
     # With a little fine noise: a pool picks any of equal values.

@@ -34,14 +34,14 @@ def receptive_fields(
         ValueError: an unknown layer, or a source that does not lie before the target.
         UnknownGeometry: an operation mixes images or fails on coordinates.
     """
-    network.check(target, source)
+    network.layers.check(target, source)
     # Whoever asks for one box asks for it often.
     key = ("extents", target, source, border)
     return network.cached(key, lambda: _extents(network, target, source, border)).clone()
 
 
 def _extents(network: Network, target: str, source: str, border: bool) -> Extents:
-    images = torch.zeros(4, 3, *network.preprocessing.size, device=network.device)
+    images = torch.zeros(4, *network.map_shape(PIXELS), device=network.device)
     what = f"{target} in {source}"
     with torch.no_grad(), _failures_explained(what), CoordinateMode(border=border) as mode:
         result = network.run(images.to(network.dtype), target, source, substitute=mode.coordinates)
@@ -79,7 +79,7 @@ def receptive_fields_by_layer(
 
 def _extents_by_layer(network: Network, border: bool, until: str | None) -> dict[str, Extents]:
     extents: dict[str, Tensor] = {}
-    images = torch.zeros(4, 3, *network.preprocessing.size, device=network.device)
+    images = torch.zeros(4, *network.map_shape(PIXELS), device=network.device)
     with _failures_explained("the layers"), CoordinateMode(border=border) as mode:
 
         def keep(name: str, output: Tensor) -> None:

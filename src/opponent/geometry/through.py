@@ -38,7 +38,7 @@ def check_through(network: Network, target: str, through: str) -> None:
     plain = through.partition("#")[0]
     if through == PIXELS or plain in network.layers:
         try:
-            network.check(target, through)
+            network.layers.check(target, through)
         except ValueError as error:
             raise ValueError(f"{error}; {_named(network, target)}") from error
         return

@@ -2,8 +2,12 @@
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from io import BytesIO
+from pathlib import PurePath
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -12,6 +16,9 @@ from PIL import Image
 
 from opponent.core.errors import Unreadable
 from opponent.core.text import one_line
+from opponent.images.archives import open_entry
+from opponent.images.arrays import NPY, ZIP, read_array
+from opponent.images.bands import Raw, load_pixels, rgb_of, unit_bands, unit_pixels
 from opponent.images.formats import (
     FROM_BOTTOM,
     FROM_RIGHT,
@@ -23,10 +30,9 @@ from opponent.images.formats import (
     damage,
     orientation_of,
     plugin_for,
-    to_rgb,
 )
 from opponent.images.imageset import ImageEntry
-from opponent.images.listing import not_a_file
+from opponent.images.values import Decoded, Range, check_range
 
 # What libjpeg divides the sides by, and how many times the pixels wanted must be left: `Fit` says
 # what fewer would change. Pillow's `Image.thumbnail` has the same 2.
@@ -51,15 +57,27 @@ class Fit:
             what saving the network's input as JPEG of quality 95 does. With as many pixels as
             wanted, and not twice as many, it would be 4 to 23 %. So it is for those who ask, and
             a scan of drafts is another scan.
+        channels: bands of the result.
+        value_range: the values that become 0 and 1; None leaves that to the image.
     Raises:
-        ValueError: a size or resize below 1.
+        ValueError: a size, resize or number of channels below 1, or a range that is none.
     """
 
     size: tuple[int, int]
     resize: int | None = None
     draft: bool = False
+    channels: int = 3
+    value_range: Range | None = None
+
+    @property
+    def in_bytes(self) -> bool:
+        """Whether the result is 8-bit RGB; else it is floats, with 0 for black and 1 for white."""
+        return self.channels == 3 and self.value_range is None
 
     def __post_init__(self) -> None:
+        check_range(self.value_range)
+        if self.channels < 1:
+            raise ValueError(f"{self.channels} channels: give at least 1")
         if min(self.size) < 1 or (self.resize is not None and self.resize < 1):
             raise ValueError(
                 f"size {self.size} and resize {self.resize} are in pixels: give at least 1"
@@ -78,48 +96,74 @@ class Fit:
         return max(covering, Fraction(self.resize or 1, min(shape)))
 
 
+class _Place(NamedTuple):
+    """Where pixels lie in a photograph: they may be fewer, and those at the edges may be cut."""
+
+    smaller: int  # 1, 2, 4 or 8: pixels of the photograph that one side of these replaces
+    left: float  # where the piece begins, in these pixels
+    top: float
+    shape: tuple[int, int]  # height and width in the photograph's own pixels
+
+    @classmethod
+    def whole(cls, raw: Raw) -> "_Place":
+        """That of a whole photograph with all its pixels."""
+        size = (raw.height, raw.width) if isinstance(raw, Image.Image) else raw.shape[:2]
+        return cls(1, 0.0, 0.0, (int(size[0]), int(size[1])))
+
+
+# An image in RGB, or each band of one as floats.
+_Bands = tuple[Image.Image, ...]
+# What `shape_of` looks through: any file that can be read, and the fewest pixels.
+_SHAPE = Fit(size=(1, 1), draft=True, value_range=(0, 65535))
+
+
 def decode(entry: ImageEntry) -> Image.Image:
     """The upright photograph in 8-bit RGB, cropped to the entry's box.
 
     JPEG, PNG, WebP, TIFF, GIF and BMP are read (of several frames or pages the first) and turned
-    as their EXIF orientation says. Transparency is laid over white. 16-bit grey, and 32-bit
-    integers within its range, are scaled by that range; floating-point pixels within [0, 1] by
-    255; all other integers and floats from their lowest to their highest value (black, if they are
-    all the same). Colour profiles are ignored, as they are where networks are trained.
+    as their EXIF orientation says; arrays of RGB or grey too (.npy, .npz). Transparency is laid
+    over white. Integers up to 65,535 that use all 16 bits are scaled by that range, floating-point
+    pixels within [0, 1] by 255; what other integers and floats mean, only a network's
+    preprocessing can say. Colour profiles are ignored, as they are where networks are trained.
 
     Raises:
         Unreadable: for anything wrong with the file, for a box that is not inside the photograph,
             and for more pixels than `PIL.Image.MAX_IMAGE_PIXELS`, a guard against decompression
             bombs.
     """
-    return _decoded(entry).image
+    [image], _ = _decoded(entry, None)
+    return image
 
 
-class _Piece(NamedTuple):
-    """A photograph or a crop of it, perhaps of fewer pixels; those at its edges may be cut."""
+def shape_of(entry: ImageEntry) -> tuple[int, int]:
+    """(height, width) of the upright photograph, or of its box.
 
-    image: Image.Image
-    smaller: int  # 1, 2, 4 or 8: pixels of the photograph that one side of the image's replaces
-    left: float  # where the piece begins, in the image's pixels
-    top: float
-    shape: tuple[int, int]  # height and width in the photograph's own pixels
-
-    @classmethod
-    def of(cls, image: Image.Image) -> "_Piece":
-        """A whole photograph with all its pixels."""
-        return cls(image, 1, 0.0, 0.0, (image.height, image.width))
+    Raises:
+        Unreadable: as `decode`, but for pixels that only a network's preprocessing explains.
+    """
+    if entry.box is not None:
+        return entry.box[2:]
+    with _reasons():
+        return _raw(entry, _SHAPE)[1].shape
 
 
-def _decoded(entry: ImageEntry, wanted: Fit | None = None) -> _Piece:
+def _decoded(entry: ImageEntry, fit: Fit | None) -> tuple[_Bands, _Place]:
+    """The bands that a network takes; None for 8-bit RGB."""
+    with _reasons():
+        raw, place = _raw(entry, fit)
+        bands = (
+            (rgb_of(raw),)
+            if fit is None or fit.in_bytes
+            else unit_bands(raw, fit.channels, fit.value_range)
+        )
+        return _crop(bands, place, entry.box)
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """Anything that goes wrong with an image, as the reason why it cannot be read."""
     try:
-        if entry.path is None:
-            photograph = _Piece.of(_from_source(entry))
-        elif problem := not_a_file(entry.path):
-            raise Unreadable(problem)
-        else:
-            with entry.path.open("rb") as file:
-                photograph = _read(file, entry.path.suffix.lower(), entry.box, wanted)
-        return _crop(photograph._replace(image=to_rgb(photograph.image)), entry.box)
+        yield
     except (MemoryError, Unreadable):
         raise
     except PermissionError as error:
@@ -128,7 +172,16 @@ def _decoded(entry: ImageEntry, wanted: Fit | None = None) -> _Piece:
         raise Unreadable(f"cannot be read: {one_line(error)}") from error
 
 
-def _from_source(entry: ImageEntry) -> Image.Image:
+def _raw(entry: ImageEntry, fit: Fit | None) -> tuple[Raw, _Place]:
+    if entry.path is None:
+        raw = _from_source(entry)
+        return raw, _Place.whole(raw)
+    with open_entry(entry) as file:
+        name = entry.path if entry.member is None else PurePath(entry.id)
+        return _read(file, name.suffix.lower(), entry.box, fit)
+
+
+def _from_source(entry: ImageEntry) -> Raw:
     """The photograph that an image source of the user's own gives."""
     if entry.read is None:
         raise Unreadable("it is no file, and its image source was not handed over")
@@ -139,16 +192,18 @@ def _from_source(entry: ImageEntry) -> Image.Image:
     except Exception as error:  # of the user's own code
         raise Unreadable(one_line(error)) from error
     if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.shape[2:] not in ((), (3,)) or picture.ndim < 2:
+        if picture.ndim not in (2, 3):
             raise Unreadable(
-                f"its image source gave an array of {picture.dtype} of shape {picture.shape}, not "
-                "of uint8 of shape (height, width) or (height, width, 3)"
+                f"its image source gave an array of shape {picture.shape}, not (height, width) or "
+                "(height, width, channels)"
             )
-        picture = Image.fromarray(picture)
-    if not isinstance(picture, Image.Image):
+        shape = picture.shape[:2]
+    elif isinstance(picture, Image.Image):
+        shape = picture.size
+    else:
         kind = type(picture).__name__
         raise Unreadable(f"its image source gave {kind}, not a PIL image or an array")
-    if not (picture.width and picture.height):
+    if not all(shape):
         raise Unreadable("its image source gave an image without pixels")
     return picture
 
@@ -159,77 +214,100 @@ def fit_image(image: Image.Image, fit: Fit) -> UInt8[np.ndarray, "h w 3"]:
     Args:
         image: 8-bit RGB.
         fit: to which size.
-    """
-    return _fitted(_Piece.of(image), fit)
-
-
-def load_image(entry: ImageEntry, fit: Fit) -> UInt8[np.ndarray, "h w 3"]:
-    """Decode an image and bring it to a size: `fit_image(decode(entry), fit)`, or a draft of it.
-
     Raises:
-        Unreadable: as `decode`.
+        ValueError: other pixels than 8-bit RGB are asked for.
     """
-    return _fitted(_decoded(entry, fit if fit.draft else None), fit)
+    if not fit.in_bytes:
+        raise ValueError(f"an image in 8-bit RGB gives no {fit.channels} bands of {fit}")
+    return np.array(_fitted(image, _Place.whole(image), fit))
 
 
-def _fitted(piece: _Piece, fit: Fit) -> UInt8[np.ndarray, "h w 3"]:
-    scale, size = fit.scale(piece.shape), fit.size
-    top, bottom = _centre(piece.shape[0], scale, size[0])
-    left, right = _centre(piece.shape[1], scale, size[1])
+def load_image(entry: ImageEntry, fit: Fit) -> Decoded:
+    """Decode an image and bring it to a size.
+
+    Args:
+        entry: the image.
+        fit: the size, and which bands.
+    Returns:
+        `fit_image(decode(entry), fit)`, or a draft of it, where 8-bit RGB is wanted. Otherwise each
+        band is scaled in floating point by the same filter.
+    Raises:
+        Unreadable: as `decode`; other bands than the network takes.
+    """
+    bands, place = _decoded(entry, fit)
+    fitted = tuple(_fitted(band, place, fit) for band in bands)
+    return np.array(fitted[0]) if fit.in_bytes else unit_pixels(fitted)
+
+
+def _fitted(image: Image.Image, place: _Place, fit: Fit) -> Image.Image:
+    scale, size = fit.scale(place.shape), fit.size
+    top, bottom = _centre(place.shape[0], scale, size[0])
+    left, right = _centre(place.shape[1], scale, size[1])
     # Resampling the crop only: a panorama of 1 x 60,000 would grow to 224 x 13,440,000.
-    rows = [piece.top + y / piece.smaller for y in (top, bottom)]
-    columns = [piece.left + x / piece.smaller for x in (left, right)]
+    rows = [place.top + y / place.smaller for y in (top, bottom)]
+    columns = [place.left + x / place.smaller for x in (left, right)]
     box = (columns[0], rows[0], columns[1], rows[1])
-    return np.array(piece.image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box))
+    return image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box)
 
 
 def _read(
-    file: BinaryIO,
-    suffix: str,
-    box: tuple[int, int, int, int] | None,
-    wanted: Fit | None,
-) -> _Piece:
-    """The whole photograph, upright; of fewer pixels, if that is enough for what is wanted."""
+    file: BinaryIO | BytesIO, suffix: str, box: tuple[int, int, int, int] | None, fit: Fit | None
+) -> tuple[Raw, _Place]:
+    """The whole photograph, upright; of fewer pixels, if a draft is enough for what is wanted."""
     prefix = file.read(PREFIX)
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
+    if prefix.startswith((NPY, ZIP)):
+        array = read_array(file, size)
+        return array, _Place.whole(array)
     plugin = plugin_for(prefix)
     if plugin is None:
         unread = f"{suffix[1:].upper()} files are not read: save it as PNG or JPEG"
         known = "not an image" if suffix not in NOT_READ else unread
         raise Unreadable(known if size else "empty file")
-    limit, smaller = Image.MAX_IMAGE_PIXELS, 1
+    limit = Image.MAX_IMAGE_PIXELS
     try:
         image = plugin(file)
         if limit is not None and image.width * image.height > limit:
             raise Unreadable(
                 f"larger than {limit / 1e6:.0f} megapixels ({image.width} x {image.height})"
             )
-        stored = image.size
-        if wanted is not None and isinstance(image, Jpeg):
-            turned = orientation_of(image.info.get("exif", b"")) in ON_ITS_SIDE
-            shape = _shape(stored if turned else stored[::-1], box)
-            smaller = _smaller(wanted.scale(shape))
-            # Pillow takes the scale that leaves at least as many.
-            image.draft(None, (stored[0] // smaller, stored[1] // smaller))
-        image.load()
+        stored, smaller = image.size, 1
+        if fit is not None and fit.draft and isinstance(image, Jpeg):
+            smaller = _draft(image, box, fit)
+        if fit is None or fit.in_bytes:
+            raw = load_pixels(image, None, None)
+        else:
+            raw = load_pixels(image, fit.channels, fit.value_range)
     except (MemoryError, Unreadable):
         raise
     except Image.DecompressionBombError as error:  # in a WebP's canvas or a GIF's frame
         raise Unreadable(f"larger than {(limit or 0) / 1e6:.0f} megapixels") from error
     except Exception as error:  # on damaged files the plugins raise nearly anything
         raise Unreadable(damage(error, plugin.format or "image", prefix, size)) from error
+    if isinstance(raw, np.ndarray):
+        return raw, _Place.whole(raw)
     # A TIFF has been turned by Pillow, and has no 'exif' in its info.
     orientation = orientation_of(image.info.get("exif", b""))
     turn = UPRIGHT.get(orientation)
     upright = image if turn is None else image.transpose(turn)
     if smaller == 1:
-        return _Piece(upright, 1, 0.0, 0.0, (upright.height, upright.width))
+        return upright, _Place.whole(upright)
     # Pixels are whole: where rows and columns end, the last has a part that is not the photograph.
     width, height = stored[::-1] if orientation in ON_ITS_SIDE else stored
     left = upright.width - width / smaller if orientation in FROM_RIGHT else 0.0
     top = upright.height - height / smaller if orientation in FROM_BOTTOM else 0.0
-    return _Piece(upright, smaller, left, top, (height, width))
+    return upright, _Place(smaller, left, top, (height, width))
+
+
+def _draft(image: Jpeg, box: tuple[int, int, int, int] | None, fit: Fit) -> int:
+    """Have a JPEG decoded at fewer pixels; how many times fewer a side has."""
+    stored = image.size
+    turned = orientation_of(image.info.get("exif", b"")) in ON_ITS_SIDE
+    smaller = _smaller(fit.scale(_shape(stored if turned else stored[::-1], box)))
+    # Pillow takes the scale that leaves at least as many.
+    image.draft(None, (stored[0] // smaller, stored[1] // smaller))
+    return smaller
 
 
 def _smaller(scale: Fraction) -> int:
@@ -248,16 +326,18 @@ def _shape(photograph: tuple[int, int], box: tuple[int, int, int, int] | None) -
     return height, width
 
 
-def _crop(photograph: _Piece, box: tuple[int, int, int, int] | None) -> _Piece:
-    shape = _shape(photograph.shape, box)
+def _crop(
+    bands: _Bands, place: _Place, box: tuple[int, int, int, int] | None
+) -> tuple[_Bands, _Place]:
+    shape = _shape(place.shape, box)
     if box is None:
-        return photograph
-    scale = photograph.smaller
-    left, top = photograph.left + box[1] / scale, photograph.top + box[0] / scale
+        return bands, place
+    scale = place.smaller
+    left, top = place.left + box[1] / scale, place.top + box[0] / scale
     right, bottom = left + shape[1] / scale, top + shape[0] / scale
     x, y = math.floor(left), math.floor(top)
-    image = photograph.image.crop((x, y, math.ceil(right), math.ceil(bottom)))
-    return _Piece(image, scale, left - x, top - y, shape)
+    corners = (x, y, math.ceil(right), math.ceil(bottom))
+    return tuple(band.crop(corners) for band in bands), _Place(scale, left - x, top - y, shape)
 
 
 def _centre(length: int, scale: Fraction, wanted: int) -> tuple[float, float]:

@@ -4,7 +4,6 @@ import struct
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
 from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
@@ -16,8 +15,8 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from opponent.core.errors import Unreadable
 from opponent.core.text import one_line
+from opponent.images.values import to_bytes
 
 # Extensions that promise a picture, whatever is inside. The second line is not read here, but
 # listed, so that such files are reported and not passed over.
@@ -111,7 +110,7 @@ def orientation_of(exif: bytes) -> int:
 def to_rgb(image: Image.Image) -> Image.Image:
     """An image in 8-bit RGB; `decode` says how other modes are scaled."""
     if image.mode == "F" or image.mode.startswith("I"):
-        image = Image.fromarray(_to_bytes(np.asarray(image)))
+        image = Image.fromarray(to_bytes(np.asarray(image)))
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -119,14 +118,3 @@ def to_rgb(image: Image.Image) -> Image.Image:
     # It is upright now: nobody may turn it again because of what the file said.
     photo.info.clear()
     return photo
-
-
-def _to_bytes(values: Shaped[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
-    is_float = values.dtype.kind == "f"
-    if is_float and not np.isfinite(values).all():
-        raise Unreadable("floating-point pixels that are not all finite")
-    low, high, top = float(values.min()), float(values.max()), 1.0 if is_float else 65535.0
-    if low >= 0 and high <= top:
-        low, high = 0.0, top
-    scaled = (values.astype(np.float64) - low) * (255 / ((high - low) or 1.0))
-    return np.rint(scaled).astype(np.uint8)

@@ -8,20 +8,34 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped
 from PIL import Image
 
 from opponent.core.text import first_few
 from opponent.images.listing import file_size
 
 if TYPE_CHECKING:
-    from opponent.images.sources import ImageSource
+    from opponent.images.sources import Images
 
 # A photograph that is no file: what an image source gives for an id.
-Picture = Image.Image | UInt8[np.ndarray, "h w 3"] | UInt8[np.ndarray, "h w"]
+Picture = Image.Image | Shaped[np.ndarray, "h w c"] | Shaped[np.ndarray, "h w"]
+
+
+class Member(NamedTuple):
+    """Where an image lies in an archive, so that it is read without unpacking anything else.
+
+    Args:
+        offset: of its bytes in a ".tar", of its local header in a ".zip".
+        length: of its bytes as they are stored.
+        zipped: whether it is in a ".zip".
+    """
+
+    offset: int
+    length: int
+    zipped: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,19 +47,33 @@ class ImageEntry:
             source's root; a single file's name; of a crop 'astronaut@120,64+192' (top, left and
             side) or, if it is not square, 'astronaut@120,64+192x256' (height x width).
         path: the file on disk; None where an image source of the user's own holds the image.
+        member: which part of the file it is, where the file is an archive.
         box: (top, left, height, width) of a crop of the upright photograph, in its own pixels.
         read: gives the upright photograph for the id, where there is no file.
     """
 
     id: str
     path: Path | None = None
+    member: Member | None = None
     box: tuple[int, int, int, int] | None = None
     read: Callable[[str], Picture] | None = field(default=None, compare=False, repr=False)
 
     @property
     def where(self) -> str:
         """The file's path, or the id of an image that is no file, for messages."""
-        return self.id if self.path is None else str(self.path)
+        if self.path is None:
+            return self.id
+        return str(self.path) if self.member is None else f"{self.id} in {self.path}"
+
+    @property
+    def bytes(self) -> int | None:
+        """Its bytes as they are stored; -1 where they are missing, None where it is no file."""
+        if self.path is None:
+            return None
+        size = file_size(self.path)
+        if self.member is None:
+            return size
+        return self.member.length if self.member.offset + self.member.length <= size else -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +83,8 @@ class ImageSet(Sequence[ImageEntry]):
     Args:
         source: what the user gave, as text.
         entries: the images, in their order.
-        origin: the image source of the user's own that holds them, where they are no files.
+        origin: what holds them, where they are no files: it is handed over when they are needed
+            again.
     Raises:
         ValueError: two entries have the same id.
 
@@ -70,7 +99,7 @@ class ImageSet(Sequence[ImageEntry]):
 
     source: str
     entries: tuple[ImageEntry, ...]
-    origin: "ImageSource | None" = field(default=None, compare=False, repr=False)
+    origin: "Images | None" = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self._by_id) < len(self.entries):
@@ -102,16 +131,13 @@ class ImageSet(Sequence[ImageEntry]):
         """SHA-256, in hexadecimal, of every entry's id, box and file size in bytes.
 
         A cheap fingerprint of the list, the same wherever its folder lies. A file that is missing
-        or cannot be looked at counts with size -1, an image that is no file without a size.
+        or cannot be looked at counts with size -1, an image that is no file without a size, one in
+        an archive with the size that it has there.
 
         Returns:
             64 hexadecimal digits.
         """
-        sizes = (None if e.path is None else file_size(e.path) for e in self.entries)
-        lines = (
-            json.dumps([e.id, e.box, size]) + "\n"
-            for e, size in zip(self.entries, sizes, strict=True)
-        )
+        lines = (json.dumps([e.id, e.box, e.bytes]) + "\n" for e in self.entries)
         return hashlib.sha256("".join(lines).encode("ascii")).hexdigest()
 
     def find(self, id: str) -> ImageEntry:

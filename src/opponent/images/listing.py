@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 from opponent.core.text import one_line
+from opponent.images.arrays import ARRAYS
 from opponent.images.formats import NOT_READ, PREFIX, READ, plugin_for
 
 
@@ -33,7 +34,7 @@ def image_files(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -
 def _counts(path: Path) -> bool:
     if not path.is_file() and path.exists():
         return False  # a pipe, a socket or a device
-    if path.suffix.lower() in READ | NOT_READ:
+    if path.suffix.lower() in READ | NOT_READ | ARRAYS:
         return True
     try:
         with path.open("rb") as file:

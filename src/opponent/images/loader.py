@@ -11,13 +11,14 @@ from queue import SimpleQueue
 from threading import Thread
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from opponent.core.errors import Unreadable
 from opponent.images.decode import Fit, load_image
 from opponent.images.imageset import ImageEntry
+from opponent.images.values import Decoded
 
-_Loaded = UInt8[np.ndarray, "h w 3"] | Unreadable
+_Loaded = Decoded | Unreadable
 _Job = tuple[Future[_Loaded], ImageEntry]
 
 
@@ -36,7 +37,7 @@ class Batch:
 
     group: int
     numbers: tuple[int, ...]
-    pixels: UInt8[np.ndarray, "n h w 3"]
+    pixels: UInt8[np.ndarray, "n h w 3"] | Float32[np.ndarray, "n h w c"]
     unreadable: dict[int, str] = field(default_factory=dict)
     done: int
     ends_group: bool
@@ -89,7 +90,8 @@ def _batch(
     done: int,
     ends_group: bool,
 ) -> Batch:
-    nothing = np.empty((0, *fit.size, 3), np.uint8)
+    kind = np.uint8 if fit.in_bytes else np.float32
+    nothing = np.empty((0, *fit.size, fit.channels), kind)
     return Batch(
         group=group,
         numbers=tuple(numbers),
@@ -102,7 +104,7 @@ def _batch(
 
 def load_images(
     entries: Sequence[ImageEntry], fit: Fit, *, problem: str = "cannot be read"
-) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+) -> Iterator[Decoded]:
     """Load images one after another, all of which must be readable.
 
     Args:

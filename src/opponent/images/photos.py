@@ -1,13 +1,11 @@
 """The photographs that come with other packages, as crops at several places and scales."""
 
 import importlib.util
-from itertools import product
 from pathlib import Path
 
-import numpy as np
-
 from opponent.core.text import first_few
-from opponent.images.decode import decode
+from opponent.images.crops import crop_boxes, crop_of
+from opponent.images.decode import shape_of
 from opponent.images.imageset import ImageEntry
 
 # Photographs of everyday scenes, objects and surfaces that the two packages install with
@@ -60,47 +58,11 @@ def photo_crops(size: tuple[int, int]) -> list[ImageEntry]:
     if min(size) < 1:
         raise ValueError(f"size {size} is (height, width) in pixels: give at least 1")
     paths = _photo_files()
-    shapes = [decode(ImageEntry(id=path.name, path=path)).size[::-1] for path in paths]
-
-    def count(spacing: float) -> int:
-        levels = [level for shape in shapes for level in _grids(shape, size, spacing)]
-        return sum(len(tops) * len(lefts) for _, _, tops, lefts in levels)
-
-    # Bisection for the spacing, in units of a crop, that gives the number of crops wanted.
-    low, high = 2.0**-6, 2.0**10
-    for _ in range(30):
-        middle = (low * high) ** 0.5
-        low, high = (middle, high) if count(middle) > _PHOTO_CROPS else (low, middle)
-    spacing = min(low, high, key=lambda spacing: abs(count(spacing) - _PHOTO_CROPS))
-    crops: dict[str, ImageEntry] = {}  # at sizes of a few pixels two scales may round to the same
-    for path, shape in zip(paths, shapes, strict=True):
-        for height, width, tops, lefts in _grids(shape, size, spacing):
-            extent = str(height) if height == width else f"{height}x{width}"
-            for top, left in product(tops, lefts):
-                id, box = f"{path.stem}@{top},{left}+{extent}", (top, left, height, width)
-                crops[id] = ImageEntry(id=id, path=path, box=box)
-    return list(crops.values())
-
-
-def _grids(
-    shape: tuple[int, int], size: tuple[int, int], spacing: float
-) -> list[tuple[int, int, list[int], list[int]]]:
-    """Height, width, tops and lefts of the crops of a photograph, at each of several scales."""
-    largest = min(shape[0] / size[0], shape[1] / size[1])
-    # A photograph hardly larger than the size would give next to no crops: it gives smaller ones.
-    smallest = min(1.0, 0.75 * largest)
-    steps = max(1, round(2 * np.log2(largest / smallest)))  # two scales an octave
-    grids = []
-    for factor in np.geomspace(largest, smallest, steps + 1):
-        height = min(shape[0], max(1, round(factor * size[0])))
-        width = min(shape[1], max(1, round(factor * size[1])))
-        tops = _places(shape[0] - height, spacing * height)
-        lefts = _places(shape[1] - width, spacing * width)
-        grids.append((height, width, tops, lefts))
-    return grids
-
-
-def _places(slack: int, spacing: float) -> list[int]:
-    """Offsets from edge to edge, at most as close as the spacing; the middle, if it is but one."""
-    count = 1 + int(slack / max(spacing, 1))
-    return [slack // 2] if count == 1 else np.linspace(0, slack, count).round().astype(int).tolist()
+    photographs = [ImageEntry(id=path.stem, path=path) for path in paths]
+    shapes = [shape_of(photograph) for photograph in photographs]
+    crops = crop_boxes(shapes, size, _PHOTO_CROPS)
+    return [
+        crop_of(photograph, box)
+        for photograph, boxes in zip(photographs, crops, strict=True)
+        for box in boxes
+    ]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from opponent.models.forward import apply_alone
+from opponent.models.state import apply_alone
 
 aten: Any = torch.ops.aten
 

@@ -1,9 +1,8 @@
 """One pass through a module, up to a target and no further. The only file with hooks."""
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -14,8 +13,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from opponent.core.box import Box
+from opponent.models.batch_norm import mend_batch_norm
 from opponent.models.layout import Layout
 from opponent.models.outputs import main_tensor, with_main_tensor
+from opponent.models.state import as_it_was
 
 # What a pass keeps a graph of: from the through layer to the target, or from the images on.
 Differentiate = Literal["target", "images"]
@@ -139,7 +140,7 @@ def trace(
         calls.append(Call(name, number, began, next(clock)))
         look(calls[-1], main_tensor(output), main_tensor(given))
 
-    with _as_it_was(model.module), torch.no_grad(), _hooks() as hooks:
+    with as_it_was(model.module), torch.no_grad(), _hooks() as hooks:
         for name, layer in model.module.named_modules():
             if layer is not model.module:
                 hooks.append(layer.register_forward_pre_hook(partial(begin, name)))
@@ -151,7 +152,7 @@ def trace(
 
 def forward(
     model: Model,
-    images: Float[Tensor, "n 3 h w"],
+    images: Float[Tensor, "n bands h w"],
     stop: ReadPoint,
     start: ReadPoint | None = None,
     *,
@@ -194,7 +195,7 @@ def forward(
         return point.layout.from_map(point.layout.to_map(tensor)[:, :, *box.slices])
 
     with (
-        _as_it_was(model.module),
+        as_it_was(model.module),
         _hooks() as hooks,
         torch.inference_mode(False),
         torch.set_grad_enabled(differentiate == "images"),
@@ -219,13 +220,13 @@ def forward(
             f"{type(model.module).__name__}: the pass ended without reaching {stop.name!r}"
         )
     if differentiate is not None:
-        _mend_batch_norm(maps["target"])
+        mend_batch_norm(maps["target"])
     return ForwardResult(target=maps["target"], through=maps.get("through"))
 
 
 def forward_many(
     model: Model,
-    images: Float[Tensor, "n 3 h w"],
+    images: Float[Tensor, "n bands h w"],
     targets: Sequence[ReadPoint],
     throughs: Sequence[ReadPoint],
     *,
@@ -264,7 +265,7 @@ def forward_many(
         return point.layout.from_map(hidden).clone()
 
     with (
-        _as_it_was(model.module),
+        as_it_was(model.module),
         _hooks() as hooks,
         torch.inference_mode(False),
         torch.no_grad(),
@@ -287,13 +288,13 @@ def forward_many(
         name = type(model.module).__name__
         raise RuntimeError(f"{name}: the pass ended without reaching all layers")
     for tensor in target_maps.values() if differentiate else ():
-        _mend_batch_norm(tensor)
+        mend_batch_norm(tensor)
     return LayerMaps(targets=target_maps, throughs=through_maps)
 
 
 def visit(
     model: Model,
-    images: Float[Tensor, "n 3 h w"],
+    images: Float[Tensor, "n bands h w"],
     points: Sequence[ReadPoint],
     do: Callable[[ReadPoint, Tensor], None],
 ) -> None:
@@ -313,7 +314,7 @@ def visit(
             raise _TargetReached
 
     with (
-        _as_it_was(model.module),
+        as_it_was(model.module),
         _hooks() as hooks,
         torch.inference_mode(False),
         torch.no_grad(),
@@ -362,41 +363,6 @@ def _watch(point: ReadPoint, do: Callable[[Tensor], Tensor | None]) -> list[Any]
     return [point.module.register_forward_hook(after)]
 
 
-def _mend_batch_norm(target: Tensor) -> None:
-    """Hand batch norm's backward pass gradients that lie in memory as its input does.
-
-    PyTorch 2.13 computes wrong numbers without a word, for one image in evaluation mode, where one
-    of the two lies in memory with its channels last and the other does not.
-    """
-    if len(target) > 1 or target.grad_fn is None:
-        return
-    waiting, seen = [target.grad_fn], {target.grad_fn}
-    while waiting:
-        node: Any = waiting.pop()
-        if node.name().startswith("NativeBatchNorm"):
-            like = torch.empty_like(node._saved_input, device="meta")
-            node.register_prehook(partial(_laid_out_as, like.stride()))
-        for before, _ in node.next_functions:
-            if before is not None and before not in seen:
-                seen.add(before)
-                waiting.append(before)
-
-
-def _laid_out_as(
-    stride: tuple[int, ...], gradients: tuple[Tensor | None, ...]
-) -> tuple[Tensor | None, ...]:
-    first, *others = gradients
-    if first is not None:
-        first = first.new_empty_strided(first.shape, stride).copy_(first)
-    return (first, *others)
-
-
-def apply_alone(module: nn.Module, inputs: Tensor) -> Any:
-    """What a module makes of a copy of the input, without its hooks and without a graph."""
-    with _as_it_was(module), torch.inference_mode(False), torch.no_grad():
-        return module.forward(inputs.clone())
-
-
 @contextmanager
 def _hooks() -> Iterator[list[Any]]:
     """A list of hook handles, all of which are removed at the end."""
@@ -406,53 +372,3 @@ def _hooks() -> Iterator[list[Any]]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def _as_it_was(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; each module's own mode, grad mode and random state come back.
-
-    The caller's autocast is off in it: the numbers are those of the module's own type.
-    """
-    training = [submodule for submodule in module.modules() if submodule.training]
-    gradients, fast = torch.is_grad_enabled(), torch.backends.mha.get_fastpath_enabled()
-    for submodule in training:
-        submodule.training = False
-    # Without gradients, PyTorch's transformers would go another way past their own layers.
-    torch.backends.mha.set_fastpath_enabled(False)
-    devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
-    try:
-        with torch.random.fork_rng(devices=devices), _without_autocast(), _eager():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        torch.set_grad_enabled(gradients)
-        for submodule in training:
-            submodule.training = True
-
-
-@contextmanager
-def _without_autocast() -> Iterator[None]:
-    """Without the caller's autocast; one that a network itself switches on is its own."""
-    with ExitStack() as stack:
-        for kind in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
-        yield
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Without inference mode and autocast, which the caller may have switched on.
-
-    A backward pass needs this too: autocast would round what it computes.
-    """
-    with torch.inference_mode(False), _without_autocast():
-        yield
-
-
-def _eager() -> AbstractContextManager[object]:
-    """What `torch.compile` made runs as it is written: compiled, it would compile the hooks too."""
-    # Without dynamo nothing is compiled, and it takes seconds to import.
-    loaded = "torch._dynamo" in sys.modules
-    return torch.compiler.set_stance("force_eager") if loaded else nullcontext()

@@ -71,7 +71,7 @@ class Layers(Mapping[str, Layer]):
     def __init__(
         self,
         model: Model,
-        image: Float[Tensor, "1 c h w"],
+        image: Float[Tensor, "1 bands h w"],
         owner: str,
         said: Mapping[str, str] | None = None,
     ) -> None:
@@ -198,6 +198,10 @@ class Layers(Mapping[str, Layer]):
         number, (_, height, width) = layer.tokens.index(token), layer.shape
         position = (height + number // width, number % width)
         return replace(feature, token=token, position=position).placed(*layer.map_shape)
+
+    def tokens(self, name: str) -> tuple[str, ...]:
+        """Names of a layer's tokens that lie nowhere on the image; of the pixels none."""
+        return () if name == PIXELS else self.find(name).tokens
 
     def target_point(self, name: str) -> ReadPoint:
         """Where a target is read: an activation function at its input, all else at its output."""

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from opponent.core.box import Box
@@ -22,7 +22,6 @@ from opponent.models.forward import (
     ForwardResult,
     LayerMaps,
     Model,
-    ReadPoint,
     forward,
     forward_many,
     visit,
@@ -43,9 +42,9 @@ class Network:
     Its attributes are read-only: `to` moves the module, `with_preprocessing` makes another network.
 
     Args:
-        module: any `nn.Module` that takes images (n, 3, height, width). Of a tuple that it gives
-            the first tensor counts; of a mapping 'logits', 'out', 'last_hidden_state', or the only
-            tensor.
+        module: any `nn.Module` that takes images (n, channels, height, width). Of a tuple that it
+            gives the first tensor counts; of a mapping 'logits', 'out', 'last_hidden_state', or the
+            only tensor.
         preprocessing: input size and range; default: 224 x 224 with ImageNet's statistics.
         name: what results call it; default: the module's class.
         classes: the logits' names, in order.
@@ -156,8 +155,8 @@ class Network:
             preprocessing: the other way.
         """
         other = copy(self)
-        other._preprocessing, other._cache = preprocessing, {}
         vars(other).pop("_layers", None)
+        other._preprocessing, other._cache = preprocessing, {}
         return other
 
     def at_size(self, size: tuple[int, int]) -> "Network":
@@ -205,9 +204,8 @@ class Network:
     @cached_property
     def _layers(self) -> Layers:
         generator = torch.Generator().manual_seed(0)
-        image = torch.randn(1, 3, *self.preprocessing.size, generator=generator)
-        image = image.to(self.device, self.dtype)
-        return Layers(self.model, image, self.name, self._layout)
+        noise = torch.randn(1, *self.map_shape(PIXELS), generator=generator)
+        return Layers(self.model, noise.to(self.device, self.dtype), self.name, self._layout)
 
     @property
     def model(self) -> Model:
@@ -223,37 +221,6 @@ class Network:
             ValueError: no such layer; the message lists the nearest names.
         """
         return self.layers.find(name)
-
-    def target_point(self, name: str) -> ReadPoint:
-        """Where a target is read: an activation function at its input, all else at its output.
-
-        Args:
-            name: the layer's name.
-        Raises:
-            ValueError: no such layer.
-        """
-        return self.layers.target_point(name)
-
-    def through_point(self, name: str) -> ReadPoint:
-        """Where a through layer is read: at its output.
-
-        Args:
-            name: the layer's name; 'pixels' is the network's input.
-        Raises:
-            ValueError: no such layer.
-        """
-        return self.layers.through_point(name)
-
-    def check(self, target: str, through: str) -> None:
-        """Check that the through layer lies before the target.
-
-        Args:
-            target: the layer of a feature.
-            through: the layer to explain it through, or 'pixels'.
-        Raises:
-            ValueError: an unknown name, or a through layer at or after the target.
-        """
-        self.layers.check(target, through)
 
     def resolve(self, feature: Feature | str) -> Feature:
         """The feature with its position written out, checked against its layer.
@@ -275,7 +242,9 @@ class Network:
         Raises:
             ValueError: no such layer.
         """
-        return (3, *self.preprocessing.size) if name == PIXELS else self.layer(name).map_shape
+        if name == PIXELS:
+            return (self.preprocessing.channels, *self.preprocessing.size)
+        return self.layer(name).map_shape
 
     def grid(self, name: str) -> Box:
         """The box of a layer's maps that lies on the image: all of it, but for tokens below.
@@ -287,27 +256,17 @@ class Network:
         """
         return Box.full(self.preprocessing.size) if name == PIXELS else self.layer(name).grid
 
-    def tokens(self, name: str) -> tuple[str, ...]:
-        """Names of a layer's tokens that lie nowhere on the image, such as 'cls'.
-
-        Args:
-            name: the layer's name, or 'pixels'.
-        Raises:
-            ValueError: no such layer.
-        """
-        return () if name == PIXELS else self.layer(name).tokens
-
-    def inputs(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
+    def inputs(self, images: Shaped[np.ndarray, "n h w c"]) -> Float[Tensor, "n bands h w"]:
         """The network's own input from decoded images, where and of what type it computes.
 
         Args:
-            images: RGB bytes, of the network's input size.
+            images: as `Preprocessing.from_pixels` takes them, of the network's input size.
         """
-        return self.preprocessing.from_bytes(images).to(device=self.device, dtype=self.dtype)
+        return self.preprocessing.from_pixels(images).to(device=self.device, dtype=self.dtype)
 
     def load_inputs(
-        self, images: Float[Tensor, "n 3 h w"] | Images
-    ) -> tuple[Float[Tensor, "n 3 h w"], tuple[str, ...] | None]:
+        self, images: Tensor | Images
+    ) -> tuple[Float[Tensor, "n bands h w"], tuple[str, ...] | None]:
         """The network's own input, and the images' ids: a tensor as it is, photographs decoded.
 
         Args:
@@ -320,15 +279,14 @@ class Network:
             Unreadable: an image that cannot be read.
         """
         if isinstance(images, Tensor):
-            if images.ndim != 4 or images.shape[1] != 3:
-                raise ValueError(f"images have shape (n, 3, height, width), got {(*images.shape,)}")
+            self.preprocessing.check(images)
             return images.to(device=self.device, dtype=self.dtype), None
         chosen = open_images(images, size=self.preprocessing.size)
         pixels = np.stack([*load_images(chosen.entries, self.preprocessing.fit)])
         return self.inputs(pixels), tuple(entry.id for entry in chosen)
 
     def activations(
-        self, images: Float[Tensor, "n 3 h w"] | Images, layers: Sequence[str] | str
+        self, images: Tensor | Images, layers: Sequence[str] | str
     ) -> dict[str, Float[Tensor, "n ..."]]:
         """The outputs of layers, by name.
 
@@ -345,13 +303,13 @@ class Network:
         """
         inputs, _ = self.load_inputs(images)
         names = [layers] if isinstance(layers, str) else list(dict.fromkeys(layers))
-        points = [self.through_point(name) for name in names]
+        points = [self.layers.through_point(name) for name in names]
         result = forward_many(self.model, inputs, [], points, differentiate=False)
         return {name: result.throughs[name] for name in names}
 
     def run(
         self,
-        images: Float[Tensor, "n 3 h w"],
+        images: Float[Tensor, "n bands h w"],
         target: str,
         through: str | None = None,
         *,
@@ -377,10 +335,10 @@ class Network:
         Raises:
             ValueError: a layer is unknown, or `through` does not lie before `target`.
         """
-        stop = self.layers.output_point(target) if after else self.target_point(target)
-        start = None if through is None else self.through_point(through)
+        stop = self.layers.output_point(target) if after else self.layers.target_point(target)
+        start = None if through is None else self.layers.through_point(through)
         if start is not None:
-            self.check(target, start.name)
+            self.layers.check(target, start.name)
         return forward(
             self.model,
             images,
@@ -388,12 +346,12 @@ class Network:
             start,
             differentiate=differentiate,
             substitute=substitute,
-            crops={self.through_point(name): box for name, box in (crops or {}).items()},
+            crops={self.layers.through_point(name): box for name, box in (crops or {}).items()},
         )
 
     def record(
         self,
-        images: Float[Tensor, "n 3 h w"],
+        images: Float[Tensor, "n bands h w"],
         *,
         targets: Sequence[str],
         throughs: Sequence[str],
@@ -414,14 +372,14 @@ class Network:
         return forward_many(
             self.model,
             images,
-            [self.target_point(name) for name in targets],
-            [self.through_point(name) for name in throughs],
+            [self.layers.target_point(name) for name in targets],
+            [self.layers.through_point(name) for name in throughs],
             substitute=substitute,
         )
 
     def visit(
         self,
-        images: Float[Tensor, "n 3 h w"],
+        images: Float[Tensor, "n bands h w"],
         do: Callable[[str, Tensor], None],
         *,
         until: str | None = None,

@@ -214,7 +214,7 @@ def completeness(
         "experiment": "completeness",
         "network": network.name,
         "weights_sha256": network.weights_sha256(),
-        "preprocessing": asdict(network.preprocessing),
+        "preprocessing": network.preprocessing.describe(),
         "features": [feature.describe() for feature in chosen],
         "throughs": names,
         "rule": rule.label,
@@ -227,7 +227,7 @@ def completeness(
     checkpoints = CheckpointFolder(out, question)
     baselines = _baselines(network, source, names, rule, checkpoints)
 
-    def compute(inputs: Float[Tensor, "n 3 h w"], _: object) -> dict[str, np.ndarray]:
+    def compute(inputs: Float[Tensor, "n bands h w"], _: object) -> dict[str, np.ndarray]:
         if isinstance(rule, Gradient):
             f, e = totals(network, inputs, chosen, names)
         elif isinstance(rule, IntegratedGradients):

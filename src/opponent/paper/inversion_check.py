@@ -154,7 +154,7 @@ def _question(
         "experiment": "verify-inversions",
         "network": network.name,
         "weights_sha256": network.weights_sha256(),
-        "preprocessing": asdict(network.preprocessing),
+        "preprocessing": network.preprocessing.describe(),
         "images": {"count": len(images), "sha256": images.digest()},
         "pairs": [asdict(pair) for pair in pairs],
         "units": [random_units(network, pair.target, units, settings.seed) for pair in pairs],

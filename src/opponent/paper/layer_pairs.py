@@ -61,7 +61,7 @@ def bottleneck_pairs(network: Network) -> list[LayerPair]:
         for through, target in pairwise(bottlenecks)
         if target.activation
         and through.layer != PIXELS
-        and network.target_point(target.layer).at == "input"
+        and network.layers.target_point(target.layer).at == "input"
     ]
 
 

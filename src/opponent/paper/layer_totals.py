@@ -12,14 +12,14 @@ from opponent.attribution.attribute import attribute_each
 from opponent.attribution.rules import AttributionRule, IntegratedGradients
 from opponent.attribution.segment import AT_ONCE
 from opponent.core.feature import Feature
-from opponent.models.forward import undisturbed
 from opponent.models.network import Network
+from opponent.models.state import undisturbed
 
 
 @undisturbed()
 def totals(
     network: Network,
-    inputs: Float[Tensor, "n 3 h w"],
+    inputs: Float[Tensor, "n bands h w"],
     features: Sequence[Feature],
     throughs: Sequence[str],
 ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k l"]]:
@@ -63,7 +63,7 @@ def totals(
 @undisturbed()
 def integrated_totals(
     network: Network,
-    inputs: Float[Tensor, "n 3 h w"],
+    inputs: Float[Tensor, "n bands h w"],
     features: Sequence[Feature],
     throughs: Sequence[str],
     rule: IntegratedGradients,
@@ -141,7 +141,7 @@ def _integrated_total(
 @undisturbed()
 def rule_totals(
     network: Network,
-    inputs: Float[Tensor, "n 3 h w"],
+    inputs: Float[Tensor, "n bands h w"],
     features: Sequence[Feature],
     throughs: Sequence[str],
     rule: AttributionRule,

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from opponent.models.network import LOGITS, Network
+from opponent.models.network import LOGITS, PIXELS, Network
 from opponent.plots import WeightPanel, save, weights_figure
 from opponent.storage.checkpoints import CheckpointFolder
 from opponent.storage.files import AnyPath, write_text
@@ -145,7 +145,7 @@ def weight_signs(network: Network, *, seed: int = 0) -> WeightSigns:
         if name in used and name not in counted:
             counted[name] = _count(network, used[name])
 
-    blank = torch.zeros(1, 3, *network.preprocessing.size)
+    blank = torch.zeros(1, *network.map_shape(PIXELS))
     network.visit(blank.to(network.device, network.dtype), count)
     layers = [counted[name][0] for name in used]
     if not layers:

@@ -28,7 +28,7 @@ from opponent.storage.columns import Columns
 from opponent.storage.files import AnyPath, to_path, write_text
 from opponent.storage.lookup import features_of
 from opponent.storage.run import Run
-from opponent.synthesis.settings import SynthesisSettings
+from opponent.synthesis.settings import SynthesisSettings, not_synthesised
 
 # Dots beyond this number are a seeded sample, so that the file stays small enough to open at once.
 DOTS = 2000
@@ -213,6 +213,8 @@ class _Section:
 
     def _inversions(self) -> tuple[list[list[dict[str, Any]]], str]:
         """Rows of figure 5: the photograph, then accentuation and inversion for either sign."""
+        if reason := not_synthesised(self.network):
+            return [], f"{reason}."
         rows = tense_rows(
             self.run,
             self.network,
@@ -236,6 +238,8 @@ class _Section:
         ], ""
 
     def _visualisations(self) -> list[dict[str, Any]]:
+        if not_synthesised(self.network):
+            return []
         both = visualisations(
             self.run, self.network, self.feature, self.columns, self.settings, self.progress
         )

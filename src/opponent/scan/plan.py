@@ -69,7 +69,7 @@ def plan_scan(
         raise ValueError(f"one scan takes features of one layer, got {', '.join(layers)}")
     check_through(network, layers[0], through)
     if all_units is not None and all_units.everywhere:
-        blank = torch.zeros(1, 3, *network.preprocessing.size)
+        blank = torch.zeros(1, *network.map_shape(PIXELS))
         # It says whether it can.
         scores_everywhere(network, blank.to(network.device, network.dtype), layers[0], through)
     chosen = open_images(images, size=network.preprocessing.size)
@@ -89,7 +89,7 @@ def plan_scan(
         features=[feature_record(feature) for feature in resolved],
         through=through,
         through_shape=(network.map_shape(through)[0], grid.height, grid.width),
-        tokens=network.tokens(through),
+        tokens=network.layers.tokens(through),
         windows=[
             WindowRecord(
                 through=box_numbers(overlap(receptive_field(network, feature, through), grid)),
@@ -203,7 +203,7 @@ def _refuse_weights(
     network: Network,
     features: Sequence[Feature],
     through: str,
-    inputs: Float[Tensor, "n 3 h w"] | None,
+    inputs: Float[Tensor, "n bands h w"] | None,
 ) -> None:
     """Refuse features that a weight makes NaN, before a pass over all images."""
     weight = not_finite_weight(network)
@@ -217,7 +217,7 @@ def _refuse_weights(
             )
 
 
-def first_inputs(network: Network, images: ImageSet) -> Float[Tensor, "n 3 h w"] | None:
+def first_inputs(network: Network, images: ImageSet) -> Float[Tensor, "n bands h w"] | None:
     """The network's input of the first images, as far as they can be read."""
     batches = load_batches(images[:CHECKED], network.preprocessing.fit, batch_size=CHECKED)
     pixels = next(batches).pixels

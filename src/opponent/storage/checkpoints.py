@@ -140,7 +140,7 @@ class CheckpointFolder:
 # What a pass computes of a batch: arrays with one row an image, from the network's input and the
 # images' places in their set.
 Compute = Callable[
-    [Float[Tensor, "n 3 h w"], Int[np.ndarray, " n"]], Mapping[str, Float[np.ndarray, "n ..."]]
+    [Float[Tensor, "n bands h w"], Int[np.ndarray, " n"]], Mapping[str, Float[np.ndarray, "n ..."]]
 ]
 
 

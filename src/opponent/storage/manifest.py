@@ -3,7 +3,7 @@
 import json
 import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from math import isfinite
 from typing import Annotated, Any, Literal
 
@@ -20,6 +20,8 @@ from opponent.models.preprocessing import Preprocessing
 from opponent.storage.files import AnyPath
 
 FORMAT = 3
+# What manifests of this format did not have at first: RGB, and what a byte means.
+_NEWER = {"channels", "value_range"}
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -264,13 +266,18 @@ def read_manifest(path: AnyPath) -> Manifest:
         manifest = msgspec.convert(values, Manifest)
         # It is no record, and what is missing in it would get a default.
         preparation = {field.name for field in fields(Preprocessing)}
-        if different := preparation ^ values["network"]["preprocessing"].keys():
+        there = values["network"]["preprocessing"].keys()
+        if different := preparation ^ (there | _NEWER):
             names = ", ".join(sorted(different))
             raise ValueError(f"missing or unknown: {names} - at `$.network.preprocessing`")
         # JSON has no such numbers, but Python reads and writes them.
         if place := next(_not_finite(values, "$"), None):
             raise ValueError(f"a number that is not finite - at `{place}`")
-        return manifest
+        # A new one has all fields: msgspec writes only those that it has read.
+        network = msgspec.structs.replace(
+            manifest.network, preprocessing=replace(manifest.network.preprocessing)
+        )
+        return msgspec.structs.replace(manifest, network=network)
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise RunError(f"{path} is damaged ({reason}); delete the folder and scan again") from error

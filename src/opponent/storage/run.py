@@ -1,7 +1,8 @@
 """A run folder, open for reading: what a scan wrote and everything else reads.
 
     RUN/manifest.json       everything that determines the numbers
-    RUN/images.parquet      image, path and, for crops, top, left, height, width
+    RUN/images.parquet      image, path; top, left, height, width of a crop; in an archive offset,
+                            length, zipped
     RUN/scan/000000.parquet one row an image and feature; its metadata: what could not be read
     RUN/channels/000000.parquet  for each channel of the through layer, where it is most active
     RUN/baseline.safetensors     the through layer's mean, for a rule that starts there
@@ -14,10 +15,8 @@ shards that are missing.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -29,11 +28,12 @@ from torch import Tensor
 from opponent.core.box import Box
 from opponent.core.errors import RunError
 from opponent.core.feature import Feature
-from opponent.images.imageset import ImageEntry, ImageSet
+from opponent.images.imageset import ImageSet
 from opponent.images.sources import Images, open_images
 from opponent.models.preprocessing import Preprocessing
 from opponent.storage.columns import SCALARS, Columns, Indices, Kept, positive_part
 from opponent.storage.files import AnyPath, names, to_path
+from opponent.storage.image_table import read_image_table
 from opponent.storage.lookup import find_feature
 from opponent.storage.manifest import UnitsRecord, read_manifest
 from opponent.storage.shards import COMMAND, Exemplar, read_exemplars, read_rows
@@ -45,7 +45,6 @@ CHANNELS = ("channels", "inhibition_channels")
 # Exemplars of each channel that a shard keeps: three rows of three.
 EXEMPLARS = 9
 UNREADABLE = b"unreadable"
-BOX = ("top", "left", "height", "width")
 
 
 class Run:
@@ -146,18 +145,8 @@ class Run:
     @cached_property
     def images(self) -> ImageSet:
         """The images of the scan, in order."""
-        # Column by column: a dictionary for each of a million rows takes gigabytes.
-        table = read_table(self.folder / "images.parquet", COMMAND)
-        columns = (table[name].to_pylist() for name in ("image", "path", *BOX))
-        entries = (
-            ImageEntry(
-                id=image,
-                path=None if path is None else Path(os.fsdecode(path)),
-                box=None if top is None else (top, left, height, width),
-            )
-            for image, path, top, left, height, width in zip(*columns, strict=True)
-        )
-        return ImageSet(source=self.manifest.images.source, entries=tuple(entries))
+        entries = read_image_table(self.folder / "images.parquet")
+        return ImageSet(source=self.manifest.images.source, entries=entries)
 
     def _same(self, images: ImageSet) -> ImageSet:
         """The images that were handed over, if they are those that were scanned."""

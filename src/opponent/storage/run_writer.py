@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -20,8 +19,9 @@ from opponent.core.errors import RunError
 from opponent.images.imageset import ImageSet
 from opponent.storage.columns import SCALARS
 from opponent.storage.files import AnyPath, atomic_write, to_path, write_text
+from opponent.storage.image_table import image_table
 from opponent.storage.manifest import Manifest
-from opponent.storage.run import BOX, CHANNELS, MAPS, UNREADABLE, Run
+from opponent.storage.run import CHANNELS, MAPS, UNREADABLE, Run
 from opponent.storage.summary import Summary, rows
 from opponent.storage.tables import floats, lists, write_table
 
@@ -61,7 +61,7 @@ def begin_run(folder: str | AnyPath, manifest: Manifest, images: ImageSet) -> Ru
     # The manifest comes first: where it lies, all else is ours to write.
     write_text(folder / "manifest.json", manifest.to_json())
     # Each time anew: the images, or a file of weights, may have moved since.
-    write_table(folder / "images.parquet", _image_table(images))
+    write_table(folder / "images.parquet", image_table(images))
     run = Run(folder)
     # What reading the table would give, without a second list.
     run.images = ImageSet(
@@ -168,21 +168,6 @@ def _is_free(folder: AnyPath) -> bool:
     return folder.is_dir() and all(
         fnmatchcase(path.name, ".manifest.*.tmp.json") for path in folder.iterdir()
     )
-
-
-def _image_table(images: ImageSet) -> pa.Table:
-    """Ids, paths and boxes. Paths are text, or bytes where a name is no valid text."""
-    paths = [None if entry.path is None else str(entry.path.absolute()) for entry in images]
-    try:
-        path_column = pa.array(paths, pa.string())
-    except UnicodeEncodeError:
-        encoded = [None if path is None else os.fsencode(path) for path in paths]
-        path_column = pa.array(encoded, pa.binary())
-    boxes = [entry.box or (None,) * 4 for entry in images]
-    box_columns = {
-        name: pa.array([box[i] for box in boxes], pa.int32()) for i, name in enumerate(BOX)
-    }
-    return pa.table({"image": [entry.id for entry in images], "path": path_column} | box_columns)
 
 
 def _shard_table(

@@ -15,12 +15,12 @@ from opponent.core.side import Side
 from opponent.geometry.crop import CropPlan
 from opponent.geometry.planning import plan_crop
 from opponent.geometry.receptive_field import receptive_field
-from opponent.images.decode import Fit, load_image
+from opponent.images.decode import load_image
 from opponent.images.imageset import ImageEntry
 from opponent.images.sources import Images, open_images
-from opponent.models.forward import undisturbed
 from opponent.models.network import Network
 from opponent.models.registry import load
+from opponent.models.state import undisturbed
 from opponent.synthesis.objectives import Activation, DotCosine, parse_objective
 from opponent.synthesis.optimise import ascend
 from opponent.synthesis.parameterisations import (
@@ -41,7 +41,7 @@ _Start = Callable[[slice, torch.Generator], Parameterisation]
 @undisturbed()
 def invert(
     network: Network | nn.Module | str,
-    images: Float[Tensor, "n 3 h w"] | Images,
+    images: Tensor | Images,
     feature: Feature | str,
     through: str,
     *,
@@ -380,5 +380,6 @@ def _photograph(
     prepared = network.preprocessing
     factor = canvas[0] / prepared.size[0]
     short = None if prepared.resize is None else round(prepared.resize * factor)
-    pixels = load_image(entry, Fit(size=canvas, resize=short))
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    fit = replace(prepared.fit, size=canvas, resize=short, draft=False)
+    pixels = torch.from_numpy(load_image(entry, fit)).permute(2, 0, 1).float()
+    return pixels / 255 if fit.in_bytes else pixels.clamp(0, 1)

@@ -11,8 +11,8 @@ from opponent.core.feature import Feature
 from opponent.core.side import Side
 from opponent.geometry.crop import CropPlan
 from opponent.models.finite import likely_cause
-from opponent.models.forward import undisturbed
 from opponent.models.network import Network
+from opponent.models.state import undisturbed
 from opponent.synthesis.objectives import Objective, Views
 from opponent.synthesis.parameterisations import Parameterisation
 from opponent.synthesis.result import Synthesis

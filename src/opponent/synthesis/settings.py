@@ -15,6 +15,14 @@ from opponent.synthesis.transforms import Transforms
 CANVAS = 512 / 224
 
 
+def not_synthesised(network: Network) -> str | None:
+    """Why no image can be synthesised for a network; None if one can."""
+    channels = network.preprocessing.channels
+    if channels == 3:
+        return None
+    return f"images are synthesised in RGB only, and {network.name} takes {channels} channels"
+
+
 @dataclass(frozen=True, kw_only=True)
 class SynthesisSettings:
     """How images are synthesised.
@@ -63,7 +71,11 @@ class SynthesisSettings:
 
         Args:
             network: the network that the images are for.
+        Raises:
+            ValueError: the network takes other images than RGB, which are not synthesised.
         """
+        if reason := not_synthesised(network):
+            raise ValueError(reason)
         height, width = network.preprocessing.size
         return self.canvas or (round(height * CANVAS), round(width * CANVAS))
 

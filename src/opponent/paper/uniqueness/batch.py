@@ -11,8 +11,8 @@ from opponent.attribution.result import energies
 from opponent.core.feature import Feature
 from opponent.geometry.crop import CropPlan
 from opponent.geometry.planning import plan_crop
-from opponent.models.forward import undisturbed
 from opponent.models.network import Network
+from opponent.models.state import undisturbed
 from opponent.paper.layer_pairs import LayerPair
 
 
@@ -30,7 +30,7 @@ def plan_crops(
 
 def measure_batch(
     network: Network,
-    inputs: Float[Tensor, "n 3 h w"],
+    inputs: Float[Tensor, "n bands h w"],
     plans: Mapping[LayerPair, CropPlan],
 ) -> dict[str, Float[np.ndarray, "n f 4"]]:
     """Activation, excitation, inhibition and L2 norm of S, of features of many layers.

@@ -248,7 +248,7 @@ def _question(
         "experiment": "uniqueness",
         "network": network.name,
         "weights_sha256": network.weights_sha256(),
-        "preprocessing": asdict(network.preprocessing),
+        "preprocessing": network.preprocessing.describe(),
         "images": {"count": len(images), "sha256": images.digest()},
         "layers": [asdict(pair) for pair in pairs],
         "units": [

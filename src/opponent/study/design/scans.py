@@ -175,7 +175,7 @@ def runs_by_layer(runs: Sequence[Run], network: Network) -> dict[str, list[Run]]
                 f"{', '.join(twice[:5])} of {layer} {'is' if len(twice) == 1 else 'are'} in two "
                 "of the runs; give each feature once"
             )
-    order = sorted(of_layer, key=lambda layer: network.target_point(layer).order)
+    order = sorted(of_layer, key=lambda layer: network.layers.target_point(layer).order)
     return {layer: of_layer[layer] for layer in order}
 
 
@@ -256,7 +256,7 @@ def _norms(
     rows, columns = (list(x) for x in zip(*positions, strict=True))
 
     def norms(
-        inputs: Float[Tensor, "n 3 h w"], numbers: Int[np.ndarray, " n"]
+        inputs: Float[Tensor, "n bands h w"], numbers: Int[np.ndarray, " n"]
     ) -> Mapping[str, np.ndarray]:
         hidden = network.run(inputs, layer, after=True).target
         norm = hidden[:, :, rows, columns].double().abs().sum(1)
