@@ -147,13 +147,14 @@ def test_what_cannot_be_asked(gated: Network, pictures: Path, tmp_path: Path) ->
     assert not (tmp_path / "run").exists()
 
 
-def test_a_network_that_gives_no_number_is_named(pictures: Path, tmp_path: Path) -> None:
+def test_a_unit_that_gives_no_number_is_left_out(pictures: Path, tmp_path: Path) -> None:
     module = Gated()
     with torch.no_grad():
         module.last[0].bias[4] = torch.nan
     network = Network(module, preprocessing=Preprocessing(size=(10, 12)))
-    with pytest.raises(ValueError, match=r"unit 4 is not a number \(NaN\) in some image"):
-        scan_images(network, pictures, "last.1:*", "stem.1", out=tmp_path / "run")
+    run = scan_images(network, pictures, "last.1:*", "stem.1", out=tmp_path / "run")
+    images = {row["unit"]: row["images"] for row in run.units().to_pylist()}
+    assert images == {unit: 0 if unit == 4 else 11 for unit in range(6)}
 
 
 def test_a_run_of_features_has_no_units(mini: Network, pictures: Path, tmp_path: Path) -> None:

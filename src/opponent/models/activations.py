@@ -7,6 +7,7 @@ To add one, add a row to `ACTIVATION_FUNCTIONS`. Four files derive their own set
 Modules of other packages, and of the user, are recognised by what they do: see `is_activation`.
 """
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +97,9 @@ def is_activation(module: nn.Module, shape: tuple[int, ...]) -> bool:
     like = parameters[0] if parameters else a
     inputs = [x.to(like) for x in (a, b, mixed, (a + b) / 2)]
     try:
-        of_a, of_b, of_mixed, of_middle = (apply_alone(module, x) for x in inputs)
+        # A copy, since a module may remember what it was given.
+        copy = deepcopy(module)
+        of_a, of_b, of_mixed, of_middle = (apply_alone(copy, x) for x in inputs)
     except Exception:  # a module that takes something else fails in a way of its own
         return False
     if not isinstance(of_a, Tensor) or of_a.shape != shape or not of_a.is_floating_point():
