@@ -183,14 +183,12 @@ class Network:
         return self.classes[unit] if self.classes and unit < len(self.classes) else None
 
     def cached(self, key: Hashable, compute: Callable[[], _Value]) -> _Value:
-        """What was computed for a key before, or what `compute` gives now.
-
-        For what depends on the network's structure and input size alone, such as receptive fields.
-        It is computed again on another device and in another type of numbers.
+        """What was computed for a key before on this device and in this dtype, or is computed now.
 
         Args:
             key: what the value is kept under.
-            compute: gives the value.
+            compute: gives the value, which depends on structure and input size alone, such as
+                receptive fields.
         """
         if (full := (key, self.device, self.dtype)) not in self._cache:
             self._cache[full] = compute()

@@ -86,8 +86,8 @@ def load_weights(module: nn.Module, file: str | Path) -> None:
     if len(others) > 1:
         raise ValueError(
             f"{file} holds several sets of weights that fit {type(module).__name__}: "
-            f"{', '.join(others)}; save the one that you mean alone, such as "
-            f"torch.save(torch.load({str(file)!r})[{others[-1]!r}], 'weights.pth')"
+            f"{', '.join(others)}; save the one that you mean in a file of its own, such as "
+            f"`torch.save(checkpoint[{others[-1]!r}], 'weights.pth')`"
         )
     own = {_eager_name(k): k for k in module.state_dict()}
     module.load_state_dict({own[k]: v for k, v in best.weights.items()}, strict=False)
@@ -194,8 +194,8 @@ def _read(file: Path) -> object:
             raise OSError(
                 f"{unsafe}it holds {other[1]} besides tensors. Save the weights alone, "
                 "`torch.save(model.state_dict(), 'weights.pth')`; or, only if you trust the file, "
-                f"`torch.save(torch.load({str(file)!r}, weights_only=False)['state_dict'], "
-                "'weights.pth')`, with the name that it holds them under"
+                "load it yourself with weights_only=False and save what it holds them under, such "
+                "as `torch.save(checkpoint['state_dict'], 'weights.pth')`"
             ) from error
         # The first sentence: what torch goes on to advise is not safe.
         reason = re.split(r"\.\s|\n", f"{type(error).__name__}: {error}", maxsplit=1)[0]
