@@ -11,8 +11,7 @@ import pytest
 from msgspec import structs
 from PIL import Image
 
-from opponent import Network, Run
-from opponent.core.errors import RunError
+from opponent import Feature, Network, Run, RunError, scan_images, scan_kept
 from opponent.study.design.building import build
 from opponent.study.design.study import Study, write_study
 
@@ -149,3 +148,20 @@ def test_what_does_not_go_together_is_refused(
         make(runs, tmp_path / "e", network, features=7)
     with pytest.raises(RunError, match="another question"):
         make(runs, study.folder, network, features=2)
+
+
+def test_runs_without_rows_of_all_images_or_of_several_powers_are_refused(
+    network: Network, pictures: Path, tmp_path: Path
+) -> None:
+    few = [pictures / f"{i:03d}.png" for i in range(3)]
+    units = scan_images(network, few, "relu2:*", "relu1", out=tmp_path / "units")
+    with pytest.raises(ValueError, match="holds all units together and no unit's own rows"):
+        make([units], tmp_path / "a", network)
+    kept = scan_kept(units, "relu2:0", network=network)
+    with pytest.raises(RunError, match="a scan of all units keeps, and a study needs all 3"):
+        make([kept], tmp_path / "b", network)
+    vector = [1.0] * 8
+    powers = [Feature.direction("relu2", vector, name=f"p{p}", power=p) for p in (0, 2)]
+    run = scan_images(network, few, powers, "relu1", out=tmp_path / "powers")
+    with pytest.raises(ValueError, match="holds features of several powers"):
+        make([run], tmp_path / "c", network)
