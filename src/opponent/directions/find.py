@@ -36,7 +36,7 @@ def find_directions(
 
     Args:
         network: a network, a module or a name.
-        images: a folder, files, a text list, an image source, or 'photos'.
+        images: a folder, an archive, a data set, arrays: whatever `open_images` takes.
         layer: the layer whose output (after the ReLU) is clustered.
         count: k, the number of directions.
         seed: seed of the positions and of the clustering.

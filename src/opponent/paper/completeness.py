@@ -169,7 +169,7 @@ def completeness(
 
     Args:
         network: a network or its name.
-        images: a folder, files, a text list, an image source, or 'photos'.
+        images: a folder, an archive, a data set, arrays: whatever `open_images` takes.
         out: the folder, new or that of the same question.
         features: which features of one layer, or how many random units of `layer`.
         layer: where random units are drawn from; by default the logits.

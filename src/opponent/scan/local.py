@@ -54,7 +54,7 @@ def scan_images(
 
     Args:
         network: a network, a module or a name.
-        images: a folder, files, a text list, an image source, or 'photos'.
+        images: a folder, an archive, a data set, arrays: whatever `open_images` takes.
         features: one or more features of one layer; a feature without a position is read at the
             centre. 'LAYER:*' (or 'LAYER:*@ROW,COLUMN') is all its units: of these, the run keeps
             extremes and distributions; of the others, every image. 'LAYER:*@*' is each unit's
