@@ -104,7 +104,7 @@ def views(run: opponent.Run, network: opponent.Network) -> dict[str, Any]:
     settings = opponent.SynthesisSettings(steps=2)
     return {
         "Attribution": opponent.attribute(network, Noise(30), UNIT, THROUGH),
-        "Columns": run.columns(),
+        "Columns": run.columns(UNIT),
         "Run": run,
         "Selected": opponent.select(run, k=3)["exciting"],
         "Synthesis": opponent.invert(

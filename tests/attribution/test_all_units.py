@@ -189,5 +189,5 @@ class _OwnWeights(nn.Module):
 def test_weights_that_the_image_makes_are_no_linear_map() -> None:
     with torch.random.fork_rng(devices=[]):
         network = Network(_OwnWeights(), preprocessing=Preprocessing(size=(5, 6)))
-    with pytest.raises(ValueError, match="needs a layer that one convolution makes"):
+    with pytest.raises(ValueError, match="depends on the images beside it"):
         scores_everywhere(network, torch.ones(1, 3, 5, 6), "last", "first")

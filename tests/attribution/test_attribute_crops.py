@@ -176,7 +176,7 @@ def test_where_no_crop_is_possible_it_is_the_whole_image(
         ("densenet121", (96, 96), "features.denseblock1.denselayer3.conv1:9", "features.relu0"),
         ("mobilenet_v3_small", (96, 96), "features.4.block.0.0:17", "features.2"),
         ("vit_b_32", (64, 64), "conv_proj:100", "pixels"),  # takes no other size
-        ("vit_b_32", (64, 64), "encoder.layers.encoder_layer_0.mlp.0:7@2,0", "conv_proj"),
+        ("vit_b_32", (64, 64), "encoder.layers.encoder_layer_0.mlp.0:7@1,0", "conv_proj"),
     ],
 )
 def test_networks_of_torchvision(

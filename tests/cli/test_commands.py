@@ -129,7 +129,7 @@ def test_models_and_layers() -> None:
 def test_layers_that_are_called_several_times(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.random.fork_rng(devices=[]):
         twice = opponent.Network(Twice(), preprocessing=opponent.Preprocessing(size=(9, 12)))
-    monkeypatch.setattr("opponent.cli.start.open_network", lambda _: twice)
+    monkeypatch.setattr("opponent.cli.networks.open_network", lambda _: twice)
     rows = [row.split() for row in within("layers", "any", "--bottlenecks").splitlines()[1:-1]]
     assert [(row[0], row[-1]) for row in rows] == [("relu#1", "yes"), ("relu#3", "yes")]
     assert rows[0][-4:-1] == ["3", "x", "3"]
@@ -305,4 +305,4 @@ def test_ctrl_c_says_how_to_go_on_and_loses_nothing(pictures: Path, tmp_path: Pa
 
 def test_the_demo_names_a_feature_of_the_embedded_network() -> None:
     network = opponent.load()
-    network.check(network.resolve(FEATURE).layer, THROUGH)
+    network.layers.check(network.resolve(FEATURE).layer, THROUGH)

@@ -46,7 +46,7 @@ def turned(columns: Columns, r: float) -> Columns:
 def test_integrated_gradients_are_advised_at_bottlenecks_with_a_low_r_alone(tmp_path: Path) -> None:
     network, shapes = branched(), paint_shapes(tmp_path / "shapes", 24)
     run = begin(network, shapes, tmp_path / "run")
-    columns = run.columns()
+    columns = run.columns(run.features[0])
     for r in (-0.3, 0.0, 0.5, 0.94):
         low = turned(columns, r)
         assert low.completeness == pytest.approx(r, abs=1e-6)
@@ -57,7 +57,10 @@ def test_integrated_gradients_are_advised_at_bottlenecks_with_a_low_r_alone(tmp_
     for r in (0.96, 1.0):
         assert completeness_note(run, network, turned(columns, r)) is None
     # What is not measured is not complained of.
-    few = replace(low, **{name: getattr(low, name)[:19] for name in vars(low)})
+    few = replace(
+        low,
+        **{name: getattr(low, name)[:19] for name in vars(low) if getattr(low, name) is not None},
+    )
     assert completeness_note(run, network, few) is None
     integrated = begin(network, shapes, tmp_path / "integrated", rule="integrated-zero/2")
     note = completeness_note(integrated, network, low)

@@ -229,6 +229,7 @@ class Single(nn.Module):
 
 def test_a_network_that_takes_one_type_alone_is_checked_in_it() -> None:
     network = Network(seeded(Single).float(), preprocessing=Preprocessing(size=(20, 24)))
+    assert network.layers
     with pytest.raises(RuntimeError, match=r"type|dtype"):
         copy_in(network, torch.float64).run(randn(1, 3, 20, 24), "last")
     assert plan_crop(network, [network.resolve("last:1")], "first").box is not None

@@ -234,8 +234,11 @@ def test_what_has_no_rows_and_columns_has_no_placement() -> None:
     network = Network(seeded(Steps), preprocessing=Preprocessing(size=SIZE))
     assert placement(network, "pixels") == (0.0, 0.0, 1.0, 1.0)
     assert placement(network, "same") == (1.0, 1.0, 1.0, 1.0)
-    for layer in ("scaled", "tokens", "last", "logits"):
+    # What looks at the whole image still has its place on it.
+    for layer in ("scaled", "tokens"):
+        assert placement(network, layer) == (1.0, 1.0, 1.0, 1.0)
+    for layer in ("last", "logits"):
         assert placement(network, layer) is None
-    assert receptive_field(network, "tokens:1@12,0").slices == (slice(0, 10), slice(0, 13))
+    assert receptive_field(network, "tokens:1@1,4").slices == (slice(0, 10), slice(0, 13))
     assert receptive_field(network, "same:1", "conv") == Box(top=4, left=5, height=1, width=1)
-    assert receptive_field(network, "last:1", "tokens").slices == (slice(0, 88), slice(0, 1))
+    assert receptive_field(network, "last:1", "tokens").slices == (slice(0, 8), slice(0, 11))

@@ -65,9 +65,11 @@ def test_unknown_names_suggest_near_ones() -> None:
 
 @pytest.mark.parametrize("number", ["0", "3", "x", "", "-1", "1.5", "1#1"])
 def test_a_call_that_there_is_not_is_refused(number: str) -> None:
-    for use in ("layer", "target_point", "through_point", "map_shape"):
+    network = odd()
+    layers = network.layers
+    for use in (network.layer, layers.target_point, layers.through_point, network.map_shape):
         with pytest.raises(ValueError, match=r"block.relu is called 2 times in a pass"):
-            getattr(odd(), use)(f"block.relu#{number}")
+            use(f"block.relu#{number}")
     with pytest.raises(ValueError, match=r"block.relu is called 2 times"):
         odd().resolve(f"block.relu#{number}:1")
 
@@ -143,6 +145,6 @@ def test_check_wants_the_through_layer_first() -> None:
         ("body.0", "body"),
         ("stem", "logits"),
     ):
-        for call in (network.check, lambda *names: network.run(images(), *names)):
+        for call in (network.layers.check, lambda *names: network.run(images(), *names)):
             with pytest.raises(ValueError, match=f"through '{through}' does not lie before the"):
                 call(target, through)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opponent import Feature, Network, Preprocessing
-from opponent.core.errors import UnknownGeometry
+from opponent.core.errors import UnknownGeometry, UnknownLayout
 from opponent.geometry.receptive_field import (
     placement,
     receptive_field,
@@ -251,7 +251,21 @@ HIDING: dict[str, tuple[Callable[[Tensor], Tensor] | nn.Module, bool]] = {
 }
 
 
-@pytest.mark.parametrize("name", HIDING)
+# Of an image these give what depends on the images beside it.
+MIXING = ("own statistics", "images mixed", "largest", "choice", "indexed", "numbers")
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_what_mixes_images_is_refused(name: str) -> None:
+    function, _ = HIDING[name]
+    hiding = function if isinstance(function, nn.Module) else Function(function)
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), hiding, nn.Conv2d(4, 2, 1)))
+    network = Network(model, preprocessing=Preprocessing(size=SIZE))
+    with pytest.raises(UnknownLayout, match="depends on the images beside it"):
+        network.layer("2")
+
+
+@pytest.mark.parametrize("name", [name for name in HIDING if name not in MIXING])
 def test_no_box_is_too_small_whatever_a_network_does(name: str) -> None:
     function, exact = HIDING[name]
     if function is F.conv_transpose2d:
@@ -303,8 +317,7 @@ def test_boxes_in_half_precision_are_exact_or_whole(dtype: torch.dtype, exact: i
             if width > exact:
                 rows, columns = slice(0, 6), slice(0, width)
             assert receptive_field(network, f"2:1@0,{column}").slices == (rows, columns)
-        expected = (2.0, 2.0, 1.0, 1.0) if width <= exact else None
-        assert placement(network, "2") == expected
+        assert placement(network, "2") == (2.0, 2.0, 1.0, 1.0)
         assert ("2" in receptive_fields_by_layer(network)) == (width <= exact)
     # Nor must a layer that computes in half precision make a box too small.
     half = nn.Sequential(nn.Identity(), Function(lambda x: x.to(dtype).float()), nn.Identity())

@@ -40,10 +40,12 @@ from opponent.atlas.layout import (
 )
 from opponent.attribution.attribute import attribute_each, refuse_unreadable
 from opponent.attribution.rules import AttributionRule
+from opponent.core.box import Box
 from opponent.core.errors import RunError
 from opponent.core.feature import Feature
 from opponent.core.progress import Progress, shown
 from opponent.core.side import SIDES, Side
+from opponent.geometry.receptive_field import receptive_field
 from opponent.images.imageset import ImageSet
 from opponent.images.loader import load_batches
 from opponent.models.network import Network
@@ -223,7 +225,7 @@ class _Builder:
         return read_table(path, COMMAND)
 
     def _with_space(self, images: Sequence[str]) -> Float[np.ndarray, "n d"]:
-        window = self.run.through_window(self.feature)
+        window = self._window()
         length = self.run.manifest.through_shape[0] * window.height * window.width
         if 4 * length * len(images) > LARGEST:
             raise ValueError(
@@ -236,6 +238,10 @@ class _Builder:
             vectors[done : done + len(batch)] = batch.flatten(1).cpu().numpy()
             done += len(batch)
         return vectors
+
+    def _window(self) -> Box:
+        """The box of the through layer's maps that S lies in, tokens beside the image too."""
+        return receptive_field(self.network, self.feature, self.run.through)
 
     def _attributions(
         self, images: Sequence[str], what: str, start: int = 0
@@ -281,7 +287,7 @@ class _Builder:
             return _read_means(path, len(members))
         cell_of = {row: cell for cell, rows in enumerate(members.values()) for row in rows}
         rows, ids = sorted(cell_of), table["image"].to_pylist()
-        window, k = self.run.through_window(self.feature), self.run.manifest.through_shape[0]
+        window, k = self._window(), self.run.manifest.through_shape[0]
         sums, done = self._sums((2, len(members), k, window.height, window.width))
         saved = done
         for pair in self._attributions([ids[row] for row in rows], "mean attributions", done):

