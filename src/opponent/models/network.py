@@ -85,8 +85,7 @@ class Network:
         self._name = name or type(self._module).__name__
         self._classes = tuple(classes) if classes is not None else None
         self._weights_file, self._asked, self._forward = weights_file, asked, forward
-        self._layout = dict(layout or {})
-        self._cache: dict[Hashable, object] = {}
+        self._layout, self._cache = dict(layout or {}), dict[Hashable, object]()
 
     def __repr__(self) -> str:
         return f"Network({self.name!r})"
@@ -201,7 +200,8 @@ class Network:
 
     @cached_property
     def _layers(self) -> Layers:
-        noise = torch.randn(1, *self.map_shape(PIXELS), generator=torch.Generator().manual_seed(0))
+        seeded = torch.Generator().manual_seed(0)
+        noise = torch.randn(1, *self.map_shape(PIXELS), generator=seeded)
         return Layers(self.model, noise.to(self.device, self.dtype), self.name, self._layout)
 
     @property
@@ -210,10 +210,10 @@ class Network:
         return Model(module=self.module, call=self._forward)
 
     def layer(self, name: str) -> Layer:
-        """The layer of that name: a `named_modules()` path, 'logits', or 'NAME#2' for a second call.
+        """The layer of that name.
 
         Args:
-            name: the name.
+            name: a `named_modules()` path ('NAME#2' for its second call), or 'logits'.
         Raises:
             ValueError: no such layer; the message lists the nearest names.
         """
