@@ -15,7 +15,7 @@ import torch
 from rich.progress import track
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.support.random_networks import ACTIVATIONS, RandomNetwork, random_network, slowly
+from tests.support.random_networks import READ_BEFORE, RandomNetwork, random_network, slowly
 
 import opponent
 from opponent import Feature, Network, Preprocessing
@@ -90,7 +90,7 @@ def _compare(
         expected = torch.stack([s.clamp(min=0).sum(1), -s.clamp(max=0).sum(1)], 1)
         if not _close(every[:, other, 1:3], expected, slow.grid):
             return "WRONG", f"all units of {what}"
-    kind = "activation" if made.kinds[target] in ACTIVATIONS else made.states[target].lies
+    kind = "activation" if made.kinds[target] in READ_BEFORE else made.states[target].lies
     return "agreed", f"{made.states[through].lies} to {kind}"
 
 

@@ -157,6 +157,10 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }  # fmt: skip
 
 
+# Targets that are read before they act: the functions above, and one of the user's own.
+READ_BEFORE = {*ACTIVATIONS, "gate"}
+
+
 def _resize(state: State, module: nn.Module, **changes: Any) -> State:
     """The state after a layer on maps, by running it."""
     x = torch.zeros(1, state.channels, state.rows, state.columns)
@@ -361,7 +365,7 @@ def slowly(
         unit: the channel.
         place: (row, column), or (token,) of those before the map.
     """
-    end = target if network.kinds[target] in ACTIVATIONS else target + 1
+    end = target if network.kinds[target] in READ_BEFORE else target + 1
     h = network.module[: through + 1](x.clone()).detach().requires_grad_()
     raw = network.module[through + 1 : end](h * 1.0)
     grid, prefix = to_map(raw, network.states[target])

@@ -24,6 +24,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from opponent.core.errors import UnknownLayout
 from opponent.core.text import one_line
 from opponent.models.activations import ACTIVATIONS
+from opponent.models.deduction import by_module, by_places, placed_at, with_channels
 from opponent.models.forward import Call, Model, trace
 from opponent.models.layout import Layout, names_of_extras
 from opponent.models.places import ENDS, PlaceMode, Places
@@ -37,13 +38,6 @@ ROUNDING, COARSE = 1e-3, 0.05
 LARGER = 32
 # Names of the parameter that begins as a class token, in timm, torchvision and transformers.
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
-CHANNELS_SECOND = (
-    nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.Upsample,
-    nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.LocalResponseNorm, nn.PixelShuffle,
-    nn.PixelUnshuffle, nn.InstanceNorm2d,
-)  # fmt: skip
-CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding)
-
 LOGITS = "logits"  # the network's output
 Key = tuple[str, int]  # a module's name, and which of its calls
 
@@ -187,15 +181,15 @@ class _Survey:
                     f"{images} of its output of shape {shape}"
                 )
             return replace(
-                found, layout=told, placement=_placement(told, places),
+                found, layout=told, placement=placed_at(told, places),
                 nowhere=nowhere,
             )  # fmt: skip
         module = self.modules[call.name]
         try:
             layout: Layout | None = (
-                _by_places(shape, images, places)
+                by_places(shape, images, places)
                 or self._by_sizes(key, shape, images)
-                or _by_module(shape, images, module)
+                or by_module(shape, images, module)
             )
         except UnknownLayout as error:
             return replace(found, reason=str(error))
@@ -205,7 +199,7 @@ class _Survey:
             reason = f"which axes of {shape} are channels, rows and columns is not known"
             return replace(found, reason=reason)
         return replace(
-            found, layout=layout, placement=_placement(layout, places),
+            found, layout=layout, placement=placed_at(layout, places),
             nowhere=nowhere,
         )  # fmt: skip
 
@@ -219,7 +213,7 @@ class _Survey:
         for axis, (size, tall, wide) in enumerate(zip(shape, taller, wider, strict=True)):
             if axis != images and (size != tall or size != wide):
                 axes[axis] = "t" if size != tall and size != wide else "hw"[size == tall]
-        return _with_channels(axes, shape)
+        return with_channels(axes, shape)
 
     @cached_property
     def _larger(self) -> tuple[dict[Key, tuple[int, ...]], dict[Key, tuple[int, ...]]]:
@@ -286,90 +280,6 @@ def _images_axis(one: tuple[int, ...], two: tuple[int, ...]) -> int | str:
 
 def _said(name: str, said: Mapping[str, str]) -> str | None:
     return next((text for pattern, text in said.items() if fnmatchcase(name, pattern)), None)
-
-
-def _by_places(shape: tuple[int, ...], images: int, places: Places | None) -> Layout | None:
-    """The layout that follows from where elements belong; None where they belong nowhere."""
-    axes = ["1" if size == 1 else "" for size in shape]
-    axes[images] = "n"
-    rows, columns = ((), ()) if places is None else (places.rows, places.columns)
-    if not rows and not columns:
-        # Nothing but a vector can be told.
-        return _with_channels(axes, shape) if axes.count("") <= 1 else None
-    if len(rows) > 1 or len(columns) > 1:
-        raise UnknownLayout(f"rows and columns are spread over several axes of {shape}")
-    if rows == columns:
-        assert places is not None
-        axes[rows[0]] = "t"
-        layout = _with_channels(axes, shape)
-        return None if layout is None else _in_grid(layout, places)
-    for axis, letter in ((rows, "h"), (columns, "w")):
-        if axis:
-            axes[axis[0]] = letter
-    return _with_channels(axes, shape)
-
-
-def _with_channels(axes: list[str], shape: tuple[int, ...]) -> Layout | None:
-    """The layout with the only axis that is left as channels; None where several are."""
-    left = [number for number, axis in enumerate(axes) if axis == ""]
-    if len(left) > 1 or len(axes) > 4:
-        return None
-    positions = [axis for axis in axes if axis in ("h", "w", "t")]
-    if len(set(positions)) < len(positions) or ("t" in positions and len(positions) > 1):
-        return None
-    if not left and (ones := [k for k, axis in enumerate(axes) if axis == "1"]):
-        left = ones[:1] if ones[0] == 1 or not positions else ones[-1:]
-    for number in left:
-        axes[number] = "c"
-    if len(axes) == 4 and axes[:2] == ["n", "c"] and axes[2] in "h1" and axes[3] in "w1":
-        return Layout(axes="nchw")
-    letters = "".join(axes)
-    if "t" in letters:
-        return Layout.of_tokens(letters, (shape[letters.index("t")], 1))
-    return Layout(axes=letters)
-
-
-def _by_module(shape: tuple[int, ...], images: int, module: nn.Module) -> Layout | None:
-    """The layout that the outputs of a kind of module have."""
-    if len(shape) == 4 and images == 0 and isinstance(module, CHANNELS_SECOND):
-        return Layout(axes="nchw")
-    if len(shape) == 3 and images < 2 and type(module) in CHANNELS_LAST:
-        letters = "ntc" if images == 0 else "tnc"
-        return Layout.of_tokens(letters, (shape[letters.index("t")], 1))
-    return None
-
-
-def _in_grid(layout: Layout, places: Places) -> Layout:
-    """The layout of tokens with their grid, if they lie in one; else as a list."""
-    rows, columns = places.at.round(decimals=3).tolist()
-    on = [number for number, row in enumerate(rows) if row == row]  # NaN belongs nowhere
-    spots = [(rows[number], columns[number]) for number in on]
-    grid = (len({y for y, _ in spots}), len({x for _, x in spots}))
-    if len(set(spots)) < len(spots) or grid[0] * grid[1] != len(spots):
-        return layout
-    in_rows = [on[k] for k in sorted(range(len(on)), key=spots.__getitem__)]
-    extras = sorted(set(range(len(rows))) - set(on))
-    return Layout.of_tokens(layout.axes, grid, in_rows, extras)
-
-
-def _placement(layout: Layout, places: Places | None) -> tuple[float, float, float, float] | None:
-    """Where the map lies on the image, if it has even steps there."""
-    if places is None or not places.rows or not places.columns:
-        return None
-    if layout.grid is not None:
-        chosen = places.at[:, list(layout.places)]
-        at = chosen.unflatten(1, layout.grid) if chosen.shape[1] == len(layout.places) else None
-    else:
-        at = places.at if places.rows < places.columns else places.at.transpose(1, 2)
-    if at is None or at.ndim != 3 or 1 in at.shape[1:]:
-        return None
-    rows, columns = at[0].nanmean(1), at[1].nanmean(0)
-    steps = [float(x[-1] - x[0]) / (len(x) - 1) for x in (rows, columns)]
-    even = all(
-        step > 0 and bool(((x.diff() - step).abs() < 1e-3 * step).all())
-        for step, x in zip(steps, (rows, columns), strict=True)
-    )
-    return (float(rows[0]), float(columns[0]), steps[0], steps[1]) if even else None
 
 
 def _named(found: Sequence[Output], module: nn.Module) -> list[Output]:

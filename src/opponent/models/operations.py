@@ -231,11 +231,47 @@ def _convolution(
     pad: _Pad, x: Tensor, weight: Tensor, bias: Any, stride: Any, padding: Any, dilation: Any,
     transposed: bool, output_padding: Any, groups: int,
 ) -> Tensor:  # fmt: skip
-    if transposed or x.ndim != 4:
-        raise _unknown("a transposed or non-planar convolution")
+    if x.ndim != 4:
+        raise _unknown("a non-planar convolution")
+    if transposed:
+        return _transposed(x, weight, stride, padding, dilation, output_padding, groups)
     grouped = _pad_evenly(pad, x.unflatten(1, (groups, -1)).amax(2), padding)
     pooled = F.max_pool2d(grouped, weight.shape[2:], stride, 0, dilation)
     return pooled.repeat_interleave(weight.shape[0] // groups, 1)
+
+
+def _transposed(
+    x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, output_padding: Any,
+    groups: int,
+) -> Tensor:  # fmt: skip
+    """A convolution over the map with nothing between its elements."""
+    x = x.unflatten(1, (groups, -1)).amax(2)
+    size = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], stride, strict=True)]
+    spread = x.new_full((*x.shape[:2], *size), -torch.inf)
+    spread[:, :, :: stride[0], :: stride[1]] = x
+    edges = []
+    for axis in (1, 0):
+        edge = dilation[axis] * (weight.shape[2 + axis] - 1) - padding[axis]
+        edges += [edge, edge + output_padding[axis]]
+    pooled = F.max_pool2d(_pad_with_nothing(spread, edges), weight.shape[2:], 1, 0, dilation)
+    return pooled.repeat_interleave(weight.shape[1], 1)
+
+
+def _bilinear(x: Tensor, *settings: Any) -> Tensor:
+    """The largest of the elements that an output element lies between."""
+    for axis, numbers in enumerate(_numbers(x), 2):
+        at = aten.upsample_bilinear2d(numbers, *settings).movedim(axis, -1)[0, 0, 0]
+        at = at.mul(2**20).round().div(2**20)  # rounding brings in no neighbour
+        below, above = (x.index_select(axis, k.long()) for k in (at.floor(), at.ceil()))
+        x = torch.maximum(below, above)
+    return x
+
+
+def _numbers(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps of one channel with the number of each row, and of each column, as values."""
+    rows, columns = (torch.arange(n, dtype=torch.float64, device=x.device) for n in x.shape[2:])
+    grid = torch.meshgrid(rows, columns, indexing="ij")
+    return grid[0][None, None], grid[1][None, None]
 
 
 def _max_pool(
@@ -328,6 +364,7 @@ RULES: dict[Any, Callable[..., Any]] = {
     # Pools and reductions.
     aten.avg_pool3d: _average_pool_3d,
     aten._adaptive_avg_pool2d: lambda x, size: F.adaptive_max_pool2d(x, size),
+    aten.upsample_bilinear2d: _bilinear,
     aten.mean: _reduce,
     aten.sum: _reduce,
     aten.amax: _reduce,

@@ -25,6 +25,8 @@ SCALED = {
     aten.native_batch_norm, aten._native_batch_norm_legit_no_training,
     aten._native_batch_norm_legit, aten._fused_rms_norm,
 }  # fmt: skip
+# What lies between elements has a place between theirs.
+INTERPOLATED = {aten.upsample_bilinear2d, aten.upsample_bicubic2d}
 # Attention in one operation: its first argument is the query, and its output has the same rows.
 ATTENTION = {
     aten._scaled_dot_product_flash_attention_for_cpu, aten._scaled_dot_product_flash_attention,
@@ -52,6 +54,8 @@ class PlaceMode(CoordinateMode):
         if operation in SCALED and given == [args[0]] and not func._schema.is_mutable:
             others = func(*args, **kwargs)
             return (args[0].clone(), *others[1:]) if isinstance(others, tuple) else args[0].clone()
+        if operation in INTERPOLATED and given == [args[0]]:
+            return func(*args, **kwargs)
         if operation in ATTENTION and args[0] in self.known:
             outputs = func(*args, **kwargs)
             rows = args[0].amax(-1, keepdim=True).expand_as(outputs[0]).clone()
@@ -119,9 +123,13 @@ class Places:
 
         rows, columns = along(moves[0]), along(moves[1])
         others = [k for k, axis in enumerate(axes) if axis not in (*rows, *columns)]
-        values = _middles(_thinned(ends, others)).nan_to_num(-torch.inf)
+        kept = _thinned(ends, others)
+        values = _middles(kept).nan_to_num(-torch.inf)
         for k in reversed(others):
-            values = values.amax(k + 1)
+            kept, values = kept.amax(k + 1), values.amax(k + 1)
+        if rows == columns != () and kept.shape[1] > 1:
+            # A token that hears from all others, and is none of them, belongs nowhere either.
+            values = values.masked_fill((kept == kept.amax(1, keepdim=True)).all(0), -torch.inf)
         return cls(rows=rows, columns=columns, at=values.masked_fill(values.isinf(), torch.nan))
 
     @property

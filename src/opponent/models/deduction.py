@@ -1,0 +1,108 @@
+"""The layout that follows from what is known of a layer: places, sizes, or what its module is."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import nn
+
+from opponent.core.errors import UnknownLayout
+from opponent.models.layout import Layout
+from opponent.models.places import Places
+
+CHANNELS_SECOND = (
+    nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.Upsample,
+    nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.LocalResponseNorm, nn.PixelShuffle,
+    nn.PixelUnshuffle, nn.InstanceNorm2d,
+)  # fmt: skip
+CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding)
+
+
+def by_places(shape: tuple[int, ...], images: int, places: Places | None) -> Layout | None:
+    """The layout that follows from where elements belong; None where they belong nowhere."""
+    axes = ["1" if size == 1 else "" for size in shape]
+    axes[images] = "n"
+    rows, columns = ((), ()) if places is None else (places.rows, places.columns)
+    if not rows and not columns:
+        # Nothing but a vector can be told.
+        return with_channels(axes, shape) if axes.count("") <= 1 else None
+    if len(rows) > 1 or len(columns) > 1:
+        raise UnknownLayout(f"rows and columns are spread over several axes of {shape}")
+    if rows == columns:
+        assert places is not None
+        axes[rows[0]] = "t"
+        layout = with_channels(axes, shape)
+        return None if layout is None else _in_grid(layout, places)
+    for axis, letter in ((rows, "h"), (columns, "w")):
+        if axis:
+            axes[axis[0]] = letter
+    return with_channels(axes, shape)
+
+
+def with_channels(axes: list[str], shape: tuple[int, ...]) -> Layout | None:
+    """The layout with the only axis that is left as channels; None where several are."""
+    left = [number for number, axis in enumerate(axes) if axis == ""]
+    if len(left) > 1 or len(axes) > 4:
+        return None
+    positions = [axis for axis in axes if axis in ("h", "w", "t")]
+    if len(set(positions)) < len(positions) or ("t" in positions and len(positions) > 1):
+        return None
+    if not left and (ones := [k for k, axis in enumerate(axes) if axis == "1"]):
+        left = ones[:1] if ones[0] == 1 or not positions else ones[-1:]
+    for number in left:
+        axes[number] = "c"
+    if len(axes) == 4 and axes[:2] == ["n", "c"] and axes[2] in "h1" and axes[3] in "w1":
+        return Layout(axes="nchw")
+    letters = "".join(axes)
+    if "t" in letters:
+        return Layout.of_tokens(letters, (shape[letters.index("t")], 1))
+    return Layout(axes=letters)
+
+
+def by_module(shape: tuple[int, ...], images: int, module: nn.Module) -> Layout | None:
+    """The layout that the outputs of a kind of module have."""
+    if len(shape) == 4 and images == 0 and isinstance(module, CHANNELS_SECOND):
+        return Layout(axes="nchw")
+    if len(shape) == 3 and images < 2 and type(module) in CHANNELS_LAST:
+        letters = "ntc" if images == 0 else "tnc"
+        return Layout.of_tokens(letters, (shape[letters.index("t")], 1))
+    return None
+
+
+def _in_grid(layout: Layout, places: Places) -> Layout:
+    """The layout of tokens with their grid, if they lie in one; else as a list."""
+    rows, columns = places.at.round(decimals=3).tolist()
+    on = [number for number, row in enumerate(rows) if row == row]  # NaN belongs nowhere
+    spots = [(rows[number], columns[number]) for number in on]
+    grid = (len({y for y, _ in spots}), len({x for _, x in spots}))
+    if len(set(spots)) < len(spots) or grid[0] * grid[1] != len(spots):
+        return layout
+    order = range(len(on)) if _is_raster(spots, grid) else np.lexsort(np.array(spots).T[::-1])
+    in_rows = [on[k] for k in order]
+    extras = sorted(set(range(len(rows))) - set(on))
+    return Layout.of_tokens(layout.axes, grid, in_rows, extras)
+
+
+def _is_raster(spots: Sequence[tuple[float, float]], grid: tuple[int, int]) -> bool:
+    """Whether places lie row by row, in whatever order the rows and the columns come."""
+    rows = np.array(spots).reshape(*grid, 2)
+    return bool((rows[:, :1, 0] == rows[..., 0]).all() and (rows[:1, :, 1] == rows[..., 1]).all())
+
+
+def placed_at(layout: Layout, places: Places | None) -> tuple[float, float, float, float] | None:
+    """Where the map lies on the image, if it has even steps there."""
+    if places is None or not places.rows or not places.columns:
+        return None
+    if layout.grid is not None:
+        chosen = places.at[:, list(layout.places)]
+        at = chosen.unflatten(1, layout.grid) if chosen.shape[1] == len(layout.places) else None
+    else:
+        at = places.at if places.rows < places.columns else places.at.transpose(1, 2)
+    if at is None or at.ndim != 3 or 1 in at.shape[1:]:
+        return None
+    rows, columns = at[0].nanmean(1), at[1].nanmean(0)
+    steps = [float(x[-1] - x[0]) / (len(x) - 1) for x in (rows, columns)]
+    even = all(
+        step > 0 and bool(((x.diff() - step).abs() < 1e-3 * step).all())
+        for step, x in zip(steps, (rows, columns), strict=True)
+    )
+    return (float(rows[0]), float(columns[0]), steps[0], steps[1]) if even else None
