@@ -191,3 +191,35 @@ def test_weights_that_the_image_makes_are_no_linear_map() -> None:
         network = Network(_OwnWeights(), preprocessing=Preprocessing(size=(5, 6)))
     with pytest.raises(ValueError, match="depends on the images beside it"):
         scores_everywhere(network, torch.ones(1, 3, 5, 6), "last", "first")
+
+
+class _Halved(nn.Module):
+    """A hook on a tensor in the midst, which autograd's graph does not show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)
+        self.last = nn.Conv2d(5, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.second(self.first(x).relu())
+        if hidden.requires_grad:
+            hidden.register_hook(lambda gradient: gradient * torch.linspace(0, 1, 5)[:, None, None])
+        logits: Tensor = self.last(hidden.relu())
+        return logits
+
+
+def test_what_the_walk_cannot_see_is_found_by_a_backward_pass() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        network = Network(_Halved(), preprocessing=Preprocessing(size=(9, 11)))
+    generator = torch.Generator().manual_seed(5)
+    inputs = torch.randn(3, 3, 9, 11, generator=generator)
+    plan = plan_crop(network, [AllUnits(layer="last").widest(network)], "first")
+    every = scores(network, inputs, plan)
+    for unit in range(6):
+        result = opponent.attribute(network, inputs, f"last:{unit}", "first")
+        torch.testing.assert_close(every[:, unit, 1], result.excitation)
+        torch.testing.assert_close(every[:, unit, 2], result.inhibition)
+    with pytest.raises(ValueError, match="a backward pass gives other numbers of 'second'"):
+        scores_everywhere(network, inputs, "second", "first")

@@ -1,8 +1,7 @@
 """The layout that follows from what is known of a layer: places, sizes, or what its module is."""
 
-from collections.abc import Sequence
-
 import numpy as np
+from jaxtyping import Float
 from torch import nn
 
 from opponent.core.errors import UnknownLayout
@@ -70,22 +69,32 @@ def by_module(shape: tuple[int, ...], images: int, module: nn.Module) -> Layout 
 
 def _in_grid(layout: Layout, places: Places) -> Layout:
     """The layout of tokens with their grid, if they lie in one; else as a list."""
-    rows, columns = places.at.round(decimals=3).tolist()
-    on = [number for number, row in enumerate(rows) if row == row]  # NaN belongs nowhere
-    spots = [(rows[number], columns[number]) for number in on]
-    grid = (len({y for y, _ in spots}), len({x for _, x in spots}))
-    if len(set(spots)) < len(spots) or grid[0] * grid[1] != len(spots):
+    at = places.at.round(decimals=3).numpy()
+    on = np.flatnonzero(~np.isnan(at[0]))
+    spots = at[:, on].T
+    extras = sorted(set(range(at.shape[1])) - set(on.tolist()))
+    width = _raster(spots)
+    if width is not None:
+        grid = (len(on) // width, width)
+        return Layout.of_tokens(layout.axes, grid, on.tolist(), extras)
+    grid = (len(np.unique(spots[:, 0])), len(np.unique(spots[:, 1])))
+    if len(np.unique(spots, axis=0)) < len(on) or grid[0] * grid[1] != len(on):
         return layout
-    order = range(len(on)) if _is_raster(spots, grid) else np.lexsort(np.array(spots).T[::-1])
-    in_rows = [on[k] for k in order]
-    extras = sorted(set(range(len(rows))) - set(on))
-    return Layout.of_tokens(layout.axes, grid, in_rows, extras)
+    in_rows = on[np.lexsort((spots[:, 1], spots[:, 0]))]
+    return Layout.of_tokens(layout.axes, grid, in_rows.tolist(), extras)
 
 
-def _is_raster(spots: Sequence[tuple[float, float]], grid: tuple[int, int]) -> bool:
-    """Whether places lie row by row, in whatever order the rows and the columns come."""
-    rows = np.array(spots).reshape(*grid, 2)
-    return bool((rows[:, :1, 0] == rows[..., 0]).all() and (rows[:1, :, 1] == rows[..., 1]).all())
+def _raster(spots: Float[np.ndarray, "t 2"]) -> int | None:
+    """The columns of a grid in which places lie row by row, whatever the order of rows and columns.
+
+    Some may lie at one place, as after an upsampling.
+    """
+    for width in range(1, len(spots) + 1):
+        if len(spots) % width == 0:
+            rows = spots.reshape(-1, width, 2)
+            if (rows[:, :1, 0] == rows[..., 0]).all() and (rows[:1, :, 1] == rows[..., 1]).all():
+                return width
+    return None
 
 
 def placed_at(layout: Layout, places: Places | None) -> tuple[float, float, float, float] | None:

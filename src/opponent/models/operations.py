@@ -42,7 +42,7 @@ MOVES = {
     aten.squeeze, aten.clone, aten.alias, aten.detach, aten.roll, aten.flip,
     aten.adaptive_max_pool2d, aten.repeat,
     aten.upsample_nearest2d, aten.reflection_pad2d, aten.replication_pad2d, aten.pixel_shuffle,
-    aten.pixel_unshuffle, aten.index_select, aten.lift_fresh, aten._reshape_alias, aten.contiguous,
+    aten.pixel_unshuffle, aten.channel_shuffle, aten.native_channel_shuffle, aten.index_select, aten.lift_fresh, aten._reshape_alias, aten.contiguous,
     aten.narrow, aten.as_strided, aten.index,
     aten.im2col, aten._assert_tensor_metadata,
 }  # fmt: skip
