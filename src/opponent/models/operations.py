@@ -40,11 +40,11 @@ MOVES = {
     aten.view, aten._unsafe_view, aten.reshape, aten.permute, aten.transpose, aten.t, aten.expand,
     aten.slice, aten.select, aten.split, aten.split_with_sizes, aten.unbind, aten.unsqueeze,
     aten.squeeze, aten.clone, aten.alias, aten.detach, aten.roll, aten.flip,
-    aten.adaptive_max_pool2d, aten.repeat,
-    aten.upsample_nearest2d, aten.reflection_pad2d, aten.replication_pad2d, aten.pixel_shuffle,
-    aten.pixel_unshuffle, aten.channel_shuffle, aten.native_channel_shuffle, aten.index_select, aten.lift_fresh, aten._reshape_alias, aten.contiguous,
-    aten.narrow, aten.as_strided, aten.index,
-    aten.im2col, aten._assert_tensor_metadata,
+    aten.adaptive_max_pool2d, aten.repeat, aten.upsample_nearest2d, aten.reflection_pad2d,
+    aten.replication_pad2d, aten.pixel_shuffle, aten.channel_shuffle, aten.native_channel_shuffle,
+    aten.pixel_unshuffle, aten.index_select, aten.lift_fresh, aten._reshape_alias,
+    aten.contiguous, aten.narrow, aten.as_strided, aten.index, aten.im2col,
+    aten._assert_tensor_metadata,
 }  # fmt: skip
 JOINS = {aten.cat, aten.stack}
 NEW = {
