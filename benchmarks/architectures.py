@@ -80,7 +80,7 @@ def networks(only: list[str]) -> Iterator[tuple[str, nn.Module, tuple[int, int]]
     import torchvision
 
     names = torchvision.models.list_models(module=torchvision.models)
-    for name in [f"torchvision:{x}" for x in names] + [f"timm:{x}" for x in TIMM]:
+    for name in [f"timm:{x}" for x in TIMM] + [f"torchvision:{x}" for x in names]:
         if only and name not in only:
             continue
         library, _, model = name.partition(":")

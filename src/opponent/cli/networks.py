@@ -9,9 +9,10 @@ from opponent.cli.application import START, app
 from opponent.cli.opening import open_network
 from opponent.cli.options import Model
 from opponent.cli.output import new_table, out
+from opponent.core.text import first_few
 
 if TYPE_CHECKING:
-    from opponent.models.network import Network
+    from opponent.models.network import Layer, Network
 
 
 @app.command(rich_help_panel=START, epilog="Example: [bold]opponent models[/]")
@@ -73,9 +74,11 @@ def layers(
         marked = [number + marks[call] for call, number in calls.items() if call in marks]
         called = f" (called {layer.calls} times)" if layer.calls > 1 else ""
         channels, rows, columns = layer.shape
+        output = " + ".join([f"{rows} x {columns}", *layer.tokens])
         table.add_row(
-            name, layer.kind + called, str(channels), f"{rows} x {columns}",
-            *fields.get(name.removesuffix(f"#{layer.calls}"), ("", "unknown")), ", ".join(marked),
+            name, layer.kind + called, str(channels), output,
+            *fields.get(name.removesuffix(f"#{layer.calls}"), (_steps(layer), "unknown")),
+            ", ".join(marked),
             _where_read(network, layer.name, after),
         )  # fmt: skip
     out.print(table)
@@ -84,6 +87,23 @@ def layers(
         f"{network.name}, input {height} x {width} pixels; bottlenecks before {target or LOGITS}"
     )
     out.print(about, style="dim", markup=False)
+    if not bottlenecks and target is None:
+        _print_refused(network)
+
+
+def _steps(layer: "Layer") -> str:
+    """The steps of a layer's map over the image, where its receptive field is not known."""
+    return "" if layer.placement is None else " x ".join(f"{x:g}" for x in layer.placement[2:])
+
+
+def _print_refused(network: "Network") -> None:
+    """The layers that cannot be read, by the reason."""
+    by_reason = dict[str, list[str]]()
+    for name, reason in network.layers.refused.items():
+        by_reason.setdefault(reason, []).append(name)
+    for reason, names in by_reason.items():
+        listed = first_few(names)
+        out.print(f"not readable: {listed}: {reason}", style="dim", markup=False, soft_wrap=True)
 
 
 def _where_read(network: "Network", layer: str, after: Mapping[str, Sequence[str]]) -> str:

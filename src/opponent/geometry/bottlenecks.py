@@ -101,7 +101,7 @@ def _find_through_layers(network: Network, target: str) -> tuple[ThroughLayer, .
     calls = [
         layer.name if layer.calls == 1 else f"{layer.name}#{call}"
         for layer in network.layers.values()
-        for call in range(1, layer.calls + 1)
+        for call in network.layers.readable_calls(layer.name)
     ]
     points = {name: network.layers.through_point(name) for name in calls}
     names = sorted((x for x in calls if points[x].order < end), key=lambda x: points[x].order)
@@ -219,7 +219,7 @@ def _find_after_activations(network: Network) -> dict[str, tuple[str, ...]]:
         name if call == layers[name].calls else f"{name}#{call}"
         for name in layers
         if layers.is_activation(name)
-        for call in range(1, layers[name].calls + 1)
+        for call in layers.readable_calls(name)
     ]
     blocks = [name for name in layers if name not in functions]
     shape, device, dtype = network.map_shape(PIXELS), network.device, network.dtype

@@ -254,14 +254,19 @@ class Layers(Mapping[str, Layer]):
 
     def all_points(self) -> list[ReadPoint]:
         """Where each call of each layer is read, 'NAME#k' where there are several."""
-        points = []
-        for layer in self._layers.values():
-            for number in range(1, layer.calls + 1):
-                output = self._outputs.get((self._path(layer.name), number))
-                if output is not None and output.layout is not None:
-                    name = layer.name if layer.calls == 1 else f"{layer.name}#{number}"
-                    points.append(self.output_point(name))
-        return points
+        return [
+            self.output_point(name if layer.calls == 1 else f"{name}#{number}")
+            for name, layer in self._layers.items()
+            for number in self.readable_calls(name)
+        ]
+
+    def readable_calls(self, name: str) -> list[int]:
+        """The numbers of a layer's calls that can be read, from 1; its last is among them."""
+        outputs = (
+            (number, self._outputs.get((self._path(name), number)))
+            for number in range(1, self._layers[name].calls + 1)
+        )
+        return [number for number, x in outputs if x is not None and x.layout is not None]
 
     def check(self, target: str, through: str) -> None:
         """Check that the through layer lies before the target.
