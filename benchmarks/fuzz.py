@@ -50,6 +50,10 @@ def compare(seed: int) -> tuple[str, str]:
         return _compare(made, network, x, (through, target), unit, place, what)
     except (UnknownLayout, UnknownGeometry) as error:
         return "refused", re.sub(r"'?\d+'?", "N", str(error).partition("; say")[0])
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+        return "refused", "PyTorch itself cannot differentiate this network"
     except ValueError as error:
         # Tokens whose grid is not known are a list, with one place in each row.
         told = ("does not depend on", "does not lie before", "rows by 1 columns")

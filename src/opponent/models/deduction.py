@@ -24,6 +24,11 @@ def by_places(shape: tuple[int, ...], images: int, places: Places | None) -> Lay
     if not rows and not columns:
         # Nothing but a vector can be told.
         return with_channels(axes, shape) if axes.count("") <= 1 else None
+    if len(shape) == 2:
+        axes[1 - images] = "c"  # of a vector places mean nothing
+        return Layout(axes="".join(axes))
+    if _channels_move(shape, images, rows, columns):
+        return Layout(axes="nchw")
     if len(rows) > 1 or len(columns) > 1:
         raise UnknownLayout(f"rows and columns are spread over several axes of {shape}")
     if rows == columns:
@@ -35,6 +40,18 @@ def by_places(shape: tuple[int, ...], images: int, places: Places | None) -> Lay
         if axis:
             axes[axis[0]] = letter
     return with_channels(axes, shape)
+
+
+def _channels_move(
+    shape: tuple[int, ...], images: int, rows: tuple[int, ...], columns: tuple[int, ...]
+) -> bool:
+    """Whether places move along channels, since the map has one row or one column.
+
+    So it is after pixels were moved into channels.
+    """
+    if len(shape) != 4 or images != 0 or 1 not in (*rows, *columns):
+        return False
+    return (shape[2] == 1 and columns != (2,)) or (shape[3] == 1 and rows == (2,))
 
 
 def with_channels(axes: list[str], shape: tuple[int, ...]) -> Layout | None:
@@ -105,7 +122,10 @@ def placed_at(layout: Layout, places: Places | None) -> tuple[float, float, floa
         chosen = places.at[:, list(layout.places)]
         at = chosen.unflatten(1, layout.grid) if chosen.shape[1] == len(layout.places) else None
     else:
-        at = places.at if places.rows < places.columns else places.at.transpose(1, 2)
+        axes = [(layout.axes.find(letter),) for letter in "hw"]
+        if axes != [places.rows, places.columns]:
+            return None
+        at = places.at if axes[0] < axes[1] else places.at.transpose(1, 2)
     if at is None or at.ndim != 3 or 1 in at.shape[1:]:
         return None
     rows, columns = at[0].nanmean(1), at[1].nanmean(0)
