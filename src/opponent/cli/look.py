@@ -94,7 +94,7 @@ def figures(
     model: RunModel = None,
     rule: RunRule = None,
 ) -> None:
-    """Draw figures like the paper's: 2 for all features, 4a, 4b to g and 5 for each.
+    """Draw figures like the paper's: 2 for all features, 4a and 4b to g for each, 5 on request.
 
     Of a scan of all units (LAYER:*) name units with --feature: they are attributed in the images
     that it keeps, and figures say so.

@@ -95,6 +95,7 @@ def write_report(
         resources=Markup(Resources(mode="inline", components=["bokeh"]).render()),
         network=network.name,
         through=run.manifest.through,
+        tokens=", ".join(run.manifest.tokens),
         count=f"{len(run.images) - len(run.unreadable()):,}",
         features=sections,
         provenance=_provenance(run, settings),
