@@ -17,11 +17,12 @@ PAGE = ROOT / "docs" / "networks.md"
 
 def run(words: list[str], folder: Path) -> str:
     """A command of the page, with names for torchvision's operators where they are missing."""
-    assert words[0] == "opponent"
     paths = os.pathsep.join([str(ROOT), str(ROOT / "src")])
+    operators = ["-W", "ignore", "-m", "benchmarks.torchvision_operators"]
+    how = operators if words[0] == "opponent" else []
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_WAIT_POLICY": "passive"}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "benchmarks.torchvision_operators", *words[1:]],
+        [sys.executable, *how, *words[1:]],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=400,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -43,7 +44,9 @@ def test_the_page_runs_from_scan_to_report(
     for path in (ROOT / "docs" / "networks").glob("*.py"):
         shutil.copy(path, tmp_path)
     blocks = re.findall(r"```console\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    commands = [shlex.split(x.removeprefix("$ ")) for x in blocks[number].splitlines()]
+    # The second block uses the first one's photographs.
+    lines = ["python pictures.py", *blocks[number].splitlines()]
+    commands = [shlex.split(x.removeprefix("$ ")) for x in lines]
     printed = [run(words, tmp_path) for words in commands if words[0] != "cd"]
     [folder] = tmp_path.glob("*-run")
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -53,6 +56,6 @@ def test_the_page_runs_from_scan_to_report(
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/") > 40
     if needs == "transformers":
-        assert "8 x 8 + cls" in printed[0]
+        assert "8 x 8 + cls" in "".join(printed)
         assert manifest["tokens"] == ["cls"]
         assert list((folder / "figures").glob("figure4b-g*.png"))
