@@ -199,13 +199,13 @@ class _Halved(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)
-        self.last = nn.Conv2d(5, 6, 1)
+        self.relu, self.last = nn.ReLU(), nn.Conv2d(5, 6, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.second(self.first(x).relu())
+        hidden = self.relu(self.second(self.first(x).relu()))
         if hidden.requires_grad:
             hidden.register_hook(lambda gradient: gradient * torch.linspace(0, 1, 5)[:, None, None])
-        logits: Tensor = self.last(hidden.relu())
+        logits: Tensor = self.last(hidden)
         return logits
 
 
@@ -221,5 +221,5 @@ def test_what_the_walk_cannot_see_is_found_by_a_backward_pass() -> None:
         result = opponent.attribute(network, inputs, f"last:{unit}", "first")
         torch.testing.assert_close(every[:, unit, 1], result.excitation)
         torch.testing.assert_close(every[:, unit, 2], result.inhibition)
-    with pytest.raises(ValueError, match="a backward pass gives other numbers of 'second'"):
-        scores_everywhere(network, inputs, "second", "first")
+    with pytest.raises(ValueError, match="a backward pass gives other numbers of 'last'"):
+        scores_everywhere(network, inputs, "last", "relu")

@@ -131,11 +131,11 @@ def test_layers_that_are_called_several_times(monkeypatch: pytest.MonkeyPatch) -
         twice = opponent.Network(Twice(), preprocessing=opponent.Preprocessing(size=(9, 12)))
     monkeypatch.setattr("opponent.cli.networks.open_network", lambda _: twice)
     rows = [row.split() for row in within("layers", "any", "--bottlenecks").splitlines()[1:-1]]
-    assert [(row[0], row[-1]) for row in rows] == [("relu#1", "yes"), ("relu#3", "yes")]
-    assert rows[0][-4:-1] == ["3", "x", "3"]
-    assert rows[1][-4:-1] == ["7", "x", "7"]
+    assert [(row[0], row[-4]) for row in rows] == [("relu#1", "yes"), ("relu#3", "yes")]
+    assert rows[0][-7:-4] == ["3", "x", "3"]
+    assert rows[1][-7:-4] == ["7", "x", "7"]
     [row] = [row for row in within("layers", "any").splitlines() if row.strip().startswith("relu")]
-    assert " ".join(row.split()).endswith("7 x 7 #1 yes, #2 a branch, #3 yes")
+    assert " ".join(row.split()).endswith("7 x 7 #1 yes, #2 a branch, #3 yes before it acts")
 
 
 @pytest.mark.parametrize(

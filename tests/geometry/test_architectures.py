@@ -290,8 +290,11 @@ def test_twelve_networks(name: str) -> None:
     for layer in network.layers.values():
         channels, height, width = layer.shape
         resolved = network.resolve(f"{layer.name}:{channels - 1}")
-        assert resolved.position == (None if height == width == 1 else (height // 2, width // 2))
-        assert network.map_shape(layer.name) == layer.shape
+        centre = None if height == width == 1 else (height // 2, width // 2)
+        # The class token, in the row below the grid, where the answer comes from it.
+        assert resolved.position == ((height, 0) if layer.tokens else centre)
+        rows = height + bool(layer.tokens)
+        assert network.map_shape(layer.name) == (channels, rows, width)
         before, order = network.layers.through_point(layer.name).order, before
         assert order < before, layer.name
     for target in (feature, "logits:9"):

@@ -9,6 +9,8 @@ from opponent.models.layout import Layout
 from opponent.models.places import Places
 
 CHANNELS_SECOND = (
+    nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ZeroPad2d, nn.CircularPad2d,
+    nn.Dropout2d, nn.ChannelShuffle, nn.LPPool2d, nn.FractionalMaxPool2d,
     nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.Upsample,
     nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.LocalResponseNorm, nn.PixelShuffle,
     nn.PixelUnshuffle, nn.InstanceNorm2d,
@@ -17,7 +19,15 @@ CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding)
 
 
 def by_places(shape: tuple[int, ...], images: int, places: Places | None) -> Layout | None:
-    """The layout that follows from where elements belong; None where they belong nowhere."""
+    """The layout that follows from where elements belong; None where they belong nowhere.
+
+    Args:
+        shape: of the output for one image.
+        images: its axis of images.
+        places: what a pass of places showed; None where it showed nothing.
+    Raises:
+        UnknownLayout: rows and columns are spread over several axes.
+    """
     axes = ["1" if size == 1 else "" for size in shape]
     axes[images] = "n"
     rows, columns = ((), ()) if places is None else (places.rows, places.columns)
@@ -75,7 +85,13 @@ def with_channels(axes: list[str], shape: tuple[int, ...]) -> Layout | None:
 
 
 def by_module(shape: tuple[int, ...], images: int, module: nn.Module) -> Layout | None:
-    """The layout that the outputs of a kind of module have."""
+    """The layout that the outputs of a kind of module have.
+
+    Args:
+        shape: of the output for one image.
+        images: its axis of images.
+        module: the module.
+    """
     if len(shape) == 4 and images == 0 and isinstance(module, CHANNELS_SECOND):
         return Layout(axes="nchw")
     if len(shape) == 3 and images < 2 and type(module) in CHANNELS_LAST:

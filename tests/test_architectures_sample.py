@@ -1,0 +1,20 @@
+"""A few of the networks that `python -m benchmarks.architectures` compares."""
+
+import pytest
+
+pytest.importorskip("timm")
+pytest.importorskip("torchvision")
+
+from benchmarks.architectures import compare, networks
+
+SAMPLE = [
+    "timm:levit_128s", "timm:resnet10t", "timm:vit_tiny_patch16_224", "timm:xcit_nano_12_p16_224",
+    "torchvision:swin_t",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SAMPLE)
+def test_three_pairs_of_layers_are_as_the_reference_says(name: str) -> None:
+    [(_, module, size)] = networks([name])
+    assert compare(name, module, size) == ["equal"] * 3
