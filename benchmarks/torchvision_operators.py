@@ -8,8 +8,8 @@ needed for models and transforms to import; nothing here computes.
 
 import torch
 
-OPERATORS = torch.library.Library("torchvision", "DEF")
 if not hasattr(torch.ops.torchvision, "nms"):
+    OPERATORS = torch.library.Library("torchvision", "DEF")
     for plain in ("nms", "qnms", "qroi_align", "deform_conv2d", "_deform_conv2d_backward"):
         OPERATORS.define(f"{plain}(Tensor x) -> Tensor")
     for pooled in ("roi_align", "ps_roi_align", "roi_pool", "ps_roi_pool"):
