@@ -7,10 +7,7 @@ pytest.importorskip("torchvision")
 
 from benchmarks.architectures import compare, networks
 
-SAMPLE = [
-    "timm:levit_128s", "timm:resnet10t", "timm:vit_tiny_patch16_224", "timm:xcit_nano_12_p16_224",
-    "torchvision:swin_t",
-]  # fmt: skip
+SAMPLE = ["timm:levit_128s", "timm:vit_tiny_patch16_224", "torchvision:swin_t"]
 
 
 @pytest.mark.slow

@@ -106,7 +106,7 @@ def views(run: opponent.Run, network: opponent.Network) -> dict[str, Any]:
         "Attribution": opponent.attribute(network, Noise(30), UNIT, THROUGH),
         "Columns": run.columns(UNIT),
         "Run": run,
-        "Selected": opponent.select(run, UNIT, k=3)["exciting"],
+        "Selected": opponent.select(run, k=3, feature=UNIT)["exciting"],
         "Synthesis": opponent.invert(
             network, images, UNIT, THROUGH, side="excitation", settings=settings
         ),

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 # `python -m benchmarks.fuzz` takes thousands.
-NETWORKS = 60
+NETWORKS = 40
 
 
 @pytest.fixture(scope="module")
