@@ -9,6 +9,7 @@ import pytest
 import torch
 from tests.support.odd_network import seeded
 from tests.support.scans import paint_shapes
+from tests.support.token_networks import Tokens, small
 from torch import Tensor, nn
 
 import opponent
@@ -220,14 +221,14 @@ def test_a_scan_keeps_maps_on_the_image_and_sums_of_all_tokens(
 
 
 @pytest.mark.cluster
-def test_ray_computes_the_same_bytes(name: str, pictures: Path, tmp_path: Path) -> None:
-    network, (_, _, through) = network_of(name), NETWORKS[name]
+def test_ray_computes_the_same_bytes(pictures: Path, tmp_path: Path) -> None:
+    network, features = small(seeded(Tokens)), ["mlp:3@1,2", "mlp:5@cls"]
     here, there = (
         scan_images(
-            network, pictures, FEATURES[name], through, out=tmp_path / folder, shard_size=5,
+            network, pictures, features, "norm", out=tmp_path / folder, shard_size=5,
             executor=executor,
         )
-        for folder, executor in (("here", None), ("there", Ray(cpus=1)))
+        for folder, executor in (("here", None), ("there", Ray(cpus=1.0)))
     )  # fmt: skip
     for ours, theirs in zip(_files(here), _files(there), strict=True):
         assert ours.name == theirs.name
