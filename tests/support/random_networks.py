@@ -11,19 +11,9 @@ from random import Random
 from typing import Any
 
 import torch
+from tests.support.receptive_fields import Function, Parallel
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-
-class Function(nn.Module):
-    """A function as a layer."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 class Sum(nn.Module):
@@ -36,17 +26,6 @@ class Sum(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         added: Tensor = x + self.inner(x)
         return added
-
-
-class Branches(nn.Module):
-    """Layers side by side, joined along channels."""
-
-    def __init__(self, *branches: nn.Module) -> None:
-        super().__init__()
-        self.branches = nn.ModuleList(branches)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([branch(x) for branch in self.branches], 1)
 
 
 class Excite(nn.Module):
@@ -139,7 +118,7 @@ class RandomNetwork:
     Args:
         module: the chain.
         kinds: what each block is.
-        states: how its output lies; None where its values come from several places.
+        states: how its output lies.
         size: (height, width) of the input.
     """
 
@@ -199,10 +178,10 @@ def _on_maps(random: Random, c: int, h: int, w: int) -> dict[str, Callable[[], n
         "both signs": lambda: Function(lambda x: torch.cat([x, -x], 1)),
         "excite": lambda: Excite(c),
         "residual": lambda: Sum(nn.Sequential(conv(outside=c, **even), nn.ReLU())),
-        "branches": lambda: Branches(
+        "branches": lambda: Parallel(
             nn.Sequential(conv(outside=2, kernel_size=1), nn.ReLU()), conv(outside=2, **even)
         ),
-        "dense": lambda: Branches(nn.Identity(), nn.Sequential(conv(outside=2, **even), nn.GELU())),
+        "dense": lambda: Parallel(nn.Identity(), nn.Sequential(conv(outside=2, **even), nn.GELU())),
         "crop": lambda: Function(lambda x: x[:, :, 1:, :-1]),
         "zero pad": lambda: nn.ZeroPad2d((1, 0, 2, 1)),
         "replication pad": lambda: nn.ReplicationPad2d(1),
