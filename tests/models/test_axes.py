@@ -1,10 +1,12 @@
 """What passes through a network show of its layers' axes, and what is refused."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from tests.support.odd_network import images, seeded
+from tests.support.receptive_fields import Parallel
 from tests.support.token_networks import (
     SIZE,
     ChannelsLast,
@@ -17,7 +19,7 @@ from tests.support.token_networks import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from opponent import attribute
+from opponent import Network, Preprocessing, attribute
 from opponent.core.errors import UnknownLayout
 from opponent.geometry.receptive_field import placement, receptive_field
 
@@ -191,3 +193,27 @@ def test_a_network_that_takes_one_image_at_a_time_says_so() -> None:
 
     with pytest.raises(UnknownLayout, match=r"does not take two images \(shape '\[1, 3, 8, 16\]'"):
         small(Alone()).layer("logits")
+
+
+def test_branches_that_lie_apart_are_channels() -> None:
+    """On a map of three rows, branches of other kernels differ by as much as its rows do."""
+
+    def branches(pool: type[nn.Module]) -> nn.Module:
+        pooled = nn.Sequential(pool(3, 1, 1), nn.Conv2d(4, 1, 1))
+        wide = nn.Conv2d(4, 1, (3, 5), padding=(1, 2))
+        return Parallel(nn.Conv2d(4, 2, 1), wide, pooled)
+
+    padded = partial(nn.Conv2d, 4, 4, dilation=(2, 1), padding_mode="replicate")
+
+    def make() -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(3, 4, (2, 1), padding=(2, 0)),
+            padded((1, 3), (2, 2), (3, 2)),
+            branches(nn.MaxPool2d),
+            padded((4, 4), (2, 1), (1, 2)),
+            branches(nn.AvgPool2d),
+        )
+
+    network = Network(seeded(make), preprocessing=Preprocessing(size=(10, 13)))
+    assert network.layer("4").layout == "n c h w"
+    assert network.layer("4").shape == (4, 3, 9)

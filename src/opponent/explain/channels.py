@@ -71,9 +71,9 @@ class Who:
     >>> answer.caption
     'channels of mixed3a that add most to either side, means over all 4 images'
     >>> [driver.name for driver in answer.exciting]
-    ['mixed3a:11', 'mixed3a:2']
+    ['mixed3a:11', 'mixed3a:124']
     >>> print(f"{answer.drivers.covered('excitation'):.2f} of the excitation")
-    0.07 of the excitation
+    0.16 of the excitation
     >>> answer.to_arrow().column_names[:4]
     ['side', 'channel', 'name', 'excitation']
     """

@@ -63,7 +63,7 @@ class Why:
     >>> answer.facts()[4]
     ('activation', '+3.209')
     >>> [driver.name for driver in answer.drivers.exciting[:2]]
-    ['mixed3a:11', 'mixed3a:2']
+    ['mixed3a:11', 'mixed3a:81']
     """
 
     network: str

@@ -44,7 +44,7 @@ class Crops:
     >>> images
     ImageSet('about 20 crops each of 1 image': 20 images)
     >>> images[0].id
-    '0@0,16+96'
+    '0@0,0+96'
     """
 
     source: "Images"

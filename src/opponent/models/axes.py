@@ -185,14 +185,15 @@ class _Survey:
                 nowhere=nowhere,
             )  # fmt: skip
         module = self.modules[call.name]
+        spread = None
         try:
-            layout: Layout | None = (
-                by_places(shape, images, places)
-                or self._by_sizes(key, shape, images)
-                or by_module(shape, images, module)
-            )
+            layout = by_places(shape, images, places)
         except UnknownLayout as error:
-            return replace(found, reason=str(error))
+            layout, spread = None, str(error)
+        layout = layout or self._by_sizes(key, shape, images)
+        if layout is None and spread is not None:
+            return replace(found, reason=spread)
+        layout = layout or by_module(shape, images, module)
         if layout is None and key in self.same:
             return replace(self.output(self.given[self.same[key]], said), call=call)
         if layout is None:

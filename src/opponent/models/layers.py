@@ -80,6 +80,9 @@ class Layers(Mapping[str, Layer]):
         self._activations = dict[str, bool]()
         found, self._calls = outputs(model, image, said or {})
         self._outputs = {(x.call.name, x.call.number): x for x in found}
+        self._by_name = dict[str, list[Call]]()
+        for call in sorted(self._calls, key=lambda call: call.began):
+            self._by_name.setdefault(call.name, []).append(call)
         self._pools_class_token = pools_class_token(found)
         self._layers, self.refused = self._in_order()
 
@@ -166,8 +169,7 @@ class Layers(Mapping[str, Layer]):
 
     def _calls_of(self, name: str) -> list[Call]:
         """A layer's calls, in the order in which they begin."""
-        calls = (call for call in self._calls if call.name == self._path(name))
-        return sorted(calls, key=lambda call: call.began)
+        return self._by_name.get(self._path(name), [])
 
     def _path(self, name: str) -> str:
         """The `named_modules()` path of a layer: empty for the network itself."""
