@@ -1,9 +1,10 @@
 """Networks of torchvision and timm with random weights, against a slow reference.
 
-`python -m benchmarks.architectures` takes all of torchvision's classifiers and 60 families of
-timm; `--only NAME …` takes some, and `--out FILE.md` writes the table. Of each network three pairs
-of layers are attributed, or refused with the reason. The reference hooks the two modules, runs an
-image beside its own copy, and takes one backward pass.
+`python -m benchmarks.architectures` takes all of torchvision's classifiers and 77 families of
+timm; `--only NAME …` takes some, and `--out FILE.md` writes the table, a row at a time: the same
+command goes on after those that are there. Of each network three pairs of layers are attributed,
+or refused with the reason. The reference hooks the two modules, runs an image beside its own copy,
+and takes one backward pass.
 """
 
 import argparse
@@ -74,14 +75,14 @@ def noise(count: int, size: tuple[int, int], dtype: torch.dtype, seed: int) -> T
     return torch.randn(count, 3, *size, generator=generator).to(dtype)
 
 
-def networks(only: list[str]) -> Iterator[tuple[str, nn.Module, tuple[int, int]]]:
+def networks(only: list[str], done: set[str]) -> Iterator[tuple[str, nn.Module, tuple[int, int]]]:
     """The networks, by name, and the size of their images."""
     import timm
     import torchvision
 
     names = torchvision.models.list_models(module=torchvision.models)
     for name in [f"timm:{x}" for x in TIMM] + [f"torchvision:{x}" for x in names]:
-        if only and name not in only:
+        if (only and name not in only) or name in done:
             continue
         library, _, model = name.partition(":")
         with torch.random.fork_rng(devices=[]):
@@ -156,8 +157,11 @@ def reference(
     return f[:1].detach(), values[::2]  # the two copies give each value twice
 
 
-def compare(name: str, module: nn.Module, size: tuple[int, int]) -> list[str]:
-    """What comes of three pairs of layers: 'equal', 'refused: …' or 'WRONG: …'."""
+def compare(name: str, module: nn.Module, size: tuple[int, int]) -> tuple[list[str], int]:
+    """What comes of three pairs of layers: 'equal', 'refused: …' or 'WRONG: …'.
+
+    And how many layers cannot be read.
+    """
     network = Network(module, preprocessing=Preprocessing(size=size), name=name)
     x = noise(2, size, network.dtype, 7)
     outcomes = []
@@ -180,7 +184,11 @@ def compare(name: str, module: nn.Module, size: tuple[int, int]) -> list[str]:
             size_of_f = max(float(f.abs()), float(values.abs().sum()))
             if float((ours.activation[k] - f).abs()) > ROUNDING[network.dtype] * size_of_f:
                 outcomes[-1] = f"WRONG: activation of {feature.label}"
-    return outcomes
+    return outcomes, len(network.layers.refused)
+
+
+HEAD = ["| network | input | pairs equal | layers refused | what is not equal |"]
+HEAD += ["| --- " * 5 + "|"]
 
 
 def main() -> None:
@@ -189,26 +197,27 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    rows, totals = list[str](), collections.Counter[str]()
-    for name, module, size in networks(given.only):
+    rows = list[str]()
+    if given.out is not None and given.out.exists():
+        rows = given.out.read_text(encoding="utf-8").splitlines()[len(HEAD) :]
+    totals = collections.Counter[str]()
+    for name, module, size in networks(given.only, {row.split(" | ")[0][2:] for row in rows}):
         start = time.perf_counter()
         try:
-            outcomes = compare(name, module, size)
-            refused = len(Network(module, preprocessing=Preprocessing(size=size)).layers.refused)
+            outcomes, refused = compare(name, module, size)
         except ValueError as error:
             outcomes, refused = [f"refused: {error}"], 0
         totals.update(outcome.partition(":")[0] for outcome in outcomes)
-        notes = "; ".join(x.partition(": ")[2] for x in outcomes if x != "equal")
+        notes = "; ".join(x.replace("|", "/") for x in outcomes if x != "equal")
         equal = sum(x == "equal" for x in outcomes)
         row = f"| {name} | {size[0]} x {size[1]} | {equal} | {refused} | {notes} |"
         print(row, f"{time.perf_counter() - start:.0f} s", flush=True)
         rows.append(row)
+        if given.out is not None:
+            given.out.write_text("\n".join([*HEAD, *rows, ""]), encoding="utf-8")
         del module
         gc.collect()
     print(dict(totals))
-    if given.out is not None:
-        head = "| network | input | pairs equal | layers refused | what is not equal, and why |"
-        given.out.write_text("\n".join([head, "| --- " * 5 + "|", *rows, ""]), encoding="utf-8")
     sys.exit(totals["WRONG"] > 0)
 
 
