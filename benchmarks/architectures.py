@@ -207,6 +207,8 @@ def main() -> None:
             outcomes, refused = compare(name, module, size)
         except ValueError as error:
             outcomes, refused = [f"refused: {error}"], 0
+        except Exception as error:
+            outcomes, refused = [f"WRONG: {type(error).__name__}: {error}".splitlines()[0]], 0
         totals.update(outcome.partition(":")[0] for outcome in outcomes)
         notes = "; ".join(x.replace("|", "/") for x in outcomes if x != "equal")
         equal = sum(x == "equal" for x in outcomes)

@@ -128,19 +128,21 @@ def test_the_pass_ends_at_the_target_and_keeps_a_graph_only_where_it_must() -> N
     def seen(target: str, *through: str, **how: Any) -> list[list[tuple[bool, bool]]]:
         for part in parts:
             part.seen.clear()
-        network.run(images(), target, *through, **how)
+        network.run(how.pop("images", images()), target, *through, **how)
         return [part.seen for part in parts]
 
     off, on = (False, False), (True, True)
-    assert seen("5", "1", differentiate="target") == [[off], [on], [on], []]
+    # Before the through layer nothing needs a gradient, parameters neither.
+    before = (False, True)
+    assert seen("5", "1", differentiate="target") == [[before], [on], [on], []]
     assert seen("5", "1") == [[off], [off], [off], []]
-    assert seen("3", "0", differentiate="target") == [[off], [on], [], []]
-    assert seen("logits", "3", differentiate="target") == [[off], [off], [on], [on]]
+    assert seen("3", "0", differentiate="target") == [[before], [on], [], []]
+    assert seen("logits", "3", differentiate="target") == [[before], [before], [on], [on]]
     assert seen("1") == [[off], [], [], []]
     assert seen("0") == [[off], [], [], []]
-    # Toward the images, parameters ask for gradients before the through layer, nothing after it.
-    half = (False, True)
-    assert seen("7", "3", differentiate="images") == [[half], [on], [off], [off]]
+    inputs = images().requires_grad_()
+    assert seen("7", "3", differentiate="images", images=inputs) == [[on], [on], [off], [off]]
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
     saved: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
@@ -148,6 +150,30 @@ def test_the_pass_ends_at_the_target_and_keeps_a_graph_only_where_it_must() -> N
     assert reading.through.is_leaf
     assert reading.through.requires_grad
     assert saved == []  # between them lies nothing that needs anything kept
+
+
+class GrownInPlace(nn.Module):
+    """A part of a map is added to in place, and what is added comes through another layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.shortcut = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)[:, 2:6]
+        y += self.shortcut(x).relu()
+        return y
+
+
+def test_a_view_of_before_the_through_layer_may_change_after_it() -> None:
+    network = Network(seeded(GrownInPlace), preprocessing=SMALL)
+    result = attribute(network, images(), "logits:1@2,3", "shortcut")
+    hidden = network.module.shortcut(images()).detach()
+    torch.testing.assert_close(result.excitation, hidden[:, 1, 2, 3].relu())
+    assert result.inhibition.count_nonzero() == 0
+    record = network.record(images(), targets=["logits"], throughs=["shortcut"])
+    [gradient] = torch.autograd.grad(record.targets["logits"].sum(), record.throughs["shortcut"])
+    torch.testing.assert_close(gradient, (hidden > 0).float())
 
 
 def test_only_the_through_layer_is_differentiated() -> None:

@@ -184,7 +184,8 @@ def forward(
         if differentiate == "target":
             hidden = hidden.detach().clone().requires_grad_()
         maps["through"] = hidden
-        torch.set_grad_enabled(differentiate == "target")
+        if differentiate == "images":
+            torch.set_grad_enabled(False)  # nothing that follows is differentiated
         # A copy goes on, since what follows may be a ReLU in place.
         return start.layout.from_map(hidden).clone()
 
@@ -199,14 +200,14 @@ def forward(
         as_it_was(model.module),
         _hooks() as hooks,
         torch.inference_mode(False),
-        torch.set_grad_enabled(differentiate == "images"),
+        torch.set_grad_enabled(differentiate is not None),
         suppress(_TargetReached),
     ):
         # Hooks at one point run in the order given: what is read has been cropped.
         for point, box in (crops or {}).items():
             hooks += _watch(point, partial(crop, point, box))
         # A copy, since the network may begin with something in place.
-        images = images.clone()
+        images = (images if differentiate == "images" else images.detach()).clone()
         if start is not None and start.is_input:
             images = read_through(images)
         elif start is not None:
@@ -258,7 +259,6 @@ def forward_many(
         if differentiate and maps is through_maps and point is first:
             # No path from a through layer to a target begins earlier.
             hidden = hidden.detach().clone().requires_grad_()
-            torch.set_grad_enabled(True)
         if maps is through_maps and substitute is not None:
             hidden = substitute(point.name, hidden)
         maps[point.name] = hidden
@@ -271,10 +271,10 @@ def forward_many(
         as_it_was(model.module),
         _hooks() as hooks,
         torch.inference_mode(False),
-        torch.no_grad(),
+        torch.set_grad_enabled(differentiate),
         suppress(_TargetReached),
     ):
-        images, at_end = images.clone(), list[tuple[dict[str, Tensor], ReadPoint]]()
+        images, at_end = images.detach().clone(), list[tuple[dict[str, Tensor], ReadPoint]]()
         # Hooks at one point run in the order given: what is read last comes last.
         for maps, points in ((target_maps, targets), (through_maps, throughs)):
             for point in points:

@@ -13,12 +13,16 @@ from torch import Tensor, nn
 def as_it_was(module: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while; each module's own mode, grad mode and random state come back.
 
-    The caller's autocast is off in it: the numbers are those of the module's own type.
+    The caller's autocast is off in it: the numbers are those of the module's own type. Parameters
+    need no gradient in it, so that a graph holds only what depends on the through layer.
     """
     training = [submodule for submodule in module.modules() if submodule.training]
+    learning = [x for x in module.parameters() if x.requires_grad and x.is_leaf]
     gradients, fast = torch.is_grad_enabled(), torch.backends.mha.get_fastpath_enabled()
     for submodule in training:
         submodule.training = False
+    for parameter in learning:
+        parameter.requires_grad_(False)
     # Without gradients, PyTorch's transformers would go another way past their own layers.
     torch.backends.mha.set_fastpath_enabled(False)
     devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
@@ -30,6 +34,8 @@ def as_it_was(module: nn.Module) -> Iterator[None]:
         torch.set_grad_enabled(gradients)
         for submodule in training:
             submodule.training = True
+        for parameter in learning:
+            parameter.requires_grad_()
 
 
 @contextmanager
