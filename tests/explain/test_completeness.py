@@ -54,6 +54,12 @@ def test_integrated_gradients_are_advised_at_bottlenecks_with_a_low_r_alone(tmp_
         assert note is not None
         assert note.startswith("Where r is under 0.95, the two sides do not account for")
         assert note.endswith(ADVICE)
+    sides = low.excitation + low.inhibition
+    cancelled = replace(low, excitation=sides, inhibition=sides * (1 + 1e-6))
+    note = completeness_note(run, network, cancelled)
+    assert note is not None
+    assert note.startswith("Excitation and inhibition cancel in every image")
+    assert "--rule" not in note
     for r in (0.96, 1.0):
         assert completeness_note(run, network, turned(columns, r)) is None
     # What is not measured is not complained of.
