@@ -6,6 +6,7 @@ EMBEDDED = "inceptionv1-mini"
 MODELS = {
     "inceptionv1-mini": "InceptionV1 at half width for 64 x 64 images, 200 classes; ships inside",
     "inceptionv1": "InceptionV1 ('inception5h'), the paper's network; downloaded once, or a file",
+    "inceptionv1-bvlc": "InceptionV1 as trained in Caffe, without batch norm; needs =FILE",
     "torchvision:NAME": "any classifier of torchvision, such as torchvision:squeezenet1_1",
     "timm:NAME": "any model of timm, such as timm:resnet18",
     "module:PACKAGE.MODULE:FACTORY": "what your own function returns: an nn.Module or a Network",

@@ -1,6 +1,7 @@
-"""InceptionV1, the network that the paper studies, and the same at half width for small images."""
+"""InceptionV1: the paper's network, the one that was trained in Caffe, and two at half width."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -26,7 +27,7 @@ STEM = (64, 64, 192)
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """What differs between the paper's network and the small one.
+    """What differs between InceptionV1s.
 
     Args:
         width: factor on all channels, which are rounded to multiples of 8, at least 8.
@@ -34,6 +35,9 @@ class Variant:
         first_kernel, first_stride: of conv2d0.
         normalise: local response normalisation in the stem.
         bias: biases in the mixed blocks.
+        caffe: conv2d0 pads the same on every side, pools of stride 2 do not pad and round up, and
+            local response normalisation has the constants of Caffe's GoogLeNet.
+        blocks: the channels of blocks that are not those of `BLOCKS`.
     """
 
     width: float = 1.0
@@ -42,6 +46,8 @@ class Variant:
     first_stride: int = 2
     normalise: bool = True
     bias: bool = True
+    caffe: bool = False
+    blocks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def channels(self, full: int) -> int:
         """A layer's channels at this width."""
@@ -49,15 +55,25 @@ class Variant:
 
 
 FULL = Variant()
+# Source: the Caffe model zoo's bvlc_googlenet, which has the channels of the published table.
+BVLC = Variant(
+    classes=1000,
+    caffe=True,
+    blocks={
+        "mixed4a": (192, 96, 208, 16, 48, 64),
+        "mixed5a": (256, 160, 320, 32, 128, 128),
+    },
+)
 MINI = Variant(width=0.5, classes=200, first_kernel=5, first_stride=1, normalise=False, bias=False)
+SMALL = Variant(width=0.5, classes=1000, normalise=False, bias=False, caffe=True)
 
 
 class InceptionV1(nn.Module):
     """InceptionV1 with the literature's layer names: 'mixed3b' is the ReLU that ends the block.
 
     Convolutions and pools of stride 2 pad as TensorFlow's SAME does for even sizes, more at the
-    bottom and right;
-    the state dict has the names of the public checkpoint `inception5h.pth`.
+    bottom and right, but where the variant is Caffe's. The state dict has the names of the public
+    checkpoint `inception5h.pth`.
     """
 
     def __init__(self, variant: Variant = FULL) -> None:
@@ -67,17 +83,17 @@ class InceptionV1(nn.Module):
         kernel, stride = v.first_kernel, v.first_stride
         self.conv2d0_pre_relu_conv = nn.Conv2d(3, stem[0], kernel, stride)
         self.conv2d0 = nn.ReLU()
-        self.maxpool0 = MaxPoolSame()
+        self.maxpool0 = _pool(v)
         self.localresponsenorm0 = _normalisation(v)
         self.conv2d1_pre_relu_conv = nn.Conv2d(stem[0], stem[1], 1)
         self.conv2d1 = nn.ReLU()
         self.conv2d2_pre_relu_conv = nn.Conv2d(stem[1], stem[2], 3, padding=1)
         self.conv2d2 = nn.ReLU()
         self.localresponsenorm1 = _normalisation(v)
-        self.maxpool1 = MaxPoolSame()
+        self.maxpool1 = _pool(v)
         inputs = stem[2]
         for name, full in BLOCKS.items():
-            c = [v.channels(n) for n in full]
+            c = [v.channels(n) for n in v.blocks.get(name, full)]
             for suffix, layer in {
                 "1x1": nn.Conv2d(inputs, c[0], 1, bias=v.bias),
                 "3x3_bottleneck": nn.Conv2d(inputs, c[1], 1, bias=v.bias),
@@ -92,15 +108,15 @@ class InceptionV1(nn.Module):
             self.add_module(f"{name}_pool", nn.MaxPool2d(3, 1, 1))
             self.add_module(name, nn.ReLU())
             inputs = c[0] + c[2] + c[4] + c[5]
-        self.maxpool4 = MaxPoolSame()
-        self.maxpool10 = MaxPoolSame()
+        self.maxpool4 = _pool(v)
+        self.maxpool10 = _pool(v)
         self.avgpool0 = nn.AdaptiveAvgPool2d(1)
         self.softmax2_pre_activation_matmul = nn.Linear(inputs, v.classes)
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes"]:
         """Logits of images in the network's own input range."""
         kernel, stride = self.variant.first_kernel, self.variant.first_stride
-        x = F.pad(x, _same(kernel, stride))
+        x = F.pad(x, (kernel // 2,) * 4 if self.variant.caffe else _same(kernel, stride))
         x = self.conv2d0(self.conv2d0_pre_relu_conv(x))
         x = self.localresponsenorm0(self.maxpool0(x))
         x = self.conv2d1(self.conv2d1_pre_relu_conv(x))
@@ -148,8 +164,14 @@ def _same(kernel: int, stride: int) -> tuple[int, int, int, int]:
     return (total // 2, total - total // 2) * 2
 
 
+def _pool(variant: Variant) -> nn.Module:
+    return nn.MaxPool2d(3, 2, ceil_mode=True) if variant.caffe else MaxPoolSame()
+
+
 def _normalisation(variant: Variant) -> nn.Module:
     if not variant.normalise:
         return nn.Identity()
+    if variant.caffe:
+        return nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0)
     # The constants of the released network; alpha is one ten-thousandth in single precision.
     return nn.LocalResponseNorm(9, alpha=9.99999974738e-05, beta=0.5, k=1.0)

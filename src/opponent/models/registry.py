@@ -11,7 +11,7 @@ from torch import nn
 
 from opponent.core.plugins import load_object
 from opponent.models.catalogue import EMBEDDED, check_model
-from opponent.models.inceptionv1 import FULL, MINI, InceptionV1
+from opponent.models.inceptionv1 import BVLC, FULL, MINI, InceptionV1
 from opponent.models.network import Network
 from opponent.models.preprocessing import Preprocessing
 from opponent.models.weights import fetch, load_weights
@@ -22,7 +22,12 @@ INCEPTION5H = (
 )
 # Its input is a pixel in [0, 255] less 117.
 INCEPTIONV1_INPUT = Preprocessing(size=(224, 224), mean=(117 / 255,) * 3, std=(1 / 255,) * 3)
-# The statistics of the images that the small network was trained on.
+# Caffe's mean colour, as RGB.
+BVLC_INPUT = Preprocessing(
+    size=(224, 224), resize=256, mean=(123 / 255, 117 / 255, 104 / 255), std=(1 / 255,) * 3
+)
+# The statistics of the images that the small networks were trained on.
+SMALL_INPUT = Preprocessing(size=(112, 112), mean=(0.480, 0.448, 0.398), std=(0.277, 0.269, 0.282))
 MINI_INPUT = Preprocessing(size=(64, 64), mean=(0.480, 0.448, 0.398), std=(0.277, 0.269, 0.282))
 
 
@@ -77,6 +82,8 @@ def _load(name: str, weights: str | Path | None) -> Network:
         return _mini(weights)
     if name == "inceptionv1":
         return _inceptionv1(weights)
+    if name == "inceptionv1-bvlc":
+        return _bvlc(weights)
     if library == "torchvision":
         return _torchvision(rest, weights)
     return _timm(rest, weights) if library == "timm" else _own(name, weights)
@@ -84,11 +91,11 @@ def _load(name: str, weights: str | Path | None) -> Network:
 
 def _mini(weights: str | Path | None) -> Network:
     module = InceptionV1(MINI)
-    here = resources.files("opponent.models")
-    with resources.as_file(here / "inceptionv1-mini.safetensors") as file:
+    with resources.as_file(
+        resources.files("opponent.models") / "inceptionv1-mini.safetensors"
+    ) as file:
         load_weights(module, weights or file)
-    text = (here / "inceptionv1-mini-classes.txt").read_text(encoding="utf-8")
-    classes = [line.split(maxsplit=1)[1] for line in text.splitlines()]
+    classes = [line.split(maxsplit=1)[1] for line in _lines("inceptionv1-mini-classes.txt")]
     return Network(module, preprocessing=MINI_INPUT, name="inceptionv1-mini", classes=classes)
 
 
@@ -96,6 +103,27 @@ def _inceptionv1(weights: str | Path | None) -> Network:
     module = InceptionV1(FULL)
     load_weights(module, weights or fetch(INCEPTION5H))
     return Network(module, preprocessing=INCEPTIONV1_INPUT, name="inceptionv1")
+
+
+def _bvlc(weights: str | Path | None) -> Network:
+    if weights is None:
+        raise OSError(
+            "inceptionv1-bvlc needs a file of weights: name it as inceptionv1-bvlc=FILE. It is the "
+            "Caffe model zoo's bvlc_googlenet.caffemodel as it comes, or the same as safetensors"
+        )
+    module = InceptionV1(BVLC)
+    load_weights(module, weights)
+    classes = [line.split(maxsplit=1)[1] for line in imagenet_classes()]
+    return Network(module, preprocessing=BVLC_INPUT, name="inceptionv1-bvlc", classes=classes)
+
+
+def imagenet_classes() -> list[str]:
+    """ImageNet's thousand classes in the order of the logits: WordNet id, space, name."""
+    return _lines("imagenet-classes.txt")
+
+
+def _lines(name: str) -> list[str]:
+    return (resources.files("opponent.models") / name).read_text(encoding="utf-8").splitlines()
 
 
 def _torchvision(name: str, weights: str | Path | None) -> Network:
