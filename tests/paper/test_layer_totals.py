@@ -1,6 +1,7 @@
 """f and E of all layers: by hand, by slow twins, integrated."""
 
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,13 @@ from opponent import Feature, Network, Preprocessing, attribute
 from opponent.attribution.attribute import attribute_each
 from opponent.attribution.rules import IntegratedGradients, parse_rule
 from opponent.geometry.bottlenecks import through_layers
-from opponent.paper.layer_totals import integrated_totals, rule_totals, totals
+from opponent.paper.layer_totals import (
+    integrated_totals,
+    rule_totals,
+    totals,
+    totals_by_feature,
+    totals_by_layer,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread", "random_weights")
 
@@ -81,6 +88,56 @@ def test_what_is_missing_is_what_the_biases_add(seed: int) -> None:
             elif name == "flat" or layer >= number:
                 biases = child(biases)
         assert torch.equal(f - e[:, :, number], biases)
+
+
+@pytest.mark.parametrize("through", ["norm", "direction"])
+def test_both_ways_are_the_same(through: str) -> None:
+    network = double(chain(norm=through == "norm"))
+    x = torch.randn(4, 3, 7, 10, dtype=torch.float64)
+    features = [network.resolve(f"conv3:{k}@1,6") for k in range(5)]
+    if through == "direction":
+        features = [
+            network.resolve(
+                Feature.direction(
+                    "conv3", [0.1 * k, 1.0, -2.0, 0.0, 1.0, 3.0], position=(2, 1), power=2 * k
+                )
+            )
+            for k in range(4)
+        ]
+    throughs = ["pixels", "relu1", "relu2"]
+    by_feature = totals_by_feature(network, x, features, throughs)
+    for way in (totals_by_layer, totals):
+        for ours, expected in zip(way(network, x, features, throughs), by_feature, strict=True):
+            torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+
+
+class _Backward(torch.autograd.Function):
+    """Twice the input, which cannot be differentiated forward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return 2 * gradient
+
+
+class Doubled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return _Backward.apply(x)
+
+
+def test_an_operation_that_is_not_differentiated_forward_is_differentiated_backward() -> None:
+    module = chain()
+    module.pool = nn.Sequential(Doubled(), module.pool)
+    network = double(module)
+    x = torch.randn(4, 3, 7, 10, dtype=torch.float64)
+    features = [Feature(layer="logits", unit=unit) for unit in range(3)]
+    with pytest.raises(NotImplementedError):
+        totals_by_layer(network, x, features, ["relu1"])
+    _, e = totals(network, x, features, ["relu1"])
+    assert torch.equal(e, totals_by_feature(network, x, features, ["relu1"])[1])
 
 
 def test_without_biases_nothing_is_missing() -> None:

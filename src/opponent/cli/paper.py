@@ -34,8 +34,13 @@ def completeness(
     models: Models,
     images: Images,
     folder: Folder,
-    logits: Annotated[int, typer.Option(min=1, help="Random logits to average over.")] = 20,
-    layer: Annotated[str, typer.Option(help="Another layer to take random units of.")] = "logits",
+    logits: Annotated[
+        int | None, typer.Option(min=1, help="Only so many random logits; default: all.")
+    ] = None,
+    layer: Annotated[str, typer.Option(help="Another layer to take units of.")] = "logits",
+    parts: Annotated[
+        int, typer.Option(min=0, help="Of so many random units, what f - E is made of.")
+    ] = 0,
     through: Annotated[
         list[str] | None, typer.Option(help="Only through this layer; repeatable.")
     ] = None,
@@ -54,10 +59,11 @@ def completeness(
     """
     from opponent.paper.completeness import completeness as measure
     from opponent.paper.completeness import write_completeness
+    from opponent.paper.missing import measure_missing, write_missing
     from opponent.plots.layout import check_suffix
 
     check_suffix(format)
-    measurements = []
+    measurements, more = [], []
     for network in open_networks(models, device):
         measurements.append(
             measure(
@@ -73,7 +79,14 @@ def completeness(
                 seed=seed,
             )
         )
-    paths = write_completeness(measurements, folder, suffix=format)
+        if parts:
+            place = folder / file_name(network.name) / "missing"
+            missing = measure_missing(
+                network, images, out=place / "measured", features=parts, layer=layer,
+                batch_size=batch_size, seed=seed,
+            )  # fmt: skip
+            more += write_missing(missing, place, suffix=format)
+    paths = write_completeness(measurements, folder, suffix=format) + more
     for measured in measurements:
         table = new_table("layer", "depth", "Pearson", "Spearman", "mean |f - E|, sd")
         for row in measured.rows():

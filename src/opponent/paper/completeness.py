@@ -30,7 +30,7 @@ from opponent.storage.columns import pearson, too_few
 from opponent.storage.files import AnyPath, to_path, write_text
 from opponent.storage.manifest import versions
 
-# Logits that the correlation is averaged over. Source: paper, section 2.
+# Random units where each takes a pass of its own. Source: paper, section 2, of logits.
 UNITS = 20
 # All maps of a pass are kept: fewer images at once than a scan takes.
 BATCH = 16
@@ -111,9 +111,11 @@ class Completeness:
         self, measure: Callable[[Float[np.ndarray, " n"], Float[np.ndarray, " n"]], float]
     ) -> Float[np.ndarray, "l k"]:
         """A measure of f and E over images, for every layer and feature."""
-        f, e = self.activation.astype(np.float64), self.total.astype(np.float64)
-        layers, units = range(e.shape[2]), range(f.shape[1])
-        return np.array([[measure(f[:, k], e[:, k, i]) for k in units] for i in layers])
+        f, e = self.activation.T.astype(np.float64), self.total
+        layers, units = range(e.shape[2]), range(len(f))
+        return np.array(
+            [[measure(f[k], e[:, k, i].astype(np.float64)) for k in units] for i in layers]
+        )
 
     def rows(self) -> list[dict[str, str | bool | float | None]]:
         """One row a layer: the layer, and each measure's mean and spread over the features."""
@@ -154,7 +156,7 @@ def completeness(
     images: Images,
     *,
     out: str | AnyPath,
-    features: Sequence[Feature | str] | int = UNITS,
+    features: Sequence[Feature | str] | int | None = None,
     layer: str = LOGITS,
     throughs: Sequence[str] | None = None,
     branches: bool = False,
@@ -171,8 +173,8 @@ def completeness(
         network: a network or its name.
         images: a folder, an archive, a data set, arrays: whatever `open_images` takes.
         out: the folder, new or that of the same question.
-        features: which features of one layer, or how many random units of `layer`.
-        layer: where random units are drawn from; by default the logits.
+        features: which features of one layer, or how many random units of `layer`; default: all.
+        layer: whose units are taken; by default the logits.
         throughs: the layers to measure through; default: the pixels and every bottleneck.
         branches: measure through branches too, which cannot be complete.
         rule: how S is computed: 'gradient', 'integrated-zero', 'integrated-mean', or a rule of the
@@ -204,7 +206,7 @@ def completeness(
     (2, 2)
     """
     network, rule = load(network), parse_rule(rule)
-    chosen = _choose_features(network, features, layer, seed)
+    chosen = choose_features(network, features, layer, seed)
     layers = _choose_layers(network, chosen[0].layer, throughs, branches)
     names = [through.layer for through in layers]
     source = open_images(images, size=network.preprocessing.size)
@@ -259,11 +261,22 @@ def completeness(
     )
 
 
-def _choose_features(
-    network: Network, features: Sequence[Feature | str] | int, layer: str, seed: int
+def choose_features(
+    network: Network, features: Sequence[Feature | str] | int | None, layer: str, seed: int
 ) -> list[Feature]:
+    """Features of one layer, resolved.
+
+    Args:
+        network: the network.
+        features: the features, how many random units, or None for all units.
+        layer: of the units.
+        seed: of the random units.
+    Raises:
+        ValueError: a name or number that does not fit, or features of several layers.
+    """
+    channels = network.layer(layer).shape[0]
+    features = channels if features is None else features
     if isinstance(features, int):
-        channels = network.layer(layer).shape[0]
         if not 1 <= features <= channels:
             raise ValueError(f"{features} random units of {layer!r}, which has {channels}")
         generator = np.random.default_rng(seed)

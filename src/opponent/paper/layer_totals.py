@@ -1,7 +1,11 @@
-"""The sum of S through all layers of a network: with gradients, and with integrated gradients."""
+"""The sum of S through all layers of a network: with gradients, and with integrated gradients.
+
+Backward differentiation gives E of one feature through all layers; forward differentiation gives E
+of all features through one layer. The latter takes over where features are many.
+"""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.autograd.forward_ad as forward
@@ -16,8 +20,61 @@ from opponent.models.network import Network
 from opponent.models.state import undisturbed
 
 
-@undisturbed()
 def totals(
+    network: Network,
+    inputs: Float[Tensor, "n bands h w"],
+    features: Sequence[Feature],
+    throughs: Sequence[str],
+) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k l"]]:
+    """f and E_l of features of one layer, the way that takes fewer passes.
+
+    Args:
+        network: the network.
+        inputs: its own input, preprocessed.
+        features: k features of one layer.
+        throughs: l layers before it, or 'pixels'.
+    Returns:
+        f, and E_l, the sum of S through each layer; both in units of the activation.
+    Source: paper, section 2.
+    """
+    if len(features) > len(throughs):
+        try:
+            return totals_by_layer(network, inputs, features, throughs)
+        except NotImplementedError:
+            pass  # an operation that PyTorch differentiates backward alone
+    return totals_by_feature(network, inputs, features, throughs)
+
+
+@undisturbed()
+def totals_by_layer(
+    network: Network,
+    inputs: Float[Tensor, "n bands h w"],
+    features: Sequence[Feature],
+    throughs: Sequence[str],
+) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k l"]]:
+    """f and E_l of features of one layer, through one layer after another.
+
+    E_l is the derivative of f along h, the through layer itself: forward differentiation gives it
+    for all features in one pass.
+
+    Args:
+        network, inputs, features, throughs: as for `totals`.
+    Returns:
+        f, and E_l.
+    Raises:
+        NotImplementedError: an operation that PyTorch cannot differentiate forward.
+    """
+    target = network.run(inputs, features[0].layer).target
+    activation = torch.stack([feature.read(target) for feature in features], 1)
+    sums = [
+        _slopes(network, inputs, features, name, lambda hidden: (hidden, hidden))
+        for name in throughs
+    ]
+    return activation, torch.stack(sums, 2)
+
+
+@undisturbed()
+def totals_by_feature(
     network: Network,
     inputs: Float[Tensor, "n bands h w"],
     features: Sequence[Feature],
@@ -30,13 +87,9 @@ def totals(
     it for all layers at once.
 
     Args:
-        network: the network.
-        inputs: its own input, preprocessed.
-        features: k features of one layer.
-        throughs: l layers before it, or 'pixels'.
+        network, inputs, features, throughs: as for `totals`.
     Returns:
-        f, and E_l, the sum of S through each layer; both in units of the activation.
-    Source: paper, section 2.
+        f, and E_l.
     """
     ones: dict[str, Tensor] = {}
 
@@ -113,29 +166,48 @@ def _integrated_total(
     points = inputs.new_tensor(rule.path()[0]).view(-1, 1, 1, 1, 1)
     weights = inputs.new_tensor(rule.path()[1])
 
-    def along_path(copies: Tensor) -> Tensor:
+    def path(copies: Tensor) -> tuple[Tensor, Tensor]:
         hidden = copies[:count]
         start = torch.zeros_like(hidden[0]) if baseline is None else baseline
         change = hidden - start
         path = start + points * change
+        return path.flatten(0, 1), change.expand(path.shape).flatten(0, 1)
+
+    # As many copies as points from the start: a network may remember how many images came.
+    copies = inputs.repeat(rule.steps, 1, 1, 1)
+    slopes = _slopes(network, copies, features, through, path)
+    return torch.einsum("s,snk->nk", weights, slopes.unflatten(0, (-1, count)))
+
+
+def _slopes(
+    network: Network,
+    inputs: Float[Tensor, "n bands h w"],
+    features: Sequence[Feature],
+    through: str,
+    along: Callable[[Tensor], tuple[Tensor, Tensor]],
+) -> Float[Tensor, "n k"]:
+    """Derivatives of features at some place, along some direction, of the through layer.
+
+    Args:
+        network, inputs, features: as for `totals`.
+        through: the layer.
+        along: from its maps the place and the direction.
+    """
+
+    def dual(hidden: Tensor) -> Tensor:
         with warnings.catch_warnings():
             # torch's own, about what it does on the first call.
             warnings.simplefilter("ignore", DeprecationWarning)
-            dual: Tensor = forward.make_dual(
-                path.flatten(0, 1), change.expand(path.shape).flatten(0, 1)
-            )
-        return dual
+            made: Tensor = forward.make_dual(*along(hidden))
+        return made
 
     with forward.dual_level():
-        # As many copies as points from the start: a network may remember how many images came.
-        copies = inputs.repeat(rule.steps, 1, 1, 1)
-        result = network.run(copies, features[0].layer, through, substitute=along_path)
-        sums = []
+        target = network.run(inputs, features[0].layer, through, substitute=dual).target
+        slopes = list[Tensor]()
         for feature in features:
-            slope = forward.unpack_dual(feature.read(result.target)).tangent
-            slope = torch.zeros_like(result.target[:, 0, 0, 0]) if slope is None else slope
-            sums.append(weights @ slope.unflatten(0, (-1, count)))
-    return torch.stack(sums, 1)
+            value, slope = forward.unpack_dual(feature.read(target))
+            slopes.append(torch.zeros_like(value) if slope is None else slope)
+        return torch.stack(slopes, 1)
 
 
 @undisturbed()

@@ -12,7 +12,7 @@ from opponent.plots.atlas import (
     plot_selection,
     selection_figure,
 )
-from opponent.plots.completeness import Curve, completeness_figure
+from opponent.plots.completeness import Curve, completeness_figure, missing_figure
 from opponent.plots.drivers import drivers_figure, plot_who
 from opponent.plots.energies import energies_figure, plot_energies
 from opponent.plots.exemplars import ExemplarRow, exemplars_figure, plot_exemplars
@@ -56,6 +56,7 @@ __all__ = [
     "groups_figure",
     "inversions_figure",
     "map_figure",
+    "missing_figure",
     "objective_figure",
     "plot_atlas",
     "plot_energies",

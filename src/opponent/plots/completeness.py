@@ -135,3 +135,46 @@ def _key(figure: Figure, left: float, y: float, label: str, colour: str, marker:
     figure.add_artist(line)
     width = across - left - 0.3 if across == COLUMN else (across - 0.62) / 3 - 0.35
     add_text(figure, left + 0.3, y, label, width=width, size=SMALL, color=INK)
+
+
+# Modules that get a bar of their own; all others share the last.
+_BARS = 14
+
+
+@styled
+def missing_figure(title: str, rows: Sequence[tuple[str, float, float]], about: str) -> Figure:
+    """What f - E is made of: a bar for each module that adds much, in the order of the pass.
+
+    Args:
+        title: the network and the features.
+        rows: modules with the size of the constant part and the standard deviation of the varying
+            part, in standard deviations of the activation.
+        about: how it was measured.
+    Returns:
+        A figure of one column.
+    """
+    most = sorted(rows, key=lambda row: -max(row[1:]))[:_BARS]
+    shown = [row for row in rows if row in most]
+    if others := [row for row in rows if row not in most]:
+        constant, varying = max(row[1] for row in others), max(row[2] for row in others)
+        shown.append((f"{len(others)} others, each at most", constant, varying))
+    left, top, step = 1.75, MARGIN + 3.4 * LINE, 0.17
+    height = step * max(1, len(shown))
+    figure = Figure(figsize=(COLUMN, top + height + 0.42))
+    add_text(figure, MARGIN, MARGIN, title, width=COLUMN - 2 * MARGIN, weight="bold")
+    add_text(figure, MARGIN, MARGIN + LINE, about, width=COLUMN - 2 * MARGIN, size=SMALL)
+    axes = add_axes(figure, Area(left, top, COLUMN - left - MARGIN - 0.05, height))
+    places = np.arange(len(shown))
+    for k, shift, colour in ((2, -0.2, _COLOURS[1]), (1, 0.2, _COLOURS[5])):
+        axes.barh(places + shift, [row[k] for row in shown], 0.38, color=colour, lw=0)
+    axes.set_yticks(places, [row[0].removesuffix("_pre_relu_conv") for row in shown])
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.tick_params(labelsize=SMALL)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("share of f − E, in sd of f")
+    for k, (label, colour) in enumerate(
+        (("differs between images", _COLOURS[1]), ("the same in all", _COLOURS[5]))
+    ):
+        x, y = left + k * 0.95, MARGIN + 2.3 * LINE
+        add_text(figure, x, y, f"■ {label}", size=SMALL, color=colour)
+    return figure
