@@ -19,6 +19,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from opponent.models.caffe import read_caffemodel
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Fit:
@@ -179,6 +181,8 @@ def _read(file: Path) -> object:
     """What a file of weights holds: tensors and plain containers alone."""
     if not file.is_file():
         raise FileNotFoundError(f"there is no file of weights at {file}")
+    if file.suffix == ".caffemodel":
+        return read_caffemodel(file)
     try:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as tensors:
