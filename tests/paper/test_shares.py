@@ -1,5 +1,6 @@
 """What f - E is made of: each module's own part, exactly."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,8 @@ def test_what_any_module_adds_is_its_output_without_its_derivative_along_the_inp
     for number, part in enumerate(
         [module.normal, module.again, module.soft, module.again, module.batch]
     ):
-        with dual_level():
+        with dual_level(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch's own
             output, slope = unpack_dual(part(make_dual(hidden, hidden)))
         output, own = output.detach().requires_grad_(), (output - slope).detach()
         rest = output

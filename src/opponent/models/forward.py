@@ -375,3 +375,27 @@ def _hooks() -> Iterator[list[Any]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def changing(module: nn.Module, change: Callable[[str, bool, Tensor], Tensor]) -> Iterator[None]:
+    """While active, other tensors go into and out of each module that has no modules in it.
+
+    `change` makes them, of the module's name, whether it is its output, and the tensor.
+    """
+
+    def before(name: str, _module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if not given or not isinstance(given[0], Tensor):
+            return None
+        return (change(name, False, given[0]), *given[1:])
+
+    def after(name: str, _module: nn.Module, _given: Any, output: Any) -> Any:
+        tensor = main_tensor(output)
+        return None if tensor is None else with_main_tensor(output, change(name, True, tensor))
+
+    with _hooks() as hooks:
+        for name, part in module.named_modules():
+            if not [*part.children()]:
+                hooks.append(part.register_forward_pre_hook(partial(before, name)))
+                hooks.append(part.register_forward_hook(partial(after, name)))
+        yield

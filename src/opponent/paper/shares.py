@@ -7,17 +7,15 @@ of that times the derivative of f by y is the module's share, and f - E is the s
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from opponent.core.feature import Feature
+from opponent.models.forward import changing
 from opponent.models.network import Network
-from opponent.models.outputs import main_tensor, with_main_tensor
 from opponent.models.state import undisturbed
 
 
@@ -37,49 +35,26 @@ class Shares:
 
 
 class _Factors:
-    """Multiplies each module's input and output by ones, one for each image."""
+    """Ones, one for each image, by which each module's input and output are multiplied."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self) -> None:
         self.names, self.inputs, self.outputs = list[str](), list[Tensor](), list[Tensor]()
-        self._calls = Counter[str]()
-        self._modules = {
-            name: part for name, part in module.named_modules() if name and not [*part.children()]
-        }
+        self._calls, self._given = Counter[str](), dict[str, Tensor]()
 
-    def watch(self, stack: ExitStack) -> None:
-        """Hook all modules that have no modules in them."""
-        for name, part in self._modules.items():
-            for handle in (
-                part.register_forward_pre_hook(self._before),
-                part.register_forward_hook(self._after(name)),
-            ):
-                stack.callback(handle.remove)
-
-    def _times_ones(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
+    def multiply(self, name: str, is_output: bool, tensor: Tensor) -> Tensor:
+        """The tensor times ones, which are kept."""
+        if not tensor.is_floating_point() or (is_output and name not in self._given):
+            return tensor
         ones = tensor.new_ones(len(tensor)).requires_grad_()
-        return tensor * ones.view(-1, *[1] * (tensor.ndim - 1)), ones
-
-    def _before(self, _module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if not given or not isinstance(given[0], Tensor) or not given[0].is_floating_point():
-            self._waiting = None
-            return None
-        tensor, self._waiting = self._times_ones(given[0])
-        return (tensor, *given[1:])
-
-    def _after(self, name: str) -> Any:
-        def after(_module: nn.Module, _given: object, output: object) -> object:
-            tensor = main_tensor(output)
-            if self._waiting is None or tensor is None:
-                return None
+        if not is_output:
+            self._given[name] = ones
+        else:
             self._calls[name] += 1
             call = self._calls[name]
             self.names.append(name if call == 1 else f"{name}#{call}")
-            self.inputs.append(self._waiting)
-            changed, ones = self._times_ones(tensor)
+            self.inputs.append(self._given.pop(name))
             self.outputs.append(ones)
-            return with_main_tensor(output, changed)
-
-        return after
+        return tensor * ones.view(-1, *[1] * (tensor.ndim - 1))
 
 
 @undisturbed()
@@ -110,7 +85,7 @@ def shares(
     >>> [name for name, most in zip(parts.modules, missing) if most > 1e-4]
     ['conv2d2_pre_relu_conv']
     """
-    factors = _Factors(network.module)
+    factors = _Factors()
     ones: list[Tensor] = []
 
     def times_one(_name: str, hidden: Tensor) -> Tensor:
@@ -119,8 +94,7 @@ def shares(
 
     # The layers are looked up before the hooks are there, which would count those passes too.
     network.layers.check(features[0].layer, through)
-    with ExitStack() as stack:
-        factors.watch(stack)
+    with changing(network.module, factors.multiply):
         record = network.record(
             inputs, targets=[features[0].layer], throughs=[through], substitute=times_one
         )
