@@ -12,6 +12,7 @@ from opponent.core.colour import (
     ACTIVATION,
     OPACITY,
     activation_colours,
+    balance_colours,
     colour_square,
     group_colours,
     hex_colours,
@@ -335,3 +336,21 @@ def test_group_colours_are_fixed_and_distinct() -> None:
     colours = group_colours([*known, "mine", "yours"])
     assert len(set(colours.values())) == 8
     assert group_colours(["tense_together"])["tense_together"] == colours["tense_together"]
+
+
+def test_balance_has_the_hue_and_tension_the_strength() -> None:
+    excitation = np.array([2.0, 1.0, 3.0, 0.0, 1.0])
+    inhibition = np.array([1.0, 2.0, 3.0, 0.0, 1.0])
+    colours, limit, ends = balance_colours(excitation, inhibition)
+    # (2 - 1) / (2 + 1), and the least and the largest of the smaller ones.
+    assert limit == pytest.approx(1 / 3)
+    assert ends == (0, 3)
+    # Red, blue and green at the ends and in the middle of the hues, whatever the strength.
+    for k, (plus, minus) in enumerate([(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)]):
+        expected = tension_colours(np.array(plus), np.array(minus))
+        np.testing.assert_allclose(colours[k, :3], expected[:3], atol=1e-9)
+    # The tensest is as strong as the square's corner, others in proportion; nothing is clear.
+    strongest = tension_colours(np.array(1.0), np.array(1.0))[3]
+    assert colours[2, 3] == pytest.approx(strongest)
+    assert colours[4, 3] == pytest.approx(strongest * (0.3 + 0.7 / 3))
+    assert colours[3, 3] == 0

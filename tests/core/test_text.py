@@ -84,20 +84,22 @@ def test_what_a_name_loses_is_in_its_digest() -> None:
 @given(st.floats(-1e6, 1e6), st.integers(0, 3))
 def test_deviations_have_a_sign_and_zero_no_minus(value: float, digits: int) -> None:
     text = in_deviations(value, digits)
-    number = re.fullmatch(r"([+-])(\d+(?:\.(\d+))?) sd", text)
+    number = re.fullmatch(r"([+−])(\d+(?:\.(\d+))?) sd", text)
     assert number is not None
     shown = len(number[3] or "")
     # More digits only where fewer would show zero, and no more than three.
     assert shown == digits or (digits < shown <= 3 and not round(value, shown - 1))
-    assert float(number[1] + number[2]) == pytest.approx(value, abs=0.5 * 10**-shown + 1e-9)
-    assert number[1] == ("-" if round(value, shown) < 0 else "+")
+    assert float(number[1].replace("−", "-") + number[2]) == pytest.approx(
+        value, abs=0.5 * 10**-shown + 1e-9
+    )
+    assert number[1] == ("−" if round(value, shown) < 0 else "+")
 
 
 def test_deviations_by_hand() -> None:
     assert in_deviations(1.26) == "+1.3 sd"
-    assert in_deviations(-2.0) == "-2.0 sd"
+    assert in_deviations(-2.0) == "−2.0 sd"
     assert in_deviations(0.0) == in_deviations(-0.0) == "+0.0 sd"
-    assert in_deviations(-0.04) == in_deviations(-0.04, 2) == "-0.04 sd"
+    assert in_deviations(-0.04) == in_deviations(-0.04, 2) == "−0.04 sd"
     assert in_deviations(0.004) == "+0.004 sd"
     assert in_deviations(-0.0004) == "+0.000 sd"
 

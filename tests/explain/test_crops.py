@@ -11,12 +11,14 @@ from tests.support.plain import PREPARED, plain_network, write_noise
 
 from opponent import Preprocessing, Run, Unreadable, open_images, scan_images
 from opponent.core.box import Box
+from opponent.core.text import in_deviations
 from opponent.explain.crops import (
     LARGEST,
     SHOWN,
     crop_tile,
     photograph,
     run_tiles,
+    seen_part,
     upsample_map,
     zoom_for,
 )
@@ -233,7 +235,7 @@ def test_tiles_are_crops_of_what_the_network_saw(
                         near, values[i, j], atol=0.05 * max(values.max(), 1e-6)
                     )
         deviations = columns.activation[index] / columns.activation.std()
-        assert each.caption == f"{deviations:+.1f} sd"
+        assert each.caption == in_deviations(float(deviations))
 
 
 def test_a_smaller_crop_is_shown_smaller(plain_run: Run) -> None:
@@ -259,7 +261,7 @@ def test_alike_images_have_captions_without_dividing_by_zero(tmp_path: Path) -> 
     run = scan_images(plain_network(), images, "after:0", "relu", out=tmp_path / "run")
     columns = run.columns()
     tiles = run_tiles(run, run.features[0], columns, [0, 1], shown=1)
-    assert [each.caption for each in tiles] == [f"{columns.activation[0]:+.1f} sd"] * 2
+    assert [each.caption for each in tiles] == [in_deviations(float(columns.activation[0]))] * 2
 
 
 def test_images_that_moved_since_are_named(pictures: Path, tmp_path: Path) -> None:
@@ -293,3 +295,16 @@ def test_the_whole_input_is_a_field_too() -> None:
     assert each.excitation[2, 2] == 1
     assert not each.inhibition.any()
     assert each.caption == "x"
+
+
+def test_icons_are_cut_to_the_square_in_which_any_of_them_shows_something() -> None:
+    icons = [np.zeros((40, 30, 4), np.uint8) for _ in range(3)]
+    icons[0][10:20, 5:9, 3] = 200
+    icons[1][12:22, 7:11, 3] = 200
+    icons[2][:, :, 3] = 1  # next to nothing
+    assert seen_part(icons) == (slice(10, 22), slice(2, 14))
+    # At a border the square lies inside; of a narrow image it is the image.
+    icons[0][0:40, 0:2, 3] = 255
+    assert seen_part(icons) == (slice(0, 40), slice(0, 30))
+    clear = [np.zeros((4, 5, 4), np.uint8)]
+    assert seen_part(clear) == (slice(0, 4), slice(0, 5))

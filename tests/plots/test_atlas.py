@@ -20,7 +20,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from tests.support.figures import LONG, check_axes, check_texts, rc_settings, words
 
-from opponent.core.colour import ACTIVATION, activation_colours, on_white, tension_colours
+from opponent.core.colour import ACTIVATION, activation_colours, balance_colours, on_white
 from opponent.plots import COLUMN, PAGE, atlas_figure, map_figure, save, selection_figure
 
 SD = 0.7
@@ -235,12 +235,13 @@ def test_a_map_shows_every_image_in_its_colour() -> None:
     assert lines == [0.25, 0.5, 0.75]
     assert len(axes.lines) == 6
     assert [tick.get_text() for tick in bar.get_yticklabels()] == [
-        "−4 sd",
+        "−4",
         "−2",
         "0",
         "+2",
-        "+4 sd",
+        "+4",
     ]
+    assert bar.get_ylabel() == "activation f, sd"
     assert "4 images" in words(figure)
 
 
@@ -338,18 +339,18 @@ def test_squares_are_coloured_by_the_tension_of_the_images() -> None:
     }
     values: dict[At, list[float | None]] = {at: [1.0] for at in energies}
     figure = atlas(values, energies=energies, colour_by="tension")
-    # One scale for both: the 95th percentile of all cells' two energies.
-    largest = np.percentile([x for pair in energies.values() for x in pair], 95)
-    for frame, at in zip(frames(figure), energies, strict=True):
-        plus, minus = (np.array(x / largest) for x in energies[at])
-        expected = on_white(tension_colours(plus, minus)) / 255
+    colours, limit, ends = balance_colours(*np.array(list(energies.values())).T)
+    assert (limit, ends) == (1.0, (0.0, 2.0))
+    for frame, expected in zip(frames(figure), on_white(colours) / 255, strict=True):
         np.testing.assert_allclose(frame.get_facecolor()[:3], expected, atol=1e-6)
         np.testing.assert_allclose(frame.get_edgecolor()[:3], expected, atol=1e-6)
     white = frames(figure)[3]
     assert white.get_facecolor() == to_rgba("white")
     square = figure.axes[1]
     assert len(square.get_images()) == 1
-    assert square.get_xlabel() == "excitation φ⁺"
+    assert square.get_xlabel() == "(E⁺ − E⁻) / (E⁺ + E⁻)"
+    assert [tick.get_text() for tick in square.get_xticklabels()] == ["−1", "0", "1"]
+    assert [tick.get_text() for tick in square.get_yticklabels()] == ["0", "2"]
 
 
 def test_cells_without_any_energy_are_white() -> None:

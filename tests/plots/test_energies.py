@@ -1,9 +1,9 @@
 """Figure 4a: colours, lines, rings, units."""
 
-import matplotlib
 import numpy as np
 import pytest
-from tests.support.figures import energies_drawn, random_energies, words
+from matplotlib.figure import Figure
+from tests.support.figures import energies_drawn, random_energies
 
 from opponent.core.colour import group_colours
 from opponent.plots import energies_figure
@@ -47,7 +47,7 @@ def test_lines_leave_room_for_their_labels(limit: float) -> None:
 def test_deviation_sets_the_end_of_the_colours() -> None:
     figure = energies_drawn(50, deviation=0.7)
     assert figure.axes[0].collections[0].get_clim() == pytest.approx((-2.8, 2.8))
-    assert "±4 sd" in words(figure)
+    assert figure.axes[1].get_ylabel() == "activation f, ends at ±4 sd"
 
 
 def test_large_numbers_are_written_in_powers_of_ten() -> None:
@@ -67,14 +67,28 @@ def test_chosen_images_are_ringed_in_the_colour_of_their_group() -> None:
     figure = energies_figure(
         excitation, inhibition, activation, groups=groups, label="f", through="l"
     )
-    _, *rings = figure.axes[0].collections
-    for ring, (name, members) in zip(rings, groups.items(), strict=True):
-        np.testing.assert_allclose(np.asarray(ring.get_offsets())[:, 0], excitation[members])
-        colour = matplotlib.colors.to_rgba(group_colours(list(groups))[name])
-        np.testing.assert_allclose(ring.get_edgecolor()[0], colour)
-    # Image 4 is in both: its second ring goes around the first.
-    sizes = rings[1].get_sizes()
-    assert sizes[0] > sizes[1] == rings[0].get_sizes()[1]
+    colours = group_colours(list(groups))
+    found = [(float(x), colour, arc) for x, colour, arc in rings(figure)]
+    assert [(x, colour) for x, colour, _ in found] == [
+        (pytest.approx(excitation[3]), colours["exciting"]),
+        (pytest.approx(excitation[4]), colours["exciting"]),
+        (pytest.approx(excitation[4]), colours["inhibiting"]),
+        (pytest.approx(excitation[9]), colours["inhibiting"]),
+    ]
+    # Image 4 is in both: half of its ring is of each, the upper one of the first.
+    whole, upper, lower, _ = (np.asarray(arc) for *_, arc in found)
+    np.testing.assert_allclose(whole[0], whole[-1], atol=1e-12)
+    assert (upper[:, 1] >= -1e-12).all()
+    assert (lower[:, 1] <= 1e-12).all()
+
+
+def rings(figure: Figure) -> list[tuple[float, str, list[tuple[float, float]]]]:
+    """Of each ring where it lies, its colour and its arc."""
+    return [
+        (line.get_xdata()[0], line.get_markeredgecolor(), line.get_marker())
+        for line in figure.axes[0].lines
+        if isinstance(line.get_marker(), list)
+    ]
 
 
 def test_colours_that_are_given_are_those_of_their_groups() -> None:
@@ -84,10 +98,8 @@ def test_colours_that_are_given_are_those_of_their_groups() -> None:
         excitation, inhibition, activation, groups=groups, colours={"mine": "#123456"},
         label="f", through="l",
     )  # fmt: skip
-    _, first, second = figure.axes[0].collections
-    colours = [group_colours(["exciting"])["exciting"], "#123456"]
-    for ring, colour in zip((first, second), colours, strict=True):
-        np.testing.assert_allclose(ring.get_edgecolor()[0], matplotlib.colors.to_rgba(colour))
+    own = group_colours(["exciting"])["exciting"]
+    assert [colour for _, colour, _ in rings(figure)] == [own, own, "#123456"]
 
 
 def test_energy_refuses_what_cannot_be_drawn() -> None:

@@ -10,6 +10,7 @@ from tests.support.pictures import paint_noise
 from tests.support.plain import plain_network
 
 from opponent import Run, SynthesisSettings, scan_images
+from opponent.core.text import in_deviations
 from opponent.explain.crops import run_tiles
 from opponent.plots import (
     energies_figure,
@@ -105,7 +106,7 @@ def test_inversions_are_of_the_tensest_images(run: Run) -> None:
     assert len(indices) == 3
     deviation = columns.activation.std()
     for index in indices:
-        assert f"{columns.activation[index] / deviation:+.1f} sd" in words(figure)
+        assert in_deviations(float(columns.activation[index] / deviation)) in words(figure)
     assert words(figure).count("not made") + len(pictures(figure)) == 2 + 3 * 5
     # One step an image: twelve accentuations and inversions, two visualisations.
     what = "after:0@3,2: feature visualisation"

@@ -102,8 +102,8 @@ def test_facts_of_silencing(who_answer: Who) -> None:
     assert facts == [
         (f"without {inhibits} where it inhibits", "+1.000 sd" + others),
         (f"without {inhibits} everywhere", "+0.500 sd" + others),
-        (f"without {excites} where it excites", "-3.000 sd" + others),
-        (f"without {excites} everywhere", "-1.500 sd" + others),
+        (f"without {excites} where it excites", "−3.000 sd" + others),
+        (f"without {excites} everywhere", "−1.500 sd" + others),
     ]
     none = silenced(None, 1.0, ())
     drivers = replace(who_answer.drivers, exciting=())

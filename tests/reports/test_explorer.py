@@ -23,7 +23,9 @@ from tests.support.explorer import (
     lonely,
 )
 
-from opponent.core.colour import activation_colours, on_white, tension_colours
+from opponent.core.colour import activation_colours, balance_colours, on_white
+from opponent.core.text import in_deviations
+from opponent.explain.crops import seen_part
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -75,7 +77,7 @@ def test_every_picture_of_the_atlas_is_shown(explored: Explored, desk: ExplorerV
         assert f"{len(cell.images)} images" in spoken
         value = cell.activations["both"]
         assert value is not None
-        assert f"icon {value / explored.columns.activation.std():+.1f} sd" in spoken
+        assert f"icon {in_deviations(float(value / explored.columns.activation.std()))}" in spoken
 
 
 @pytest.mark.browser
@@ -91,7 +93,9 @@ def test_an_icon_is_that_of_its_cell(explored: Explored, desk: ExplorerVisit) ->
     for cell in explored.atlas.cells:
         pixels = cell.pixels()
         assert pixels is not None
-        icons.append(on_paper(Image.fromarray(pixels)))
+        icons.append(pixels)
+    part = seen_part(icons)
+    icons = [on_paper(Image.fromarray(pixels[part])) for pixels in icons]
     for number, cell in enumerate(explored.atlas.cells):
         address = desk.cell(cell.row, cell.column).locator("img").get_attribute("src") or ""
         shown = Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
@@ -115,10 +119,8 @@ def test_frames_show_the_icon_or_the_energies(explored: Explored, desk: Explorer
     np.testing.assert_allclose(colours("edge"), edges, atol=1)
     desk.page.select_option("#frame", "tint")
     energies = [(cell.mean_excitation, cell.mean_inhibition) for cell in explored.atlas.cells]
-    end = np.quantile(energies, 0.95)
-    for shown, (plus, minus) in zip(colours("tint"), energies, strict=True):
-        tint = on_white(tension_colours(np.array([plus / end]), np.array([minus / end])))
-        assert shown == tint[0].tolist()
+    tints, *_ = balance_colours(*np.array(energies).T)
+    assert colours("tint") == on_white(tints).tolist()
 
 
 @pytest.mark.browser

@@ -77,7 +77,7 @@ def test_a_scale_stands_beside_the_choice(desk: ExplorerVisit, explored: Explore
     both = np.concatenate([explored.columns.excitation[rows], explored.columns.inhibition[rows]])
     end = f"{np.quantile(both, 0.98):.3g}"
     for choice, texts in (
-        ("activation", ("-4 sd", "+4 sd")),
+        ("activation", ("−4 sd", "+4 sd")),
         ("excitation", ("0", end)),
         ("tension", ("0", end)),
         ("norm", ("0", f"{np.quantile(explored.columns.l2[rows], 0.98):.3g}")),

@@ -119,6 +119,10 @@ ACTIVATION: Colormap = ListedColormap(
 """The activation's colours for matplotlib: purple below zero, grey at zero, brown above."""
 
 
+# How strong the colour of the least tense cell of an atlas is.
+_WEAKEST = 0.3
+
+
 def tension_colours(
     excitation: Float[np.ndarray, "*shape"], inhibition: Float[np.ndarray, "*shape"]
 ) -> Float[np.ndarray, "*shape 4"]:
@@ -205,6 +209,49 @@ def overlay(
     colours = tension_colours(excitation / scale, inhibition / scale)
     alpha = colours[..., 3:]
     return _bytes(alpha * colours[..., :3] + (1 - alpha) * (below / 255))
+
+
+def balance_colours(
+    excitation: Float[np.ndarray, " n"], inhibition: Float[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, "n 4"], float, tuple[float, float]]:
+    """Colours of places that hold both: the hue by their balance, the strength by their tension.
+
+    Where all are about as tense, the square of `tension_colours` shows one green. Here the hue
+    runs over the balances that there are, (excitation - inhibition) / (excitation + inhibition),
+    the same way to either side, and the strength over the tensions that there are.
+
+    Args:
+        excitation, inhibition: any unit, >= 0.
+    Returns:
+        Straight-alpha sRGB RGBA in [0, 1], clear where there is neither; the balance at which the
+        hue ends; the least and the largest tension, the smaller of the two.
+    """
+    total = excitation + inhibition
+    balance = np.divide(excitation - inhibition, total, out=np.zeros_like(total), where=total > 0)
+    tension = np.minimum(excitation, inhibition)
+    limit = float(np.quantile(np.abs(balance), 0.95, method="higher")) or 1.0
+    ends = float(tension.min()), float(tension.max())
+    above = (tension - ends[0]) / ((ends[1] - ends[0]) or 1.0)
+    colours = balance_square(balance / limit, above)
+    colours[total <= 0, 3] = 0.0
+    return colours, limit, ends
+
+
+def balance_square(
+    balance: Float[np.ndarray, "*shape"], tension: Float[np.ndarray, "*shape"]
+) -> Float[np.ndarray, "*shape 4"]:
+    """Colours of a balance from -1 to 1 and a tension from 0 to 1; see `balance_colours`.
+
+    Args:
+        balance: blue at -1, green at 0, red at 1; clipped.
+        tension: weakest at 0; clipped.
+    Returns:
+        Straight-alpha sRGB RGBA in [0, 1].
+    """
+    strength = _WEAKEST + (1 - _WEAKEST) * np.clip(tension, 0, 1)
+    angle = np.pi / 4 * (1 - np.clip(balance, -1, 1))
+    largest = np.maximum(np.cos(angle), np.sin(angle))
+    return tension_colours(strength * np.cos(angle) / largest, strength * np.sin(angle) / largest)
 
 
 def colour_square(n: int) -> UInt8[np.ndarray, "n n 3"]:

@@ -30,18 +30,18 @@ def file_name(text: str) -> str:
 
 
 def in_deviations(value: float, digits: int = 1) -> str:
-    """A number of standard deviations with its sign, '+1.3 sd'; zero never has a minus.
+    """A number of standard deviations with its sign, '+1.3 sd'; zero never has a minus sign.
 
     Args:
         value: the number.
         digits: after the point; up to three where the number would be shown as zero.
 
     >>> in_deviations(-1.26), in_deviations(-0.04), in_deviations(-0.0)
-    ('-1.3 sd', '-0.04 sd', '+0.0 sd')
+    ('−1.3 sd', '−0.04 sd', '+0.0 sd')
     """
     while value and digits < 3 and not round(value, digits):
         digits += 1
-    return f"{round(value, digits) + 0.0:+.{digits}f} sd"
+    return f"{round(value, digits) + 0.0:+.{digits}f} sd".replace("-", "−")
 
 
 def first_few(names: "list[str] | tuple[str, ...]", count: int = 5) -> str:

@@ -343,9 +343,9 @@ def write_completeness(
     panels = [
         (label, [_curve(measured, name) for measured in measurements])
         for name, label in (
-            ("pearson", "Pearson's r of E and f"),
-            ("spearman", "Spearman's ρ of E and f"),
-            ("l1_in_sd", "mean |f − E|, in sd of f"),
+            ("pearson", "Pearson's r of E with f"),
+            ("spearman", "Spearman's ρ of E with f"),
+            ("l1_in_sd", "mean |f − E| in sd of f"),
         )
     ]
     paths = [folder / f"{name}.{suffix}" for name in ("figure3", "figure13")]
@@ -369,4 +369,8 @@ def _curve(measured: Completeness, name: str) -> Curve:
         mean=column(name),
         spread=column(f"{name}_sd"),
         bottleneck=np.array([through.bottleneck for through in measured.layers]),
+        layers=tuple(through.layer for through in measured.layers),
+        about=f"{len(measured.features):,} "
+        + (LOGITS if (of := measured.features[0].layer) == LOGITS else f"units of {of}")
+        + f", {len(measured.activation):,} images; band ±1 sd",
     )

@@ -304,6 +304,7 @@ def panel(signs: WeightSigns) -> WeightPanel:
         layer_shares=np.array([layer.share for layer in layers], np.float64),
         layer_sizes=np.array([layer.count for layer in layers], np.int64),
         untrained=signs.untrained,
+        layers=tuple(layer.name for layer in layers),
     )
 
 

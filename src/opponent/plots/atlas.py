@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from opponent.atlas.atlas import Atlas
-from opponent.core.colour import ACTIVATION, activation_colours, on_white, tension_colours
+from opponent.core.colour import ACTIVATION, activation_colours, balance_colours, on_white
 from opponent.core.side import SIDES, Side
+from opponent.explain.crops import seen_part
 from opponent.plots.layout import (
     COLUMN,
     FAINT,
@@ -29,7 +30,7 @@ from opponent.plots.layout import (
     add_text,
     styled,
 )
-from opponent.plots.square import add_square
+from opponent.plots.square import add_balance
 from opponent.storage.columns import Columns
 
 # Contours of the density hold these shares of the selected images.
@@ -97,7 +98,8 @@ def plot_atlas(
     Args:
         atlas: the atlas.
         colour_by: 'activation' colours the borders by the activation that each icon gives,
-            'tension' the squares by the mean excitation and inhibition of the cell's images.
+            'tension' the squares by how excitation and inhibition of the cell's images balance,
+            and how tense they are.
         signed: show each cell's icons of excitation and of inhibition, where they were made, in
             place of the one of both.
         columns: its feature's columns, where they were read before.
@@ -217,7 +219,7 @@ def map_figure(
         A figure of one column.
     Source: paper, figure 6b.
     """
-    side, left, top = 2.5, 0.3, MARGIN + 2.6 * LINE
+    side, left, top = 2.45, 0.3, MARGIN + 2.6 * LINE
     figure = Figure(figsize=(COLUMN, top + side + 0.2))
     add_text(figure, MARGIN, MARGIN, letter, size=LETTER, weight="bold")
     room = COLUMN - left - MARGIN
@@ -244,16 +246,17 @@ def map_figure(
         axes.axvline(line, color=HAIR, lw=0.25, zorder=0)
     for spine in axes.spines.values():
         spine.set(visible=True, linewidth=0.6, color=HAIR)
-    _activation_bar(figure, dots, Area(left + side + 0.1, top, 0.08, side))
+    _activation_bar(figure, dots, Area(left + side + 0.1, top, 0.08, side), "activation f, sd")
     return figure
 
 
-def _activation_bar(figure: Figure, shown: ScalarMappable, box: Area) -> None:
+def _activation_bar(figure: Figure, shown: ScalarMappable, box: Area, name: str) -> None:
     bar = figure.colorbar(shown, cax=add_axes(figure, box), extend="both", extendfrac=0.03)
     bar.outline.set_linewidth(0)
     limit = float(shown.get_clim()[1] or 1)
     bar.set_ticks([-limit, -limit / 2, 0, limit / 2, limit])
-    bar.set_ticklabels(["−4 sd", "−2", "0", "+2", "+4 sd"])
+    bar.set_ticklabels(["−4", "−2", "0", "+2", "+4"])
+    bar.set_label(name, labelpad=1)
 
 
 @styled
@@ -277,7 +280,7 @@ def atlas_figure(
         grid: cells a side; rows and columns that are empty at the borders are left out.
         label, through: the feature and the layer that it is explained through.
         colour_by: what borders show: the activation that each icon gives, or, as a square under the
-            icons, the mean excitation and inhibition of the cell's images.
+            icons, balance and tension of the mean excitation and inhibition of the cell's images.
         activation: the feature's in each icon.
         energies: mean excitation and inhibition of each cell's images.
         deviation: standard deviation of the activation over all images; colours end at 4 of them.
@@ -290,7 +293,7 @@ def atlas_figure(
     top_row, left_column = int(rows.min()), int(columns.min())
     down, across = int(rows.max()) - top_row + 1, int(columns.max()) - left_column + 1
     per_cell = len(next(iter(icons.values())))
-    right, top = 0.75 if colour_by == "activation" else 1.35, MARGIN + 2.6 * LINE
+    right, top = 0.85 if colour_by == "activation" else 1.35, MARGIN + 2.6 * LINE
     side = min((PAGE - 2 * MARGIN - right) / (across * per_cell), 1.1, TALL / down)
     wide = side * per_cell
     width = 2 * MARGIN + right + across * wide
@@ -304,7 +307,10 @@ def atlas_figure(
         what += "; left: what excites, right: what inhibits"
     add_text(figure, 0.3, MARGIN + LINE, what, width=room, size=SMALL, color=FAINT)
     limit = 4 * deviation or 1.0
-    largest = float(np.quantile(list(energies.values()), 0.95)) or 1.0
+    tints, ends, tensions = balance_colours(*np.array(list(energies.values())).T)
+    tint = dict(zip(energies, on_white(tints) / 255, strict=True))
+    made = [icon for pictures in icons.values() for icon in pictures if icon is not None]
+    part = seen_part(made) if made else (slice(None), slice(None))
     axes = add_axes(figure, Area(MARGIN, top, across * wide, down * side))
     axes.axis("off")
     for (row, column), pictures in icons.items():
@@ -315,18 +321,22 @@ def atlas_figure(
             border = tuple(activation_colours(np.array(value), limit))
             below: tuple[float, ...] = (1.0, 1.0, 1.0)
             if colour_by == "tension":
-                plus, minus = (np.array(v / largest) for v in energies[row, column])
-                border = below = tuple(on_white(tension_colours(plus, minus)) / 255)
+                border = below = tuple(tint[row, column])
             x, y = (column - left_column) * per_cell + k, row - top_row
-            _icon(axes, x, y, icon, border=border, below=below)
+            _icon(axes, x, y, icon[part], border=border, below=below)
     # Last, since each picture moves the limits.
     axes.set(xlim=(0, across * per_cell), ylim=(down, 0))
     bar_left = MARGIN + across * wide + 0.12
     if colour_by == "activation":
         shown = ScalarMappable(Normalize(-limit, limit), ACTIVATION)
-        _activation_bar(figure, shown, Area(bar_left, top, 0.08, min(max(down * side, 1.4), 2.5)))
+        _activation_bar(
+            figure,
+            shown,
+            Area(bar_left, top, 0.08, min(max(down * side, 1.4), 2.5)),
+            "the icon's activation, sd",
+        )
     else:
-        add_square(figure, bar_left + 0.3, top, 0.9, largest)
+        add_balance(figure, Area(bar_left + 0.3, top, 0.9, 0.9), ends, tensions)
     return figure
 
 

@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 
 from opponent.plots.layout import (
     COLUMN,
+    FAINT,
     HAIR,
     INK,
     LETTER,
@@ -21,6 +22,7 @@ from opponent.plots.layout import (
     Area,
     add_axes,
     add_text,
+    fit_text,
     styled,
 )
 from opponent.storage.columns import FEWEST
@@ -40,6 +42,8 @@ class Curve:
         mean: over features; NaN where it is not defined.
         spread: the standard deviation over features.
         bottleneck: whether the layer is a bottleneck; only those are joined.
+        layers: their names.
+        about: how many features and images, in words.
     """
 
     label: str
@@ -47,6 +51,8 @@ class Curve:
     mean: Float[np.ndarray, " l"]
     spread: Float[np.ndarray, " l"]
     bottleneck: Bool[np.ndarray, " l"]
+    layers: tuple[str, ...] = ()
+    about: str = ""
 
 
 @styled
@@ -67,23 +73,38 @@ def completeness_figure(panels: Sequence[tuple[str, Sequence[Curve]]]) -> Figure
         label: (_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)])
         for i, label in enumerate(labels)
     }
-    gap, height, top = 0.62, 2.0 if count == 1 else 1.7, MARGIN + LINE
+    gap, height, top = 0.62, 2.0 if count == 1 else 1.7, MARGIN + 2.2 * LINE
     width = (across - gap * count - MARGIN) / count
-    below = top + height + 0.42
-    rows = -(-len(labels) // (1 if count == 1 else 3))
+    # The layers of one network have names; of several, only depths can be compared.
+    named = panels[0][1][0] if len(labels) == 1 and panels[0][1] else None
+    below = top + height + (0.95 if named is not None and named.layers else 0.42)
+    rows = 0 if named is not None and named.about else -(-len(labels) // _across(count))
     figure = Figure(figsize=(across, below + rows * LINE + MARGIN))
+    if named is not None and named.about:
+        words = f"{named.label}: {named.about}"
+        add_text(figure, gap, MARGIN + LINE, words, width=across - gap, size=SMALL, color=FAINT)
     for k, (name, curves) in enumerate(panels):
         left = gap + k * (width + gap)
         if count > 1:
             letter = "ABCDEFG"[k]
             add_text(figure, left - 0.5, MARGIN, letter, size=LETTER, weight="bold")
+        add_text(figure, left, MARGIN, name, width=width, weight="bold")
         axes = add_axes(figure, Area(left, top, width, height))
         _panel(axes, name, curves, looks)
-    for i, label in enumerate(labels):
-        row, column = (i, 0) if count == 1 else divmod(i, 3)
-        left, y = gap + column * (across - gap) / 3, below + row * LINE
-        _key(figure, left, y, label, *looks[label])
+        if named is not None and named.layers:
+            _name_layers(axes, named, width)
+    for i, label in enumerate(labels if rows else []):
+        row, column = divmod(i, _across(count))
+        left, y = gap + column * (across - gap) / _across(count), below + row * LINE
+        about = next(x.about for _, curves in panels for x in curves if x.label == label)
+        words = f"{label}: {about}" if about else label
+        _key(figure, left, y, words, *looks[label])
     return figure
+
+
+def _across(panels: int) -> int:
+    """Networks in a line of the key."""
+    return 1 if panels == 1 else 2
 
 
 def _panel(
@@ -100,7 +121,9 @@ def _panel(
         colour, marker = looks[curve.label]
         joined = curve.bottleneck & np.isfinite(curve.mean)
         depth, mean, spread = (x[joined] for x in (curve.depth, curve.mean, curve.spread))
-        axes.fill_between(depth, mean - spread, mean + spread, color=colour, alpha=0.15, lw=0)
+        axes.fill_between(depth, mean - spread, mean + spread, color=colour, alpha=0.22, lw=0)
+        for edge in (mean - spread, mean + spread):
+            axes.plot(depth, edge, color=colour, alpha=0.45, lw=0.5)
         axes.plot(depth, mean, color=colour, marker=marker, ms=2.8, lw=1.1, mew=0)
         branch = ~curve.bottleneck & np.isfinite(curve.mean)
         axes.plot(
@@ -115,8 +138,18 @@ def _panel(
     else:
         axes.set_ylim(bottom=0)
     axes.set_xlabel("relative depth of the layer")
-    axes.set_ylabel(name)
     axes.tick_params(labelsize=SMALL)
+
+
+def _name_layers(axes: Axes, curve: Curve, width: float) -> None:
+    """The names of the bottlenecks, in the place of depths, as far as there is room."""
+    places, names = list[float](), list[str]()
+    for depth, name, is_joined in zip(curve.depth, curve.layers, curve.bottleneck, strict=True):
+        if is_joined and (not places or (depth - places[-1]) * width >= LINE * 0.85):
+            places.append(float(depth))
+            names.append(fit_text(name, 0.8, SMALL, "normal"))
+    axes.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_xlabel("S through this layer")
 
 
 def _key(figure: Figure, left: float, y: float, label: str, colour: str, marker: str) -> None:
@@ -133,7 +166,7 @@ def _key(figure: Figure, left: float, y: float, label: str, colour: str, marker:
         mew=0,
     )
     figure.add_artist(line)
-    width = across - left - 0.3 if across == COLUMN else (across - 0.62) / 3 - 0.35
+    width = across - left - 0.3 if across == COLUMN else (across - 0.62) / 2 - 0.35
     add_text(figure, left + 0.3, y, label, width=width, size=SMALL, color=INK)
 
 

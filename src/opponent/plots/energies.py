@@ -1,6 +1,5 @@
 """Figure 4a: excitation against inhibition, one dot an image."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -125,7 +124,7 @@ def energies_figure(
         np.quantile(np.abs(activation), 0.995) if deviation is None else 4 * deviation / 10.0**power
     )
     end = limit or 1.0
-    side, left, top = 2.0, 0.6, MARGIN + 4 * LINE
+    side, left, top = 1.95, 0.55, MARGIN + 3.6 * LINE
     lines = -(-len(chosen) // _PER_LINE)
     figure = Figure(figsize=(COLUMN, top + side + 0.45 + lines * LINE + MARGIN))
     add_text(figure, MARGIN, MARGIN, letter, size=LETTER, weight="bold")
@@ -156,13 +155,12 @@ def energies_figure(
     _contours(axes, limit, zorder=2.5 if n > 5000 else 0.5)
     _rings(axes, excitation, inhibition, chosen, colours)
     beyond = "both" if np.abs(activation).max() > limit > 0 else "neither"
-    cax = add_axes(figure, Area(left + side + 0.3, top, 0.08, side))
+    cax = add_axes(figure, Area(left + side + 0.27, top, 0.07, side))
     bar = figure.colorbar(dots, cax=cax, extend=beyond, extendfrac=0.03)
     bar.outline.set_linewidth(0)
     bar.set_ticks(_levels(limit))
-    scale = f"activation f{unit}" + (", ±4 sd" if deviation else "")
-    # Above the labels of the lines.
-    add_text(figure, COLUMN - MARGIN, top - 0.2, scale, size=SMALL, ha="right", va="bottom")
+    scale = f"activation f{unit}" + (", ends at ±4 sd" if deviation else "")
+    bar.set_label(scale, size=SMALL, labelpad=1)
     sizes = {name: len(members) for name, members in chosen.items()}
     _add_key(figure, Area(left, top + side + 0.45, room, lines * LINE), sizes, colours)
     return figure
@@ -248,7 +246,7 @@ def _contours(axes: Axes, limit: float, zorder: float) -> None:
             [start - level, stop - level],
             color=tuple(activation_colours(np.array(level), limit)),
             lw=0.8,
-            path_effects=[withStroke(linewidth=1.6, foreground="white")],
+            path_effects=[withStroke(linewidth=1.4, foreground="white", alpha=0.6)],
             zorder=zorder,
         )
         axes.annotate(
@@ -272,19 +270,24 @@ def _rings(
     groups: Mapping[str, Sequence[int]],
     colours: Mapping[str, str],
 ) -> None:
-    """Rings around the dots of chosen images."""
-    seen: Counter[int] = Counter()
+    """A ring around the dot of each chosen image; of several groups, in an arc of each."""
+    of_image: dict[int, list[str]] = {}
     for name, members in groups.items():
-        axes.scatter(
-            excitation[list(members)],
-            inhibition[list(members)],
-            # An image of two groups gets a wider ring around the first.
-            s=[26 * (1 + 1.6 * seen[member]) for member in members],
-            facecolors="none",
-            edgecolors=colours[name],
-            linewidths=1.1,
-            clip_on=False,
-            zorder=3,
-            path_effects=[withStroke(linewidth=2.2, foreground="white")],
-        )
-        seen.update(members)
+        for member in members:
+            of_image.setdefault(member, []).append(name)
+    for image, names in of_image.items():
+        for k, name in enumerate(names):
+            ends = np.linspace(k, k + 1, 24) / len(names) * 2 * np.pi
+            axes.plot(
+                excitation[image],
+                inhibition[image],
+                # The marker is the arc itself.
+                marker=np.stack([np.cos(ends), np.sin(ends)], 1).tolist(),
+                ms=6,
+                mfc="none",
+                mec=colours[name],
+                mew=1.2,
+                clip_on=False,
+                zorder=3,
+                path_effects=[withStroke(linewidth=2.2, foreground="white")],
+            )

@@ -15,6 +15,7 @@ from opponent.plots.layout import (
     LINE,
     MARGIN,
     PAGE,
+    SMALL,
     Area,
     add_caption,
     add_note,
@@ -28,6 +29,11 @@ from opponent.plots.square import add_square
 from opponent.selection import Selection, select
 from opponent.storage.columns import Columns
 from opponent.storage.run import Run
+
+_EXPLAINED = (
+    "Left: what the feature sees. Right: the same under its maps, red where",
+    "the through layer excites, blue where it inhibits, green where both.",
+)
 
 
 def plot_groups(
@@ -81,7 +87,7 @@ def groups_figure(
     Args:
         groups: images by name of the group; an empty group is said to be empty.
         label: the feature.
-        first_letter: letter of the first panel; the square takes the one after the last group.
+        first_letter: letter of the first panel.
         colours: of the groups by name; default: those of the built-in selections.
     Returns:
         A figure at most two columns wide.
@@ -93,8 +99,8 @@ def groups_figure(
         raise ValueError("groups_figure: groups is empty, expected at least one (it may be empty)")
     everything = [tile for tiles in groups.values() for tile in tiles]
     scale = overlay_scale(everything)
-    gap, apart, aside = 0.12, 0.02, 1.5
-    pair = (PAGE - 2 * MARGIN - aside) / 4
+    gap, apart, square = 0.12, 0.02, 0.8
+    pair = (PAGE - 2 * MARGIN + gap) / 4
     side = (pair - gap - apart) / 2
     down = cell_height(everything, side)
     pitch = down + 0.06 + LINE * any(tile.caption for tile in everything)
@@ -103,21 +109,25 @@ def groups_figure(
         1.3 * LINE + (-(-len(tiles) // per_line) * pitch if tiles else 0.3)
         for tiles in groups.values()
     ]
-    width = max(COLUMN, 2 * MARGIN + per_line * pair + aside)
-    top = MARGIN + 1.3 * LINE
-    figure = Figure(figsize=(width, top + max(sum(heights), 1.8) + MARGIN))
-    add_text(figure, MARGIN, MARGIN, label, width=width - 2 * MARGIN, weight="bold")
-    letters = string.ascii_uppercase[string.ascii_uppercase.index(first_letter) :].ljust(
-        len(groups) + 1
-    )
-    _panel(figure, width - aside, top, letters[len(groups)], "colour scale")
-    add_square(figure, width - aside + 0.42, top + 1.4 * LINE, 1.0, scale)
+    width = max(COLUMN, 2 * MARGIN + per_line * pair - gap)
+    top = MARGIN + square + 2.6 * LINE
+    figure = Figure(figsize=(width, top + sum(heights) + MARGIN))
+    room = width - 2 * MARGIN - square - 0.5
+    add_text(figure, MARGIN, MARGIN, label, width=room, weight="bold")
+    for line, words in enumerate(_EXPLAINED):
+        y = MARGIN + (1.2 + line) * LINE
+        add_text(figure, MARGIN, y, words, width=room, size=SMALL, color=FAINT)
+    add_square(figure, width - square - MARGIN, MARGIN, square, scale)
     if scale == 0:
-        add_text(figure, width - aside + 0.42, top + 1.62, "every map is blank", color=FAINT)
+        y = MARGIN + (1.2 + len(_EXPLAINED)) * LINE
+        add_text(figure, MARGIN, y, "every map is blank", size=SMALL, color=FAINT)
+    letters = string.ascii_uppercase[string.ascii_uppercase.index(first_letter) :].ljust(
+        len(groups)
+    )
     colours = group_colours(list(groups)) | dict(colours or {})
     for k, (name, tiles) in enumerate(groups.items()):
-        words, room = name.replace("_", " "), width - aside - 2 * MARGIN
-        _panel(figure, MARGIN, top, letters[k], words, colours[name], room)
+        words = name.replace("_", " ")
+        _panel(figure, MARGIN, top, letters[k], words, colours[name], width - 2 * MARGIN)
         if not tiles:
             x = MARGIN + 0.32
             add_text(figure, x, top + 1.2 * LINE, "none among these images", color=FAINT)
@@ -142,12 +152,10 @@ def _panel(
     top: float,
     letter: str,
     text: str,
-    colour: str | None = None,
-    width: float = PAGE,
+    colour: str,
+    width: float,
 ) -> None:
     """A panel's letter, the ring of its group, its name."""
     add_text(figure, left, top - 0.015, letter, size=LETTER, weight="bold")
-    if colour is not None:
-        add_ring(figure, left + 0.23, top + 0.055, colour)
-    indent = 0.18 if colour is None else 0.32
-    add_text(figure, left + indent, top + 0.01, text, width=width - indent)
+    add_ring(figure, left + 0.23, top + 0.055, colour)
+    add_text(figure, left + 0.32, top + 0.01, text, width=width - 0.32)

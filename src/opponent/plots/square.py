@@ -1,8 +1,9 @@
 """The excitation-inhibition colour square (figure 4g): alone, and beside other panels."""
 
+import numpy as np
 from matplotlib.figure import Figure
 
-from opponent.core.colour import colour_square
+from opponent.core.colour import balance_square, colour_square, on_white
 from opponent.plots.layout import COLUMN, DPI, INK, MARGIN, Area, add_axes, format_number, styled
 
 
@@ -42,5 +43,28 @@ def add_square(figure: Figure, left: float, top: float, side: float, limit: floa
     # Inside its own side: in the middle, the end's label would stand out of the panel.
     axes.get_xticklabels()[1].set_horizontalalignment("right")
     axes.get_yticklabels()[1].set_verticalalignment("top")
+    for spine in axes.spines.values():
+        spine.set(visible=True, linewidth=0.6, color=INK)
+
+
+def add_balance(figure: Figure, area: Area, limit: float, ends: tuple[float, float]) -> None:
+    """The colours of `balance_colours` with their axes' names.
+
+    Args:
+        figure: what to draw on.
+        area: of the square.
+        limit: the balance at which the hue ends.
+        ends: the least and the largest tension.
+    """
+    axes = add_axes(figure, area)
+    count = round(area.width * DPI)
+    across, up = np.meshgrid(np.linspace(-1, 1, count), np.linspace(1, 0, count))
+    axes.imshow(on_white(balance_square(across, up)), extent=(0, 1, 0, 1), interpolation="none")
+    axes.set(xlabel="(E⁺ − E⁻) / (E⁺ + E⁻)", ylabel="min(E⁺, E⁻)")
+    axes.set_xticks([0, 0.5, 1], [f"−{limit:.2g}", "0", f"{limit:.2g}"])
+    axes.set_yticks([0, 1], [format_number(end) for end in ends], rotation=90, va="center")
+    least, most = axes.get_yticklabels()
+    least.set_verticalalignment("bottom")
+    most.set_verticalalignment("top")
     for spine in axes.spines.values():
         spine.set(visible=True, linewidth=0.6, color=INK)

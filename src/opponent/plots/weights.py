@@ -43,6 +43,7 @@ class WeightPanel:
         interval: of the share, at 95 %.
         layer_shares, layer_sizes: the same share and the number of weights, by layer.
         untrained: whether the weights seem to be random.
+        layers: the layers' names; the one farthest from the others is labelled.
     """
 
     label: str
@@ -52,6 +53,7 @@ class WeightPanel:
     layer_shares: Float[np.ndarray, " l"]
     layer_sizes: Int[np.ndarray, " l"]
     untrained: bool = False
+    layers: tuple[str, ...] = ()
 
 
 @styled
@@ -151,6 +153,26 @@ def _layers(axes: Axes, panel: WeightPanel, reach: float) -> None:
     areas = 2 + 28 * panel.layer_sizes / max(panel.layer_sizes.max(initial=1), 1)
     axes.scatter(np.arange(1, count + 1), panel.layer_shares, s=areas, c=colours, lw=0, alpha=0.85)
     axes.set(xlim=(0, count + 1), ylim=(0.5 - reach, 0.5 + reach), xlabel="layer")
+    if panel.layers and count > 1:
+        _name_outlier(axes, panel)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.locator_params(axis="x", integer=True, nbins=5)
     axes.locator_params(axis="y", nbins=5)
+
+
+def _name_outlier(axes: Axes, panel: WeightPanel) -> None:
+    """The name of the layer whose share lies farthest from the median."""
+    far = np.abs(panel.layer_shares - np.nanmedian(panel.layer_shares))
+    worst, count = int(np.nanargmax(far)), len(far)
+    on_left = worst < count / 2
+    axes.annotate(
+        panel.layers[worst].removesuffix("_pre_relu_conv"),
+        (worst + 1, panel.layer_shares[worst]),
+        (4 if on_left else -4, 0),
+        textcoords="offset points",
+        ha="left" if on_left else "right",
+        va="center",
+        size=SMALL,
+        color=INK,
+        parse_math=False,
+    )

@@ -240,7 +240,7 @@ def _colourings(columns: Columns, points: _Points, run: Run) -> dict[str, dict[s
             "colours": hex_colours(
                 activation_colours(columns.activation[points.rows].astype(np.float64), limit)
             ),
-            **scale(hex_colours(activation_colours(ends, 1.0)), "-4 sd", "+4 sd"),
+            **scale(hex_colours(activation_colours(ends, 1.0)), "−4 sd", "+4 sd"),
         },
         "excitation and inhibition": {
             "colours": both(plus, minus),

@@ -9,10 +9,11 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from opponent.atlas.atlas import Atlas
-from opponent.core.colour import activation_colours, hex_colours, on_white, tension_colours
+from opponent.core.colour import activation_colours, balance_colours, hex_colours, on_white
 from opponent.core.errors import RunError
 from opponent.core.side import Side
 from opponent.core.text import in_deviations
+from opponent.explain.crops import seen_part
 
 # The longer side of an icon, in pixels.
 _ICON = 112
@@ -22,23 +23,24 @@ def mosaic_cells(atlas: Atlas) -> list[dict[str, Any]]:
     """What the mosaic's buttons show: where, which icon, in which colours, and in words."""
     deviation = atlas.about.deviation or 1.0
     energies = [(cell.mean_excitation, cell.mean_inhibition) for cell in atlas.cells]
-    end = float(np.quantile(energies, 0.95)) or 1.0
+    tints = on_white(balance_colours(*np.array(energies, float).reshape(-1, 2).T)[0])
+    made = [pixels for cell in atlas.cells if (pixels := cell.pixels()) is not None]
+    part = seen_part(made) if made else (slice(None), slice(None))
     cells = []
-    for cell, (plus, minus) in zip(atlas.cells, energies, strict=True):
+    for cell, tint in zip(atlas.cells, tints, strict=True):
         pixels, value = cell.pixels(), cell.activations[Side.BOTH]
         if pixels is None or value is None:
             raise RunError(
                 f"{cell.icon} is missing; give the same `opponent atlas` again, and it is made"
             )
         edge = activation_colours(np.array([value / deviation]), 4.0)
-        tint = on_white(tension_colours(np.array([plus / end]), np.array([minus / end])))
         cells.append(
             {
                 "row": cell.row + 1,
                 "column": cell.column + 1,
-                "icon": _icon(pixels),
+                "icon": _icon(pixels[part]),
                 "edge": hex_colours(edge)[0],
-                "tint": hex_colours(np.c_[tint / 255, np.ones(len(tint))])[0],
+                "tint": hex_colours(np.append(tint / 255, 1.0)[None])[0],
                 "words": f"{len(cell.images)} images, mean activation "
                 f"{in_deviations(cell.mean_activation / deviation)}; "
                 f"icon {in_deviations(value / deviation)}",

@@ -174,7 +174,7 @@ def _contour(axes: figure, step: int, deviation: float, end: float) -> None:
                 y=end - max(total, 0),
                 x_offset=-4 if step >= 0 else 0,
                 y_offset=-14,
-                text=f"{step:+d} sd" if step else "0",
+                text=f"{step:+d} sd".replace("-", "−") if step else "0",
                 text_align="right" if step >= 0 else "center",
                 text_font_size="11px",
                 text_color="#55555a",
