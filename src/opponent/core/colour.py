@@ -9,6 +9,7 @@ Source: B. Ottosson, "A perceptual color space for image processing", 2020
 """
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -119,6 +120,8 @@ ACTIVATION: Colormap = ListedColormap(
 """The activation's colours for matplotlib: purple below zero, grey at zero, brown above."""
 
 
+# Steps of the square's angle.
+_FINE = 8193
 # How strong the colour of the least tense cell of an atlas is.
 _WEAKEST = 0.3
 
@@ -148,8 +151,15 @@ def tension_colours(
         )
     x = np.clip(np.asarray(excitation, dtype=np.float64), 0, 1)
     y = np.clip(np.asarray(inhibition, dtype=np.float64), 0, 1)
-    colour = oklab_to_srgb(_along(_SQUARE, np.asarray(np.arctan2(y, x) / (np.pi / 2))))
+    place = np.rint(np.arctan2(y, x) / (np.pi / 2) * (_FINE - 1)).astype(np.int64)
+    colour = _square_colours()[place]
     return np.concatenate([colour, OPACITY * np.maximum(x, y)[..., None]], axis=-1)
+
+
+@cache
+def _square_colours() -> Float[np.ndarray, "fine 3"]:
+    """The colours of the square along its angle, in steps that eight bits cannot tell."""
+    return oklab_to_srgb(_along(_SQUARE, np.linspace(0, 1, _FINE)))
 
 
 def on_white(rgba: Float[np.ndarray, "*shape 4"]) -> UInt8[np.ndarray, "*shape 3"]:

@@ -4,9 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
-from torch.nn import functional as F
 
 from opponent.core.box import Box, scale_box
 from opponent.core.colour import on_white, overlay, subdued
@@ -252,6 +250,7 @@ def upsample_map(
     placement: Sequence[float],
     size: tuple[int, int],
     zoom: int = 1,
+    part: Box | None = None,
 ) -> Float[np.ndarray, "h w"]:
     """A map in the pixels of the image: linear between its elements, zero beyond them.
 
@@ -262,20 +261,25 @@ def upsample_map(
             between elements.
         size: the network's input, (height, width).
         zoom: how many times larger the result is.
+        part: the pixels of the result that are wanted; default: all.
     Source: paper, section 3 (as GradCAM, but each element at its receptive field's centre).
     """
     row, column, down, across = placement
-    # A pixel's centre, in pixels of the network's input and then in elements of the window.
-    rows, columns = (((torch.arange(n * zoom) + 0.5) / zoom - 0.5).double() for n in size)
-    rows = (rows - row) / down - window.top
-    columns = (columns - column) / across - window.left
-    # A rim of zeros for the values to fall to; grid_sample counts from -1 to 1.
-    padded = F.pad(torch.from_numpy(values).double()[None, None], (1, 1, 1, 1))
-    y = (rows + 1) / (window.height + 1) * 2 - 1
-    x = (columns + 1) / (window.width + 1) * 2 - 1
-    grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1)[None]
-    sampled = F.grid_sample(padded, grid, mode="bilinear", align_corners=True)
-    return sampled[0, 0].clamp(min=0).numpy().astype(np.float32)
+    part = part or Box(top=0, left=0, height=size[0] * zoom, width=size[1] * zoom)
+    rows, columns = (np.arange(x.start, x.stop) for x in part.slices)
+    # What each of the map's rows and columns has in each pixel's, whose centre lies at a half.
+    of_rows = _tents(((rows + 0.5) / zoom - 0.5 - row) / down - window.top, window.height)
+    of_columns = _tents(
+        ((columns + 0.5) / zoom - 0.5 - column) / across - window.left, window.width
+    )
+    upsampled: Float[np.ndarray, "h w"] = of_rows @ values.astype(np.float64) @ of_columns.T
+    return upsampled.clip(0).astype(np.float32)
+
+
+def _tents(places: Float[np.ndarray, " n"], count: int) -> Float[np.ndarray, "n count"]:
+    """The shares of elements at 0, 1, 2 ... in what lies at some places between them."""
+    shares: Float[np.ndarray, "n count"] = 1 - np.abs(places[:, None] - np.arange(count))
+    return shares.clip(0)
 
 
 def crop_tile(
@@ -304,10 +308,8 @@ def crop_tile(
     shown = crop_picture(image, field, size)
     if placement is None:
         return Tile(image=shown, caption=caption)
-    rows, columns = scale_box(field, size, image.shape[:2]).slices
-    plus, minus = (
-        upsample_map(values, window, placement, size, zoom)[rows, columns] for values in maps
-    )
+    part = scale_box(field, size, image.shape[:2])
+    plus, minus = (upsample_map(x, window, placement, size, zoom, part) for x in maps)
     return Tile(image=shown, excitation=plus, inhibition=minus, caption=caption)
 
 
