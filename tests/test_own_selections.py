@@ -229,13 +229,12 @@ def test_figures_4a_shows_its_name_and_colour(own_run: Run) -> None:
     assert "most excited (3)" in words(figure).splitlines()
     silent = to_rgba(group_colours(["silent"])["silent"])
     assert rings(figure) == [silent, to_rgba(COLOUR)]
-    _, *circles = figure.axes[0].collections
-    np.testing.assert_allclose(circles[1].get_edgecolor()[0], to_rgba(COLOUR))
+    own = [line for line in figure.axes[0].lines if line.get_markeredgecolor() == COLOUR]
     columns = own_run.columns("after:1")
     rows = select(columns, 3, selections=[OWN])["most_excited"].rows
-    dots = np.asarray(circles[1].get_offsets())
-    np.testing.assert_allclose(dots[:, 0], columns.excitation[rows], rtol=1e-6)
-    np.testing.assert_allclose(dots[:, 1], columns.inhibition[rows], rtol=1e-6)
+    dots = sorted((line.get_xdata()[0], line.get_ydata()[0]) for line in own)
+    pairs = sorted(zip(columns.excitation[rows], columns.inhibition[rows], strict=True))
+    np.testing.assert_allclose(dots, pairs, rtol=1e-6)
 
 
 def test_figure_4b_to_g_shows_its_name_colour_and_images(own_run: Run) -> None:
@@ -276,7 +275,7 @@ def test_a_report_shows_its_name_meaning_colour_and_images(own_run: Run, tmp_pat
     )
     page = path.read_text()
     groups = re.findall(
-        r'<div class="name" style="--ring: ([^"]*)">([^<]*)<small>([^<]*)</small></div>', page
+        r'style="--ring: ([^"]*)">\s*<div class="name">([^<]*)<small>([^<]*)</small></div>', page
     )
     assert [tuple(map(unescape, group)) for group in groups] == [
         (group_colours(["silent"])["silent"], "silent", SELECTIONS["silent"].meaning),
@@ -284,7 +283,7 @@ def test_a_report_shows_its_name_meaning_colour_and_images(own_run: Run, tmp_pat
     ]
     assert "<excitation>" not in page
     section = page[page.index("most excited<small>") :]
-    captions = re.findall(r'<div class="caption" title="([^"]*)"', section)
+    captions = re.findall(r'<div class="caption">[^<]*<br>([^<]*)</div>', section)
     assert captions == excited(own_run, 3)
     # The rings and the key of the plot.
     assert f'"{COLOUR}"' in page

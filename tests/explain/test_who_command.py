@@ -42,7 +42,7 @@ def test_the_command_prints_silences_and_writes(run: Run, mini: Network, tmp_pat
         assert f"{name}: {value}" in plain
     assert plain.endswith("who.html")
     written = page.read_text()
-    assert written.count("<image") >= 12
+    assert written.count('<img src="data:image/') >= 12
     assert f"without {answer.inhibiting[0].name}" in written
 
 

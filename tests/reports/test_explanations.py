@@ -4,15 +4,17 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.support.figures import words
 from tests.support.pages import HOSTILE
 from tests.support.threads import single_thread
 
 from opponent import Network, Run, Who, Why, who, why
+from opponent.explain.drivers import Driver, Drivers
 from opponent.explain.silencing import Effect, Silenced
 from opponent.plots import plot_who
-from opponent.reports.explanations import silence_facts, write_who, write_why
+from opponent.reports.explanations import driver_values, silence_facts, write_who, write_why
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +86,7 @@ def test_the_page_of_who_says_everything(who_answer: Who, tmp_path: Path) -> Non
     hostile = replace(who_answer, about=HOSTILE, drivers=drivers)
     text = write_who(hostile, tmp_path / "who.html", checked).read_text()
     assert "Who drives mixed3b:168@8,8?" in text
-    assert "<img" not in text
+    assert "<img src=x" not in text
     assert "&lt;img src=x onerror=alert(1)&gt;" in text
     assert f"{who_answer.excitation.sum():.4g}" in text
     assert f"{who_answer.inhibition.sum():.4g}" in text
@@ -93,12 +95,33 @@ def test_the_page_of_who_says_everything(who_answer: Who, tmp_path: Path) -> Non
     assert not re.search(r'(src|href)="(?!#|data:)', text)
 
 
+def test_channels_have_both_sides_on_one_scale_and_a_command() -> None:
+    def driver(name: str, plus: float, minus: float) -> Driver:
+        return Driver(channel=0, name=name, excitation=plus, inhibition=minus)
+
+    one, two = driver("a:1", 4.0, 1.0), driver("a:2", 1.0, 2.0)
+    drivers = Drivers(
+        excitation=np.array([4.0, 1.0, 5.0]), inhibition=np.array([1.0, 2.0, 1.0]),
+        exciting=(one,), inhibiting=(two, one), tension_within=0.5,
+    )  # fmt: skip
+    values = driver_values(drivers, lambda name: f"scan {name}")
+    assert (values["left"], values["right"]) == (2.0, 4.0)
+    excite, inhibit = values["sides"]
+    assert excite["title"] == "Excite it: 40 % of all excitation"
+    assert [(x["name"], x["plus_width"], x["minus_width"]) for x in inhibit["channels"]] == [
+        ("a:2", 25.0, 100.0),
+        ("a:1", 100.0, 50.0),
+    ]
+    assert excite["channels"][0]["command"] == "scan a:1"
+    assert driver_values(drivers)["sides"][0]["channels"][0]["command"] is None
+
+
 def test_facts_of_silencing(who_answer: Who) -> None:
     assert silence_facts(who_answer, None) == []
     who_answer = replace(who_answer, deviation=2.0)
     facts = silence_facts(who_answer, silenced(-3.0, 1.0, (1.0, -0.5, 0.1)))
     inhibits, excites = who_answer.inhibiting[0].name, who_answer.exciting[0].name
-    others = "; one of 3 others at random: +0.100 sd (-0.250 to +0.500)"
+    others = "; one of 3 others at random: +0.100 sd (−0.250 to +0.500)"
     assert facts == [
         (f"without {inhibits} where it inhibits", "+1.000 sd" + others),
         (f"without {inhibits} everywhere", "+0.500 sd" + others),

@@ -2,8 +2,9 @@
 
 import difflib
 import importlib
+from functools import cache
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -117,9 +118,24 @@ def _bvlc(weights: str | Path | None) -> Network:
     return Network(module, preprocessing=BVLC_INPUT, name="inceptionv1-bvlc", classes=classes)
 
 
+@cache
 def imagenet_classes() -> list[str]:
     """ImageNet's thousand classes in the order of the logits: WordNet id, space, name."""
     return _lines("imagenet-classes.txt")
+
+
+def photographed(image: str) -> str | None:
+    """The name of an image's class, where a folder or the file is called by its WordNet id.
+
+    Args:
+        image: the image's id, a path.
+
+    >>> photographed("photographs/n07753592_banana.JPEG"), photographed("cat.png")
+    ('banana', None)
+    """
+    names = dict(line.split(maxsplit=1) for line in imagenet_classes())
+    parts = (part[:9] for part in reversed(PurePath(image).parts))
+    return next((names[part] for part in parts if part in names), None)
 
 
 def _lines(name: str) -> list[str]:

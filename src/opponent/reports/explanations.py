@@ -1,13 +1,20 @@
 """The answer to one `why` or `who`, as a page or as a picture."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from opponent.core.pictures import data_uri
+from opponent.core.side import Side
 from opponent.core.text import in_deviations
 from opponent.explain.channels import Who
+from opponent.explain.crops import Synthetic, Tile, opaque
+from opponent.explain.drivers import Driver, Drivers
 from opponent.explain.image import Why
 from opponent.explain.silencing import Silenced
 from opponent.plots.drivers import plot_who
 from opponent.plots.layout import SUFFIXES, save
+from opponent.plots.sides import covered_text, ends
 from opponent.plots.why import plot_why
 from opponent.reports.html import drawing, render
 from opponent.storage.files import write_text
@@ -58,7 +65,6 @@ def write_who(who: Who, out: str | Path, silenced: Silenced | None = None) -> Pa
     Source: paper, section 3, by channel.
     """
     path = check_page(out)
-    figure = plot_who(who)
     if path.suffix == ".html":
         facts = [
             ("images", who.about),
@@ -73,13 +79,58 @@ def write_who(who: Who, out: str | Path, silenced: Silenced | None = None) -> Pa
             title=f"Who drives {who.feature.label}?",
             about=who.caption,
             scanned=who.scanned,
-            picture=drawing(figure),
+            channels=driver_values(who.drivers),
             facts=facts,
         )
         write_text(path, page)
     else:
-        save(figure, path)
+        save(plot_who(who), path)
     return path
+
+
+def driver_values(
+    drivers: Drivers, command: Callable[[str], str | None] = lambda _: None
+) -> dict[str, Any]:
+    """What the template of channels needs.
+
+    Args:
+        drivers: the channels.
+        command: from a channel's name how to scan it; None for no hint.
+    """
+    left, right = ends([*drivers.exciting, *drivers.inhibiting])
+    sides = (
+        (Side.EXCITATION, "Excite it", "red"),
+        (Side.INHIBITION, "Inhibit it", "blue"),
+    )
+    return {
+        # Of the space for bars, each side takes what its longest bar needs.
+        "left": round(max(left, 0.02 * right), 6),
+        "right": round(max(right, 0.02 * left), 6),
+        "sides": [
+            {
+                "title": title + covered_text(drivers, side),
+                "colour": colour,
+                "channels": [
+                    {
+                        "name": x.name,
+                        "plus": f"{x.excitation:.3g}",
+                        "minus": f"{x.inhibition:.3g}",
+                        "plus_width": round(100 * x.excitation / right, 2) if right else 0,
+                        "minus_width": round(100 * x.inhibition / left, 2) if left else 0,
+                        "crops": [data_uri(opaque(tile), side=160) for tile in _pictures(x)],
+                        "command": command(x.name),
+                    }
+                    for x in drivers.listed(side)
+                ],
+            }
+            for side, title, colour in sides
+        ],
+    }
+
+
+def _pictures(driver: Driver) -> list[Tile | Synthetic]:
+    made = [] if driver.visualisation is None else [driver.visualisation]
+    return [*driver.exemplars, *made]
 
 
 def silence_facts(who: Who, silenced: Silenced | None) -> list[tuple[str, str]]:
@@ -99,7 +150,7 @@ def silence_facts(who: Who, silenced: Silenced | None) -> list[tuple[str, str]]:
                 changes = [change / deviation for change in effect.random]
                 mean = in_deviations(sum(changes) / len(changes), 3)
                 text += f"; one of {len(changes)} others at random: {mean}"
-                text += f" ({min(changes):+.3f} to {max(changes):+.3f})"
+                text += f" ({min(changes):+.3f} to {max(changes):+.3f})".replace("-", "−")
             facts.append((f"without {side[0].name} {where}", text))
     return facts
 

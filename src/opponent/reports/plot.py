@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from bokeh.embed import components
-from bokeh.layouts import gridplot
 from bokeh.models import ColumnDataSource, CrosshairTool, HoverTool, Range1d
 from bokeh.models.annotations import Label, Legend, LegendItem, Slope
 from bokeh.plotting import figure
@@ -64,7 +63,7 @@ def energy_plot(
     pictures: Sequence[str],
     selected: Mapping[str, Selected],
     label: str,
-) -> tuple[Markup, Markup]:
+) -> tuple[Markup, list[Markup]]:
     """Two linked plots: inhibition against excitation, and tension against activation.
 
     Args:
@@ -74,7 +73,7 @@ def energy_plot(
         selected: the chosen images by group; they are ringed.
         label: the feature's.
     Returns:
-        The page's script and its element.
+        The page's script and its two elements.
     Source: paper, figure 4a.
     """
     rows = np.asarray(shown, dtype=int)
@@ -123,15 +122,12 @@ def energy_plot(
             )
             if axes is left:
                 key.append(LegendItem(label=name.replace("_", " "), renderers=[rings]))  # type: ignore[list-item]
-    left.add_layout(Legend(items=key))
-    left.legend.location = "top_left"
-    left.legend.click_policy = "hide"
-    left.legend.label_text_font_size = "11px"
-    left.legend.background_fill_alpha = 0.8
-    script, element = components(
-        gridplot([[left, right]], toolbar_location="above", sizing_mode="scale_width")
-    )
-    return Markup(script), Markup(element)
+    # Below, so that it hides no dot.
+    left.add_layout(Legend(items=key, ncols=3, click_policy="hide"), "below")
+    left.legend.label_text_font_size = "12px"
+    left.legend.border_line_alpha = 0
+    script, elements = components((left, right))
+    return Markup(script), [Markup(element) for element in elements]
 
 
 def _plot(source: ColumnDataSource, x: str, y: str) -> figure:
@@ -142,6 +138,8 @@ def _plot(source: ColumnDataSource, x: str, y: str) -> figure:
         axes={
             "width": _SIDE,
             "height": _SIDE,
+            "sizing_mode": "scale_width",
+            "toolbar_location": "above",
             "x_axis_label": x,
             "y_axis_label": y,
             "output_backend": "canvas",

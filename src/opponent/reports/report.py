@@ -16,17 +16,20 @@ from opponent.core.progress import Progress, displayed, silent
 from opponent.explain.channels import who
 from opponent.explain.completeness import completeness_note
 from opponent.explain.crops import Synthetic, Tile, opaque, overlay_scale, run_tiles
-from opponent.models.network import LOGITS, Network
-from opponent.plots.drivers import plot_who
+from opponent.geometry.through import bottlenecks_before
+from opponent.models.network import LOGITS, PIXELS, Network
+from opponent.models.registry import photographed
 from opponent.plots.inversions import tense_rows, visualisations
+from opponent.plots.sides import within_text
 from opponent.plots.square import square_figure
+from opponent.reports.explanations import driver_values
 from opponent.reports.html import drawing, render
 from opponent.reports.plot import energy_plot
 from opponent.scan.reopen import check_whole, network_of, rule_of
 from opponent.selection import Selected, Selection, select
 from opponent.storage.columns import Columns
 from opponent.storage.files import AnyPath, to_path, write_text
-from opponent.storage.lookup import features_of
+from opponent.storage.lookup import features_of, scan_command
 from opponent.storage.run import Run
 from opponent.synthesis.settings import SynthesisSettings, not_synthesised
 
@@ -34,6 +37,8 @@ from opponent.synthesis.settings import SynthesisSettings, not_synthesised
 DOTS = 2000
 # The image on hover, in pixels a side; and how many are decoded between two signs of progress.
 _HOVER, _CHUNK = 96, 64
+# A photograph in the page, in pixels.
+_SHOWN = 240
 
 
 @displayed
@@ -91,7 +96,7 @@ def write_report(
         sections.append(section.values())
     page = render(
         "report.html.j2",
-        title=f"{', '.join(each.label for each in chosen)}: what keeps it silent",
+        title=f"What keeps {', '.join(each.label for each in chosen)} silent?",
         resources=Markup(Resources(mode="inline", components=["bokeh"]).render()),
         network=network.name,
         through=run.manifest.through,
@@ -126,7 +131,7 @@ class _Section:
         for name, group in self.selected.items():
             tiles[name] = run_tiles(self.run, self.feature, columns, group.rows.tolist())
         scale = overlay_scale([tile for each in tiles.values() for tile in each])
-        script, plot = self._plot(scale)
+        script, plots = self._plots(scale)
         field = self.run.receptive_field(self.feature)
         meaning = None
         if self.feature.layer == LOGITS and self.feature.unit is not None:
@@ -138,7 +143,7 @@ class _Section:
             "meaning": meaning,
             "numbers": self._numbers(),
             "warning": self._warning(),
-            "plot": plot,
+            "plots": plots,
             "script": script,
             "sample": ""
             if len(columns.images) <= DOTS
@@ -149,19 +154,23 @@ class _Section:
             "inversions": inversions,
             "no_inversions": no_inversions,
             "visualisations": self._visualisations(),
-            "drivers": drawing(plot_who(drivers)),
+            "drivers": driver_values(drivers.drivers, self._upstream),
             "driven": drivers.about,
+            "within": f" {text}." if (text := within_text(drivers.drivers)) else "",
         }
 
     def _numbers(self) -> list[tuple[str, str]]:
         f, c = self.columns.activation, self.columns
         return [
-            ("images fire it", f"{np.mean(f > 0):.1%}"),
-            ("median excitation", f"{np.median(c.excitation):.3g}"),
-            ("median inhibition", f"{np.median(c.inhibition):.3g}"),
-            ("sd of the activation", f"{f.std():.3g}"),
-            ("correlation of E with it", "none" if c.no_r else f"{c.completeness:.3f}"),
-            ("mean |E - f|, in sd of f", f"{c.distance:.2g}"),
+            ("of the images fire it", f"{np.mean(f > 0):.1%}"),
+            ("excitation, the median", f"{np.median(c.excitation):.3g}"),
+            ("inhibition, the median", f"{np.median(c.inhibition):.3g}"),
+            ("standard deviation (sd) of the activation", f"{f.std():.3g}"),
+            (
+                "r of excitation − inhibition with the activation",
+                "none" if c.no_r else f"{c.completeness:.3f}",
+            ),
+            ("sd between them, the mean", f"{c.distance:.2g}"),
         ]
 
     def _warning(self) -> str | None:
@@ -177,7 +186,16 @@ class _Section:
             )
         return " ".join(notes) or None
 
-    def _plot(self, scale: float) -> tuple[Markup, Markup]:
+    def _upstream(self, channel: str) -> str | None:
+        """The command that scans a channel of the through layer, where there is a layer before."""
+        manifest = self.run.manifest
+        if manifest.through == PIXELS:
+            return None
+        before = bottlenecks_before(self.network, manifest.through)
+        through = before[-1] if before else PIXELS
+        return scan_command(self.run.folder, manifest, channel, through=through)
+
+    def _plots(self, scale: float) -> tuple[Markup, list[Markup]]:
         count = len(self.columns.images)
         shown = set(range(count))
         if count > DOTS:
@@ -202,7 +220,8 @@ class _Section:
                 "tiles": [
                     {
                         "id": image,
-                        "image": data_uri(tile.image, side=200),
+                        "title": photographed(image),
+                        "image": data_uri(tile.image, side=_SHOWN),
                         "overlay": _overlaid(tile, scale),
                         "caption": tile.caption,
                     }
@@ -261,7 +280,7 @@ def _side_by_side(tile: Tile, scale: float) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _overlaid(tile: Tile, scale: float) -> str | None:
-    return None if tile.excitation is None else data_uri(tile.overlaid(scale), side=200)
+    return None if tile.excitation is None else data_uri(tile.overlaid(scale), side=_SHOWN)
 
 
 def _provenance(run: Run, settings: SynthesisSettings) -> list[tuple[str, str]]:

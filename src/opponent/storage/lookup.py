@@ -80,18 +80,23 @@ def _labels(features: Sequence[Feature], most: int = 20) -> str:
     return shown + (f" and {len(features) - most} more" if len(features) > most else "")
 
 
-def scan_command(folder: AnyPath, manifest: Manifest, *labels: str) -> str:
-    """The command that scans units of a run's layer in all of the run's images.
+def scan_command(
+    folder: AnyPath, manifest: Manifest, *labels: str, through: str | None = None
+) -> str:
+    """The command that scans units in all of a run's images.
 
     Args:
         folder: the run folder.
         manifest: the run's.
         labels: the units', such as 'mixed3b:379'.
+        through: the layer to explain them through; default: the run's.
     """
     network = manifest.network
     file = "" if network.weights_file is None else f"={network.weights_file}"
-    words = ["opponent", "scan", f"{network.name}{file}", *labels, "--through", manifest.through]
+    words = ["opponent", "scan", f"{network.asked or network.name}{file}", *labels]
     words += [
+        "--through",
+        through or manifest.through,
         "--images",
         manifest.images.source,
         "--out",
