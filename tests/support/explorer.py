@@ -102,8 +102,11 @@ class ExplorerVisit(Visit):
     ignored = ("GPU stall",)
 
     def wait(self) -> None:
-        """Wait until the page says that it is ready."""
+        """Wait until the page says that it is ready, and unmark what it begins with."""
         self.page.wait_for_selector("body[data-ready]", state="attached")
+        self.settle()
+        self.at_first = self.marked()
+        self.page.click("#clear")
         self.settle()
 
     def settle(self) -> None:

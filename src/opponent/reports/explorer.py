@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import numpy as np
 from bokeh.embed import components
-from bokeh.models import ColumnDataSource, CustomJS, Range1d
+from bokeh.models import ColumnDataSource, CustomJS, FixedTicker, Range1d
 from bokeh.models.annotations import Slope
 from bokeh.plotting import figure
 from bokeh.resources import Resources
@@ -107,7 +107,9 @@ def write_explorer(
     points = _choose(run, atlas, columns)
     sheets = _sheets(run, atlas, columns, points, progress or silent)
     colourings = _colourings(columns, points, run)
-    scripts, plots = _plots(columns, points, colourings["activation"]["colours"])
+    scripts, plots = _plots(
+        columns, points, colourings["activation"]["colours"], atlas.settings.grid
+    )
     data = {
         "images": [columns.images[row] for row in points.rows],
         "cells": points.cells.tolist(),
@@ -302,7 +304,7 @@ def _groups(columns: Columns, points: _Points) -> dict[str, list[int]]:
 
 
 def _plots(
-    columns: Columns, points: _Points, colours: list[str]
+    columns: Columns, points: _Points, colours: list[str], cells: int
 ) -> tuple[Markup, dict[str, Markup]]:
     """The two scatter plots, which share one source and so their selection."""
     source = ColumnDataSource(
@@ -322,6 +324,7 @@ def _plots(
     energies.add_layout(Slope(gradient=1, y_intercept=0, line_color=_GREY, line_alpha=0.6))
     on_map = _plot(source, "x", "y", 1.0, None, None)
     on_map.axis.visible = False
+    on_map.grid.ticker = FixedTicker(ticks=[k / cells for k in range(cells + 1)])
     script, elements = components({"energies": energies, "map": on_map})
     return Markup(script), {name: Markup(element) for name, element in elements.items()}
 

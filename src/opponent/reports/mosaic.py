@@ -2,6 +2,8 @@
 
 import base64
 import io
+import json
+import shlex
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from opponent.core.text import in_deviations
 from opponent.explain.crops import seen_part
 
 # The longer side of an icon, in pixels.
-_ICON = 112
+_ICON = 160
 
 
 def mosaic_cells(atlas: Atlas) -> list[dict[str, Any]]:
@@ -26,6 +28,7 @@ def mosaic_cells(atlas: Atlas) -> list[dict[str, Any]]:
     tints = on_white(balance_colours(*np.array(energies, float).reshape(-1, 2).T)[0])
     made = [pixels for cell in atlas.cells if (pixels := cell.pixels()) is not None]
     part = seen_part(made) if made else (slice(None), slice(None))
+    command = ["opponent", "who", str(atlas.run.folder), "--feature", atlas.feature.label]
     cells = []
     for cell, tint in zip(atlas.cells, tints, strict=True):
         pixels, value = cell.pixels(), cell.activations[Side.BOTH]
@@ -41,6 +44,19 @@ def mosaic_cells(atlas: Atlas) -> list[dict[str, Any]]:
                 "icon": _icon(pixels[part]),
                 "edge": hex_colours(edge)[0],
                 "tint": hex_colours(np.append(tint / 255, 1.0)[None])[0],
+                "facts": json.dumps(
+                    [
+                        ("images", f"{len(cell.images):,}"),
+                        ("excitation E⁺, the mean", f"{cell.mean_excitation:.3g}"),
+                        ("inhibition E⁻, the mean", f"{cell.mean_inhibition:.3g}"),
+                        ("activation, the mean", in_deviations(cell.mean_activation / deviation)),
+                        ("the icon's activation", in_deviations(value / deviation)),
+                    ],
+                    ensure_ascii=False,
+                ),
+                "command": shlex.join(
+                    [*command, "--cell", f"{cell.row},{cell.column}", "--out", "who.html"]
+                ),
                 "words": f"{len(cell.images)} images, mean activation "
                 f"{in_deviations(cell.mean_activation / deviation)}; "
                 f"icon {in_deviations(value / deviation)}",

@@ -31,7 +31,8 @@ window.explorer = (() => {
 
   function facts(image) {
     const { activation, excitation, inhibition, l2 } = data.numbers;
-    const sd = data.deviation ? ` (${signed(activation[image] / data.deviation)} sd)` : "";
+    const deviations = activation[image] / data.deviation;
+    const sd = data.deviation ? ` (${deviations < 0 ? "\u2212" : "+"}${Math.abs(deviations).toFixed(1)} sd)` : "";
     const rows = [
       ["activation", signed(activation[image]) + sd],
       ["excitation", excitation[image].toPrecision(3)],
@@ -86,9 +87,10 @@ window.explorer = (() => {
     thumb.addEventListener("pointerenter", over);
     thumb.addEventListener("blur", hide);
     thumb.addEventListener("pointerleave", hide);
-    const text = signed(data.deviation ? data.numbers.activation[image] / data.deviation : 0);
+    const sd = data.deviation ? data.numbers.activation[image] / data.deviation : 0;
+    const text = (sd < 0 ? "\u2212" : "+") + Math.abs(sd).toFixed(1);
     const caption = Object.assign(document.createElement("figcaption"), {
-      textContent: `${text} sd \u00b7 ${data.images[image]}`, title: data.images[image],
+      textContent: `${text} sd \u00b7 ${data.images[image].split("/").pop()}`, title: data.images[image],
     });
     made.dataset.image = image;
     made.append(thumb, caption);
@@ -113,9 +115,26 @@ window.explorer = (() => {
       ? `${marked.length.toLocaleString("en")} image${marked.length > 1 ? "s" : ""} marked`
       : "Nothing is marked";
     hide();
+    enlarge();
     shown = 0;
     gallery.replaceChildren();
     more();
+  }
+
+  // The one cell whose images are marked, if it is one, and all of its images are.
+  function enlarge() {
+    const pressed = cells.filter((cell, k) => cell.getAttribute("aria-pressed") === "true" && inside[k].length);
+    const [cell] = pressed, lens = $("lens");
+    lens.hidden = pressed.length !== 1 || inside[cells.indexOf(cell)].length !== marked.length;
+    if (lens.hidden) return;
+    lens.querySelector("span").replaceChildren(cell.querySelector("img").cloneNode());
+    lens.querySelector("b").textContent = `Cell ${cell.dataset.row - 1},${cell.dataset.column - 1}`;
+    lens.querySelector("table").replaceChildren(...JSON.parse(cell.dataset.facts).map((pair) => {
+      const row = document.createElement("tr");
+      for (const text of pair) row.append(Object.assign(document.createElement("td"), { textContent: text }));
+      return row;
+    }));
+    lens.querySelector("code").textContent = cell.dataset.command;
   }
 
   // Bokeh tells of a change some time later: a cell is pressed when all that it holds is marked.
@@ -228,6 +247,7 @@ window.explorer = (() => {
   $("frame").addEventListener("change", () => mosaic.classList.toggle("tint", $("frame").value === "tint"));
   $("clear").addEventListener("click", () => { $("group").value = ""; mark([]); });
   $("more").addEventListener("click", more);
+  $("zoom").addEventListener("input", () => { mosaic.style.width = `${$("zoom").value}%`; });
   addEventListener("keydown", (event) => {
     if (event.key === "Escape") { hide(); mark([]); }
   });
@@ -236,6 +256,10 @@ window.explorer = (() => {
     source = window.Bokeh?.documents?.[0]?.get_model_by_name("images") ?? null;
     if (!source) return setTimeout(ready, 50);
     colour();
+    if (data.groups.tense) {
+      $("group").value = "tense";
+      mark(data.groups.tense);
+    }
     document.body.dataset.ready = "yes";
   })();
 
