@@ -97,6 +97,13 @@ class Why:
         return (own,) if self.against is None else (own, self.against.title)
 
     @property
+    def side_names(self) -> tuple[str, str]:
+        """What a channel of either side does: 'excites' and 'inhibits', or for which it speaks."""
+        if self.against is None:
+            return "excites", "inhibits"
+        return f"for {self.feature.label}", f"for {self.against.feature.label}"
+
+    @property
     def question(self) -> str:
         """What is answered."""
         if self.against is not None:
@@ -154,12 +161,8 @@ class Why:
             if self.against is not None:
                 colours = "for the first red, for the second blue, both green"
             shown.append((self.tile.overlaid(scale), colours))
-        headings = ("excites", "inhibits")
-        if self.against is not None:
-            headings = ("for the first", "for the second")
-        tables = []
-        listings = (self.drivers.exciting, self.drivers.inhibiting)
-        for heading, listed in zip(headings, listings, strict=True):
+        tables, listings = [], (self.drivers.exciting, self.drivers.inhibiting)
+        for heading, listed in zip(self.side_names, listings, strict=True):
             rows = [(x.name, f"{x.excitation:.4g}", f"{x.inhibition:.4g}") for x in listed]
             tables.append(notebook.table((heading, "excitation", "inhibition"), rows, len(rows)))
         return notebook.section(
