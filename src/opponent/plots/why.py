@@ -48,12 +48,13 @@ def plot_why(why: Why) -> Figure:
             "convolutional layer"
         )
     share = why.drivers.tension_within
+    numbers = [(name.removeprefix("activation of "), value) for name, value in why.numbers()]
     within = [] if share is None else [("of it within channels", f"{100 * share:.0f} %")]
     return why_figure(
         why.tile,
         drivers=why.drivers,
         title=why.title,
-        facts=[*why.numbers(), *within],
+        facts=[*numbers, *within],
         rivals=None if why.against is None else (why.titles[0], why.titles[1]),
     )
 
@@ -100,7 +101,7 @@ def why_figure(
     add_text(figure, MARGIN, MARGIN, title, width=PAGE - 2 * MARGIN, size=TITLE, weight="bold")
     alone = ("excitation alone", "inhibition alone")
     if rivals is not None:
-        alone = ("excitation: for the first", "inhibition: for the second")
+        alone = ("for the first alone", "for the second alone")
     for k, (name, image) in enumerate(
         (
             ("photograph", tile.image),
@@ -164,7 +165,7 @@ def _bars(
     indent = _CROP + 0.06 if cropped else 0.0
     start, width = area.left + indent, area.width - indent
     # The shares of the width that names, bars and numbers take.
-    names, middle, numbers = (0.5, 0.5, 0.5) if cropped else (0.3, 0.31, 0.37)
+    names, middle, numbers = (0.6, 0.4, 0.6) if cropped else (0.3, 0.31, 0.37)
     bars = Area(start + names * width, area.top, middle * width, area.height)
     add_sides(figure, bars, channels, side, scale)
     pitch = area.height / len(channels)
