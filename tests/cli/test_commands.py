@@ -236,6 +236,23 @@ def test_why(run: Path, pictures: Path, tmp_path: Path) -> None:
     assert page.is_file()
 
 
+def test_why_rather_than(pictures: Path, tmp_path: Path) -> None:
+    page = tmp_path / "why.html"
+    words = ("why", "inceptionv1-mini", pictures / "[03].png", "mixed3b:168@2,3")
+    text = " ".join(
+        within(
+            *words, "--against", "mixed3b:5", "--through", "mixed3a", "--channels", "2",
+            "--out", page,
+        ).split()
+    )  # fmt: skip
+    assert text.startswith("mixed3b:168@2,3 is at ")
+    assert "mixed3a speaks for the first by " in text
+    assert "against mixed3b:5@2,3" in text
+    assert "for mixed3b:5@2,3 excitation inhibition share" in text
+    assert "mixed3b:168@2,3 rather than mixed3b:5@2,3?" in page.read_text()
+    assert "why a banana rather than an iguana" in " ".join(within("why", "--help").split())
+
+
 def test_invert_and_visualise(run: Path, tmp_path: Path) -> None:
     text = within("invert", run, "--image", "[03].png", "--steps", "2")
     assert text.count("[03]") + text.count("_03_") >= 2

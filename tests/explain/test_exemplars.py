@@ -11,7 +11,7 @@ from tests.support.drivers import DEAD, PLAIN, SIZE, WIDTH, speckle
 
 from opponent import Feature, Network, Run, SynthesisSettings, Unreadable, scan_images
 from opponent.core.errors import UnknownGeometry
-from opponent.explain import channels as channels_module
+from opponent.explain import places as places_module
 from opponent.explain.channels import exemplar_tiles, who
 from opponent.explain.crops import photograph, zoom_for
 from opponent.explain.silencing import silence, silence_check
@@ -97,7 +97,7 @@ def test_crops_without_a_known_receptive_field_are_the_whole_image(
     def unknown(*_: Any) -> None:
         raise UnknownGeometry("cannot tell")
 
-    monkeypatch.setattr(channels_module, "receptive_fields", unknown)
+    monkeypatch.setattr(places_module, "receptive_fields", unknown)
     for tile, place in zip(
         exemplar_tiles(integer_run, integer_network, [0], 3, shown=1)[0],
         integer_run.exemplars(0, 3),

@@ -10,7 +10,7 @@ from torch import nn
 
 from opponent import Network, Preprocessing, Run, RunError, load, scan_images, why
 from opponent.attribution.attribute import attribute
-from opponent.explain.image import _place
+from opponent.explain.places import name_place
 
 
 @pytest.fixture(scope="session")
@@ -148,7 +148,7 @@ def test_places_are_named_by_ninths(row: int, column: int, name: str) -> None:
     values = np.full((9, 9), 0.0, dtype=np.float32)
     values[row, column] = 3
     values[8, 8] = 1
-    assert _place(values) == (name, 0.75)
+    assert name_place(values) == (name, 0.75)
 
 
 def test_a_run_folder_is_needed(tmp_path: Path) -> None:

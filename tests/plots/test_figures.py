@@ -113,6 +113,25 @@ FIGURES: dict[str, Callable[[], Figure]] = {
         title=LONG,
         facts=[("activation f", "−0.31"), (LONG, LONG), ("E⁺ rank", "12 of 50,000")],
     ),
+    "why, two features and crops": lambda: why_figure(
+        tile(0, 40, 30),
+        drivers=drivers(
+            [
+                driver(f"{LONG}:{k}", 1e-4 / (k + 7), 3e-5, exemplars=(tile(k, 4 + k, 9),))
+                for k in range(8)
+            ],
+            [driver("a", 0.0123, 0.3), driver("b", 0.0, 2e5, exemplars=(tile(),))],
+        ),
+        title=f"{LONG} rather than {LONG}",
+        facts=[(LONG, "−0.31"), (LONG, "12")],
+        rivals=(LONG, LONG),
+    ),
+    "why, nothing for the first": lambda: why_figure(
+        tile(0, 40, 10, size=0.0),
+        drivers=drivers([], [driver("b", 0.0, 2.0, exemplars=(tile(),))]),
+        title="f",
+        rivals=("f", "g"),
+    ),
     "why, nothing": lambda: why_figure(
         tile(0, 40, 10, size=0.0), drivers=drivers([], []), title="f", scale=2.0
     ),

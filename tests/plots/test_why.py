@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tests.support.figures import driver, drivers, pictures, plain, tile, words
 
-from opponent.core.colour import overlay
+from opponent.core.colour import BLUE, RED, overlay
 from opponent.plots import why_figure
 
 
@@ -38,6 +38,30 @@ def test_why_shows_each_sign_alone_and_bars_on_one_scale() -> None:
     assert "excite it: 50 % of all excitation" in texts
     assert "inhibit it: 50 % of all inhibition" in texts
     assert [texts.count(x) for x in ("+2", "−1.5", "+1", "−4", "0")] == [2, 2, 1, 1, 2]
+
+
+def test_why_shows_the_crop_of_each_channel_and_which_side_is_which() -> None:
+    crops = [tile(k, 5, 3 + k) for k in range(3)]
+    figure = why_figure(
+        tile(9), title="f rather than g", rivals=("f (first)", "g (second)"),
+        drivers=drivers(
+            [driver("a", 2.0, exemplars=(crops[0],)), driver("b", 1.0)],
+            [driver("c", 0.0, 4.0, exemplars=(crops[1], crops[2]))],
+        ),
+    )  # fmt: skip
+    # After the photograph three times more and the scale: one crop a channel, left of its bars.
+    small = [image for image in pictures(figure) if image.shape[0] == 5]
+    for shown, crop in zip(small, crops[:2], strict=True):
+        np.testing.assert_array_equal(shown, crop.image)
+    texts = words(figure).splitlines()
+    for text in (
+        "for f (first)", "50 % of all excitation", "for g (second)", "50 % of all inhibition",
+        "for the first alone", "for the second alone",
+    ):  # fmt: skip
+        assert texts.count(text) == 1
+    colours = {text.get_text(): text.get_color() for text in figure.texts}
+    assert (colours["for f (first)"], colours["for g (second)"]) == (RED, BLUE)
+    assert not any("excite it" in text or "inhibit it" in text for text in texts)
 
 
 def test_why_refuses_what_cannot_be_drawn() -> None:

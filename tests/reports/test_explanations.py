@@ -13,7 +13,7 @@ from tests.support.threads import single_thread
 from opponent import Network, Run, Who, Why, who, why
 from opponent.explain.drivers import Driver, Drivers
 from opponent.explain.silencing import Effect, Silenced
-from opponent.plots import plot_who
+from opponent.plots import plot_who, plot_why
 from opponent.reports.explanations import driver_values, silence_facts, write_who, write_why
 
 
@@ -53,6 +53,29 @@ def test_why_is_written(why_answer: Why, tmp_path: Path, suffix: str) -> None:
     assert path.stat().st_size > 5000
     if suffix == ".html":
         assert why_answer.verdict in path.read_text()
+
+
+def test_the_page_of_a_comparison_says_which_side_is_which(
+    run: Run, mini: Network, tmp_path: Path
+) -> None:
+    image = run.images.find("05.png").path
+    answer = why(mini, image, "logits:3", "mixed3a", against="logits:9")
+    assert answer.against is not None
+    hostile = replace(answer, against=replace(answer.against, meaning=HOSTILE))
+    text = write_why(hostile, tmp_path / "why.html").read_text()
+    assert "<img" not in text
+    first, second = answer.titles[0], "logits:9 (&lt;img src=x onerror=alert(1)&gt;.png)"
+    assert f"{first} rather than {second}?" in text
+    assert f"Red, excitation: what speaks in <code>mixed3a</code> for {first}." in text
+    assert f"Blue, inhibition: what speaks for {second}." in text
+    assert "Small pictures: the part of the photograph" in text
+    for _, value in (*answer.numbers(), *answer.drivers.facts()):
+        assert value in text
+    shown = words(plot_why(answer)).splitlines()
+    assert f"for {first}" in shown
+    assert f"for {answer.titles[1]}" in shown
+    assert "logits:3" in shown
+    assert "difference" in shown
 
 
 def test_why_to_nowhere(run: Run, mini: Network, tmp_path: Path) -> None:

@@ -45,14 +45,22 @@ _Page = Annotated[
 
 @app.command(
     rich_help_panel=EXPLAIN,
-    epilog="Example: [bold]opponent why torchvision:squeezenet1_1 banana.jpg logits:954 "
-    "--through features.9 --out why.html[/]",
+    epilog="Examples: [bold]opponent why torchvision:squeezenet1_1 banana.jpg logits:954 "
+    "--through features.9 --out why.html[/]; with [bold]--against logits:39[/], why a banana "
+    "rather than an iguana",
 )
 def why(
     model: Model,
     image: Annotated[Path, typer.Argument(help="A photograph.")],
     feature: Annotated[str, typer.Argument(help="LAYER:UNIT; 'logits:954' asks for a class.")],
     through: Through,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="A second feature of the same layer: what speaks for the first and against this "
+            "one. Without a position it is read where the first is."
+        ),
+    ] = None,
     run: Annotated[Path | None, typer.Option(help="A scan to compare this image with.")] = None,
     page: _Page = None,
     directions: DirectionsFile = None,
@@ -66,7 +74,10 @@ def why(
     ] = None,
     device: Device = "cpu",
 ) -> None:
-    """Say what drove a feature in one photograph, and what held it back."""
+    """Say what drove a feature in one photograph, and what held it back.
+
+    With --against, what speaks for it rather than for another.
+    """
     network = open_network(model, device)
     from opponent.explain.image import why as explain
     from opponent.reports.explanations import check_page, write_why
@@ -74,15 +85,26 @@ def why(
     if page is not None:
         check_page(page)
     [resolved] = parse_features([feature], directions, power)
-    scanned = open_run(run) if run else None
-    answer = explain(network, image, resolved, through, run=scanned, channels=channels, rule=rule)
+    rival = None
+    if against is not None:
+        [rival] = parse_features([against], directions, power)
+    answer = explain(
+        network,
+        image,
+        resolved,
+        through,
+        against=rival,
+        run=open_run(run) if run else None,
+        channels=channels,
+        rule=rule,
+    )
     written = None if page is None else write_why(answer, page)
     out.print(answer.verdict, markup=False)
     table = Table(show_header=False, box=None)
     for name, value in answer.facts():
         table.add_row(f"[dim]{name}[/]", plain(value))
     out.print(table)
-    _print_drivers(answer.drivers, spread=False)
+    _print_drivers(answer.drivers, spread=False, names=answer.side_names)
     print_paths([written] if written else [])
 
 
@@ -162,7 +184,12 @@ def who(
     print_paths([written] if written else [])
 
 
-def _print_drivers(drivers: "Drivers", *, spread: bool = True) -> None:
+def _print_drivers(
+    drivers: "Drivers",
+    *,
+    spread: bool = True,
+    names: tuple[str, str] = ("excites", "inhibits"),
+) -> None:
     """Both sides of each listed channel, and the share of the side that it is listed for."""
 
     def number(sign: str, value: float, sd: float) -> str:
@@ -183,7 +210,7 @@ def _print_drivers(drivers: "Drivers", *, spread: bool = True) -> None:
         ]
 
     headings = ("excitation", "inhibition", "share")
-    out.print(two_sides(headings, rows(Side.EXCITATION), rows(Side.INHIBITION)))
+    out.print(two_sides(headings, rows(Side.EXCITATION), rows(Side.INHIBITION), names))
 
 
 def _cell(text: str) -> tuple[int, int]:

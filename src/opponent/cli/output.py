@@ -28,14 +28,16 @@ def two_sides(
     headings: tuple[str, ...],
     exciting: Sequence[tuple[str, ...]],
     inhibiting: Sequence[tuple[str, ...]],
+    names: tuple[str, str] = ("excites", "inhibits"),
 ) -> Table:
     """A table of what excites, in red, beside what inhibits, in blue.
 
     Args:
         headings: of the columns after the name.
         exciting, inhibiting: rows of a name and one text a heading.
+        names: what stands over the names of either side.
     """
-    table = new_table("excites", *headings, "inhibits", *headings)
+    table = new_table(names[0], *headings, names[1], *headings)
     nothing = ("",) * (1 + len(headings))
     for i in range(max(len(exciting), len(inhibiting))):
         cells: list[str] = []

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from opponent.atlas.atlas import atlases
 from opponent.core.box import Box
-from opponent.core.errors import RunError, UnknownGeometry, Unreadable
+from opponent.core.errors import RunError, Unreadable
 from opponent.core.feature import Feature
 from opponent.core.pictures import contact_sheet
 from opponent.core.progress import Progress, displayed, silent
@@ -26,7 +26,8 @@ from opponent.explain.crops import (
     zoom_for,
 )
 from opponent.explain.drivers import Driver, Drivers, rank_channels
-from opponent.geometry.receptive_field import box_of, receptive_field, receptive_fields
+from opponent.explain.places import known_fields
+from opponent.geometry.receptive_field import box_of, receptive_field
 from opponent.models.network import PIXELS, Network
 from opponent.scan.reopen import network_of
 from opponent.selection import Selection, select
@@ -320,10 +321,7 @@ def exemplar_tiles(
     through, prepared = run.manifest.through, run.preprocessing
     if through == PIXELS:
         return {channel: [] for channel in channels}
-    try:
-        extremes = receptive_fields(network, through)
-    except UnknownGeometry:
-        extremes = None
+    extremes = known_fields(network, through)
     pixels = Box.full(prepared.size)
     tiles: dict[int, list[Tile]] = {}
     for channel in channels:

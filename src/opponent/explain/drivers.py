@@ -27,7 +27,8 @@ class Driver:
         excitation, inhibition: the positive and the negative part of S summed over space, both
             >= 0, in units of the activation: means over the images.
         excitation_sd, inhibition_sd: their standard deviations over the images.
-        exemplars: where in the scan's images the channel is most active, most active first.
+        exemplars: in `who`, where in the scan's images the channel is most active, most active
+            first; in `why`, where in the image it adds most to the side that it is listed for.
         visualisation: what is made to excite it, if that was asked for.
     Source: paper, section 3, by channel.
 

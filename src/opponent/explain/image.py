@@ -13,8 +13,10 @@ from opponent.attribution.result import Attribution
 from opponent.attribution.rules import AttributionRule, parse_rule
 from opponent.core.errors import RunError
 from opponent.core.feature import Feature
+from opponent.explain.contrast import Rival, difference, named, rival_feature
 from opponent.explain.crops import Tile, crop_tile, overlay_scale, photograph, zoom_for
 from opponent.explain.drivers import Drivers, rank_channels
+from opponent.explain.places import crop_drivers, name_place
 from opponent.geometry.receptive_field import placement, receptive_field
 from opponent.images.imageset import ImageEntry
 from opponent.images.sources import Images, open_images
@@ -27,8 +29,6 @@ from opponent.storage.run import Run
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-_ROWS, _COLUMNS = ("upper", "middle", "lower"), ("left", "centre", "right")
-
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Why:
@@ -38,6 +38,9 @@ class Why:
         network: the network's name.
         image: the image's id.
         feature: the feature, with its position written out.
+        against: the feature that it is compared with, if it is; all numbers and maps but those of
+            `answer` are then those of the difference of the two activations. Excitation speaks for
+            the first feature, inhibition for the second.
         through: the layer that it is explained through.
         meaning: what the feature stands for, where that is known: a logit's class.
         activation, excitation, inhibition: of the feature; activation is before the ReLU.
@@ -46,7 +49,8 @@ class Why:
             its share; None where nothing does, or where the layer has no places.
         answer: the network's first answer (name, logit), where it is a classifier and a logit was
             asked for, and the asked logit's rank, from 1.
-        standing: given a run, the percentiles of this image among its images.
+        standing: given a run, the percentiles of this image among its images; of a comparison only
+            that of the difference.
         tile: the photograph with both maps.
     Source: paper, section 3, for one image and by channel.
 
@@ -79,15 +83,31 @@ class Why:
     answer: tuple[str, float, int] | None
     standing: dict[str, float] | None
     tile: Tile
+    against: Rival | None = None
 
     @property
     def title(self) -> str:
-        """The feature's label and, where known, its meaning."""
-        return f"{self.feature.label} ({self.meaning})" if self.meaning else self.feature.label
+        """The feature's label and, where known, its meaning; of both, where two are compared."""
+        return " rather than ".join(self.titles)
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """Label and meaning of the feature, and of the one that it is compared with, if any."""
+        own = named(self.feature, self.meaning)
+        return (own,) if self.against is None else (own, self.against.title)
+
+    @property
+    def side_names(self) -> tuple[str, str]:
+        """What a channel of either side does: 'excites' and 'inhibits', or for which it speaks."""
+        if self.against is None:
+            return "excites", "inhibits"
+        return f"for {self.feature.label}", f"for {self.against.feature.label}"
 
     @property
     def question(self) -> str:
         """What is answered."""
+        if self.against is not None:
+            return f"Why {'not ' if self.activation < 0 else ''}{self.title}?"
         if self.answer is not None:
             return f"Why is {self.title} {'' if self.answer[2] == 1 else 'not '}the answer?"
         return f"Why does {self.title} {'' if self.activation > 0 else 'not '}fire?"
@@ -95,24 +115,38 @@ class Why:
     @property
     def verdict(self) -> str:
         """The answer in a sentence."""
+        state, plus, minus = self._state(), self.excitation, self.inhibition
+        if not plus and not minus:
+            moved, cause = "it", "or the image is blank there"
+            if self.against is not None:
+                moved, cause = "that", "the image is blank there, or both features weigh it alike"
+            return (
+                f"{state}, and nothing in {self.through} can move {moved}: every path is shut by a "
+                f"ReLU, {cause}."
+            )
+        balance = f"{self.through} excites it by {plus:.3g} and inhibits it by {minus:.3g}"
+        if self.against is not None:
+            balance = (
+                f"{self.through} speaks for the first by {plus:.3g} and for the second by "
+                f"{minus:.3g}"
+            )
+        balance += f", {plus - minus:+.3g} together"
+        rest = self.activation - (plus - minus)
+        if abs(rest) > 0.05 * (plus + minus):
+            balance += f"; the other {rest:+.3g} comes from biases on the way"
+        return f"{state}: {balance}."
+
+    def _state(self) -> str:
+        """How active the feature is, or both are."""
+        if self.against is not None:
+            (first, second), (own, other) = self.titles, self.against.activations
+            apart = f"a difference of {self.activation:+.3g}"
+            return f"{first} is at {own:+.3g} and {second} at {other:+.3g}, {apart}"
         fired = "fires" if self.activation > 0 else "stays silent"
         if self.answer is not None:
             best, logit, rank = self.answer
             fired = "comes first" if rank == 1 else f"ranks {rank}, behind {best} at {logit:+.3g},"
-        plus, minus = self.excitation, self.inhibition
-        if not plus and not minus:
-            return (
-                f"{self.title} {fired} at {self.activation:+.3g}, and nothing in {self.through} "
-                "can move it: every path is shut by a ReLU, or the image is blank there."
-            )
-        balance = (
-            f"{self.through} excites it by {plus:.3g} and inhibits it by {minus:.3g}, "
-            f"{plus - minus:+.3g} together"
-        )
-        rest = self.activation - (plus - minus)
-        if abs(rest) > 0.05 * (plus + minus):
-            balance += f"; the other {rest:+.3g} comes from biases on the way"
-        return f"{self.title} {fired} at {self.activation:+.3g}: {balance}."
+        return f"{self.title} {fired} at {self.activation:+.3g}"
 
     def __repr__(self) -> str:
         return f"Why({self.title!r} in {self.image!r}: {self.activation:+.3g})"
@@ -123,12 +157,12 @@ class Why:
         shown = [(self.tile.image, self.image)]
         if self.tile.excitation is not None:
             scale = overlay_scale([self.tile])
-            shown.append((self.tile.overlaid(scale), "excited red, inhibited blue, both green"))
-        tables = []
-        for heading, listed in (
-            ("excites", self.drivers.exciting),
-            ("inhibits", self.drivers.inhibiting),
-        ):
+            colours = "excited red, inhibited blue, both green"
+            if self.against is not None:
+                colours = "for the first red, for the second blue, both green"
+            shown.append((self.tile.overlaid(scale), colours))
+        tables, listings = [], (self.drivers.exciting, self.drivers.inhibiting)
+        for heading, listed in zip(self.side_names, listings, strict=True):
             rows = [(x.name, f"{x.excitation:.4g}", f"{x.inhibition:.4g}") for x in listed]
             tables.append(notebook.table((heading, "excitation", "inhibition"), rows, len(rows)))
         return notebook.section(
@@ -138,25 +172,40 @@ class Why:
             notebook.beside(*tables),
         )
 
-    def facts(self) -> list[tuple[str, str]]:
-        """Name and value of everything but the channels, as text."""
-        facts = [
-            ("network", self.network),
-            ("image", self.image),
-            ("feature", self.title),
-            ("through", self.through),
-            ("activation", f"{self.activation:+.4g}"),
+    def numbers(self) -> list[tuple[str, str]]:
+        """Name and value of what was measured, as text."""
+        activation = f"{self.activation:+.4g}"
+        if self.against is None:
+            numbers = [("activation", activation)]
+        else:
+            both = zip((self.feature, self.against.feature), self.against.activations, strict=True)
+            numbers = [(f"activation of {each.label}", f"{value:+.4g}") for each, value in both]
+            numbers.append(("difference", activation))
+        return [
+            *numbers,
             ("excitation", f"{self.excitation:.4g}"),
             ("inhibition", f"{self.inhibition:.4g}"),
             ("tension", f"{min(self.excitation, self.inhibition):.4g}"),
         ]
-        for name, place in zip(("excited", "inhibited"), self.places, strict=True):
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Name and value of everything but the channels, as text."""
+        facts = [("network", self.network), ("image", self.image), ("feature", self.titles[0])]
+        places = ("mostly excited in", "mostly inhibited in")
+        if self.against is not None:
+            facts.append(("against", self.against.title))
+            places = ("for the first mostly in", "for the second mostly in")
+        facts += [("through", self.through), *self.numbers()]
+        for name, place in zip(places, self.places, strict=True):
             if place is not None:
-                facts.append((f"mostly {name} in", f"{place[0]} ({place[1]:.0%})"))
+                facts.append((name, f"{place[0]} ({place[1]:.0%})"))
         if self.answer is not None:
-            name, logit, rank = self.answer
-            facts.append(("the network says", f"{name} ({logit:+.4g})"))
-            facts.append(("rank of this logit", str(rank)))
+            best, logit, rank = self.answer
+            facts.append(("the network says", f"{best} ({logit:+.4g})"))
+            which = "this logit" if self.against is None else self.feature.label
+            facts.append((f"rank of {which}", str(rank)))
+        if self.against is not None and self.against.rank is not None:
+            facts.append((f"rank of {self.against.feature.label}", str(self.against.rank)))
         for name, percentile in (self.standing or {}).items():
             facts.append((f"percentile of {name}", f"{percentile:.1f}"))
         return [*facts, *self.drivers.facts()]
@@ -176,6 +225,7 @@ def why(
     feature: Feature | str,
     through: str,
     *,
+    against: Feature | str | None = None,
     run: Run | None = None,
     channels: int = 8,
     rule: AttributionRule | str | None = None,
@@ -187,17 +237,22 @@ def why(
         image: a file, or an entry of an image set.
         feature: a feature, or its name; 'logits:954' asks for a class.
         through: the layer that it is explained through.
-        run: a finished scan of the same network, feature and through layer, to compare with.
+        against: a second feature of the same layer and place, without a cosine, to compare with:
+            what speaks for the first and against this one. Without a position of its own it is read
+            where the first is.
+        run: a finished scan of the same network, feature (or both) and through layer, to compare
+            with.
         channels: how many upstream channels to name on either side. A channel that excites in one
             place and inhibits in another is ranked on each side by itself.
         rule: how S is computed: 'gradient', 'integrated-zero', 'integrated-mean', which takes its
             baseline from the run, or a rule of the user's own; default: as the run did, else the
             gradient times h.
     Returns:
-        The numbers, the channels, and the picture with its maps.
+        The numbers, the channels with the part of the image where each adds most, and the picture
+            with its maps.
     Raises:
         ValueError: a name, unit or position that does not fit; more than one image; a rule that
-            needs a mean, without a run.
+            needs a mean, without a run; two features that cannot be compared.
         RunError: the run is of another network, rule or through layer, or unfinished.
         Unreadable: the image cannot be read.
         FileNotFoundError: there is no such file.
@@ -215,16 +270,18 @@ def why(
     """
     network = load(network)
     feature = network.resolve(feature)
+    rival = None if against is None else rival_feature(network, feature, against)
+    explained = feature if rival is None else difference(network, feature, rival)
     if run is not None:
-        _check(run, network, feature, through)
+        for each in (feature, *([rival] if rival else [])):
+            _check(run, network, each, through)
     entry = _only_image(image, network)
-    prepared = network.preprocessing
     inputs, _ = network.load_inputs(entry)
     chosen_rule = parse_rule(rule or "gradient") if run is None else rule_of(run, rule)
     result = attribute(
         network,
         inputs,
-        feature,
+        explained,
         through,
         rule=chosen_rule,
         baseline=None if run is None else baseline_of(run, network, chosen_rule),
@@ -232,22 +289,7 @@ def why(
     plus, minus = (
         x.float().cpu().numpy() for x in (result.excitation_channels, result.inhibition_channels)
     )
-    field = receptive_field(network, feature)
-    zoom = zoom_for(prepared, field)
-    window = result.grid_window
-    excitation, inhibition = (
-        m[0, *window.slices].float().cpu().numpy()
-        for m in (result.excitation_map, result.inhibition_map)
-    )
-    shown = crop_tile(
-        photograph(entry, prepared, zoom),
-        (excitation, inhibition),
-        window=window,
-        placement=placement(network, through),
-        field=field,
-        size=prepared.size,
-        zoom=zoom,
-    )
+    shown = _tile(network, entry, result)
     return Why(
         network=network.name,
         image=entry.id,
@@ -257,11 +299,32 @@ def why(
         activation=float(result.activation[0]),
         excitation=float(result.excitation[0]),
         inhibition=float(result.inhibition[0]),
-        drivers=rank_channels(plus, minus, through, channels),
-        places=(_place(shown.excitation), _place(shown.inhibition)),
+        drivers=crop_drivers(network, rank_channels(plus, minus, through, channels), result, entry),
+        places=(name_place(shown.excitation), name_place(shown.inhibition)),
         answer=_answer(network, inputs, feature),
-        standing=None if run is None else _standing(run, feature, result),
+        standing=None if run is None else _standing(run, feature, rival, result),
         tile=shown,
+        against=None if rival is None else _rival(network, inputs, feature, rival),
+    )
+
+
+def _tile(network: Network, entry: ImageEntry, result: Attribution) -> Tile:
+    """The photograph with its maps, as the explained feature's receptive field sees it."""
+    prepared, window = network.preprocessing, result.grid_window
+    field = receptive_field(network, result.feature)
+    zoom = zoom_for(prepared, field)
+    excitation, inhibition = (
+        m[0, *window.slices].float().cpu().numpy()
+        for m in (result.excitation_map, result.inhibition_map)
+    )
+    return crop_tile(
+        photograph(entry, prepared, zoom),
+        (excitation, inhibition),
+        window=window,
+        placement=placement(network, result.through),
+        field=field,
+        size=prepared.size,
+        zoom=zoom,
     )
 
 
@@ -287,21 +350,6 @@ def _meaning(network: Network, feature: Feature) -> str | None:
     return network.class_name(feature.unit)
 
 
-def _place(values: Float[np.ndarray, "h w"] | None) -> tuple[str, float] | None:
-    """Which ninth of the shown picture holds most of a map, and the share that it holds."""
-    if values is None or not values.any():
-        return None
-    ninths = np.array(
-        [
-            [block.sum() for block in np.array_split(row, 3, 1)]
-            for row in np.array_split(values, 3, 0)
-        ]
-    )
-    row, column = np.unravel_index(ninths.argmax(), ninths.shape)
-    name = "the centre" if row == column == 1 else f"{_ROWS[row]} {_COLUMNS[column]}"
-    return name, float(ninths[row, column] / ninths.sum())
-
-
 def _answer(
     network: Network, inputs: Float[Tensor, "1 bands h w"], feature: Feature
 ) -> tuple[str, float, int] | None:
@@ -314,10 +362,36 @@ def _answer(
     return network.class_name(best) or f"logits:{best}", float(logits[best]), rank
 
 
-def _standing(run: Run, feature: Feature, result: Attribution) -> dict[str, float]:
+def _rival(
+    network: Network, inputs: Float[Tensor, "1 bands h w"], first: Feature, second: Feature
+) -> Rival:
+    maps = network.run(inputs, first.layer).target
+    own, other = (float(feature.read(maps)[0]) for feature in (first, second))
+    answer = _answer(network, inputs, second)
+    return Rival(
+        feature=second,
+        meaning=_meaning(network, second),
+        activations=(own, other),
+        rank=None if answer is None else answer[2],
+    )
+
+
+def _standing(
+    run: Run, feature: Feature, rival: Feature | None, result: Attribution
+) -> dict[str, float]:
     columns = run.columns(feature)
     values = {
         name: float(getattr(result, name)[0]) for name in ("activation", "excitation", "inhibition")
     }
+    if rival is not None:
+        # The sides of a difference do not follow from those of the two features.
+        others = run.columns(rival)
+        second = dict(zip(others.images, others.activation.tolist(), strict=True))
+        apart = [
+            value - second[name]
+            for name, value in zip(columns.images, columns.activation.tolist(), strict=True)
+            if name in second
+        ]
+        return {"the difference": percentile_of(np.array(apart), values["activation"])}
     values["tension"] = min(values["excitation"], values["inhibition"])
     return {name: percentile_of(getattr(columns, name), value) for name, value in values.items()}

@@ -43,6 +43,8 @@ def write_why(why: Why, out: str | Path) -> Path:
             verdict=why.verdict,
             picture=drawing(figure),
             through=why.through,
+            rivals=None if why.against is None else why.titles,
+            crops=any(x.exemplars for x in (*why.drivers.exciting, *why.drivers.inhibiting)),
             facts=why.facts(),
         )
         write_text(path, page)
