@@ -5,6 +5,8 @@ from typing import Any
 
 import griffe
 
+# A section, which follows the one before it without a blank line.
+_SECTION = re.compile(r"^(?=(?:Args|Returns|Raises|Yields):)", re.M)
 # `Source: ...` at the start of a line, after which no section goes on.
 _SOURCE = re.compile(r"^Source: ", re.M)
 # `>>>` up to the next blank line or the end.
@@ -28,8 +30,9 @@ class Docstrings(griffe.Extension):
 
 
 def rewritten(text: str) -> str:
-    """A docstring with an item for each parameter, and with its source and examples set apart."""
+    """A docstring with an item for each parameter, and its sections, source and examples apart."""
     text = _SHARED.sub(_one_each, text)
+    text = _SECTION.sub("\n", text)
     text = _SOURCE.sub("\n*Source:* ", text)
     return _EXAMPLE.sub(lambda found: f"```pycon\n{found[0]}\n```", text)
 
