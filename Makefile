@@ -1,4 +1,4 @@
-# Everything a person needs: `make demo`, `make test`, `make quick`, `make check`, `make bench`.
+# Everything a person needs: `make demo`, `make test`, `make quick`, `make check`, `make docs`, `make bench`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 # saves. Benchmarks have it to themselves and keep PyTorch's default.
 demo test quick check figures: export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test quick check bench figures clean
+.PHONY: demo test quick check docs bench figures clean
 
 # The library and what the demo needs.
 $(VENV)/.demo: pyproject.toml constraints.txt
@@ -49,11 +49,19 @@ check: $(VENV)/.dev $(PAGE)/node_modules/.package-lock.json
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.bench
 
-# The README's pictures and the notebook's.
-figures: $(VENV)/.dev
+# What the site and the pictures need besides the library.
+$(VENV)/.docs: $(VENV)/.demo
 	$(PIP) --editable ".[docs]"
+	touch $@
+
+# The site, in site/: open site/index.html, or serve the folder to search in it.
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict
+
+# The README's pictures and the notebook's.
+figures: $(VENV)/.dev $(VENV)/.docs
 	$(BIN)/python docs/make_figures.py
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python docs/make_notebook.py
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo site
