@@ -24,15 +24,17 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 	$(PIP) --editable ".[demo,dev,models]"
 	touch $@
 
-# jsPsych, for the tests of the experiment's page; without npm they skip.
-PAGE := src/opponent/study/page
-$(PAGE)/node_modules/.package-lock.json: $(PAGE)/package-lock.json
-	if command -v npm >/dev/null; then npm ci --silent --ignore-scripts --prefix $(PAGE); fi
+# jsPsych, for the tests of the experiment's page, and axe-core, for those of all pages; without npm
+# they skip.
+MODULES := src/opponent/study/page tests/accessibility
+LOCKS := $(MODULES:%=%/node_modules/.package-lock.json)
+$(LOCKS): %/node_modules/.package-lock.json: %/package-lock.json
+	if command -v npm >/dev/null; then npm ci --silent --ignore-scripts --prefix $*; fi
 
 demo: $(VENV)/.demo
 	$(BIN)/opponent demo --out demo
 
-test: $(VENV)/.dev $(PAGE)/node_modules/.package-lock.json
+test: $(VENV)/.dev $(LOCKS)
 	$(TEST)
 
 # For everyday work: without browsers, clusters, doctests, what takes over five seconds, and checks of
@@ -40,7 +42,7 @@ test: $(VENV)/.dev $(PAGE)/node_modules/.package-lock.json
 quick: $(VENV)/.dev
 	$(TEST) --jaxtyping-packages=none,beartype.beartype -m "not slow and not browser and not cluster" tests
 
-check: $(VENV)/.dev $(PAGE)/node_modules/.package-lock.json
+check: $(VENV)/.dev $(LOCKS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

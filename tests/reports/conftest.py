@@ -12,7 +12,7 @@ from tests.support.explorer import THUMB, Explored, ExplorerVisit, paint, scatte
 from tests.support.pages import HOSTILE, QUICK
 from tests.support.threads import single_thread
 
-from opponent import AtlasSettings, Network, Run, load, make_atlas, scan_images
+from opponent import AtlasSettings, Network, Run, Who, Why, load, make_atlas, scan_images, who, why
 from opponent.atlas import build
 from opponent.core.colour import overlay
 from opponent.explain.crops import run_tiles
@@ -117,3 +117,19 @@ def desk(opened: ExplorerVisit) -> Iterator[ExplorerVisit]:
     yield opened
     assert opened.complaints == []
     assert len(opened.loaded()) == 1
+
+
+@pytest.fixture(scope="session")
+def why_answer(run: Run, mini: Network) -> Why:
+    """Why one image does not make the feature fire."""
+    with single_thread():
+        return why(mini, run.images.find("05.png").path, "mixed3b:168", "mixed3a", run=run)
+
+
+@pytest.fixture(scope="session")
+def who_answer(run: Run, mini: Network) -> Who:
+    """Which channels drive the feature in two images."""
+    with single_thread():
+        return who(
+            run, "mixed3b:168", images=["03.png", "33.png"], channels=2, crops=2, network=mini
+        )

@@ -8,29 +8,12 @@ import numpy as np
 import pytest
 from tests.support.figures import words
 from tests.support.pages import HOSTILE
-from tests.support.threads import single_thread
 
-from opponent import Network, Run, Who, Why, who, why
+from opponent import Network, Run, Who, Why, why
 from opponent.explain.drivers import Driver, Drivers
 from opponent.explain.silencing import Effect, Silenced
 from opponent.plots import plot_who, plot_why
 from opponent.reports.explanations import driver_values, silence_facts, write_who, write_why
-
-
-@pytest.fixture(scope="session")
-def why_answer(run: Run, mini: Network) -> Why:
-    """Why one image does not make the feature fire."""
-    with single_thread():
-        return why(mini, run.images.find("05.png").path, "mixed3b:168", "mixed3a", run=run)
-
-
-@pytest.fixture(scope="session")
-def who_answer(run: Run, mini: Network) -> Who:
-    """Which channels drive the feature in two images."""
-    with single_thread():
-        return who(
-            run, "mixed3b:168", images=["03.png", "33.png"], channels=2, crops=2, network=mini
-        )
 
 
 def silenced(

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -239,3 +240,43 @@ def test_a_hostile_name_is_only_a_name(
     assert desk.page.locator("#gallery figcaption").get_attribute("title") == f"lines/{HOSTILE}"
     assert desk.page.locator("[src=x]").count() == 0
     assert "<img src=x" not in (explored.run.folder / "explorer.html").read_text()
+
+
+@pytest.mark.browser
+def test_it_begins_with_the_tense_images(explored: Explored, desk: ExplorerVisit) -> None:
+    tense = data_of(explored.run.folder / "explorer.html")["groups"]["tense"]
+    assert sorted(desk.at_first) == sorted(tense)
+
+
+@pytest.mark.browser
+def test_an_icon_is_enlarged_with_its_numbers_and_its_command(
+    explored: Explored, desk: ExplorerVisit
+) -> None:
+    lens = desk.page.locator("#lens")
+    assert not lens.is_visible()
+    cell = max(explored.atlas.cells, key=lambda cell: len(cell.images))
+    button = desk.cell(cell.row, cell.column)
+    button.click()
+    desk.settle()
+    assert lens.is_visible()
+    icon = button.locator("img").get_attribute("src")
+    assert lens.locator("img").get_attribute("src") == icon
+    lines = [line.split("\t") for line in lens.locator("table").inner_text().splitlines()]
+    assert dict(lines)["images"] == str(len(cell.images))
+    assert dict(lines)["excitation E⁺, the mean"] == f"{cell.mean_excitation:.3g}"
+    assert dict(lines)["inhibition E⁻, the mean"] == f"{cell.mean_inhibition:.3g}"
+    words = shlex.split(lens.locator("code").inner_text())
+    assert words[:3] == ["opponent", "who", str(explored.run.folder)]
+    assert words[words.index("--cell") + 1] == f"{cell.row},{cell.column}"
+    desk.page.click("#clear")
+    desk.settle()
+    assert not lens.is_visible()
+
+
+@pytest.mark.browser
+def test_the_atlas_grows(desk: ExplorerVisit) -> None:
+    width = "document.getElementById('mosaic').getBoundingClientRect().width"
+    before = desk.page.evaluate(width)
+    desk.page.locator("#zoom").fill("300")
+    assert desk.page.evaluate(width) == pytest.approx(3 * before, rel=0.02)
+    assert desk.page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -16,6 +16,8 @@ def test_names_are_escaped() -> None:
         picture="",
         through=HOSTILE,
         facts=[(HOSTILE, HOSTILE)],
+        rivals=None,
+        crops=False,
     )
     assert "<img" not in page
     assert page.count("&lt;img src=x onerror=alert(1)&gt;") == 6

@@ -23,6 +23,8 @@ class Visit:
         scheme: 'light' or 'dark'.
     """
 
+    # Of the window, in pixels.
+    height = 900
     # Complaints with these words are none of the page's.
     ignored: tuple[str, ...] = ()
 
@@ -30,7 +32,7 @@ class Visit:
         self, browser: Browser, path: Path, *, width: int = 1200, scheme: Any = "light"
     ) -> None:
         self.context = browser.new_context(
-            offline=True, viewport={"width": width, "height": 900}, color_scheme=scheme
+            offline=True, viewport={"width": width, "height": self.height}, color_scheme=scheme
         )
         self.page: Page = self.context.new_page()
         self.requests: list[str] = []

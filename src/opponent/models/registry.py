@@ -152,7 +152,9 @@ def _torchvision(name: str, weights: str | Path | None) -> Network:
         load_weights(module, weights)
     else:
         try:
-            module.load_state_dict(default.get_state_dict(progress=False, check_hash=True))
+            module.load_state_dict(
+                default.get_state_dict(progress=False, check_hash=True, weights_only=True)
+            )
         except OSError as error:
             raise _offline(f"torchvision:{name}", error) from error
     transforms = default.transforms()
