@@ -60,9 +60,8 @@ $(VENV)/.docs: $(VENV)/.demo
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict
 
-# The README's pictures and the notebook's.
+# The notebook's pictures. Those of the README need weights and photographs: docs/make_inceptionv1.py.
 figures: $(VENV)/.dev $(VENV)/.docs
-	$(BIN)/python docs/make_figures.py
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python docs/make_notebook.py
 
 clean:

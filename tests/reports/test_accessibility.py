@@ -6,19 +6,15 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 from tests.support.explorer import ExplorerVisit
-from tests.support.pages import QUICK, Visit
+from tests.support.pages import QUICK, Visit, needs_axe
 
 from opponent import Network, Run, Who, Why
 from opponent.reports.explanations import write_who, write_why
 from opponent.reports.report import write_report
 
-AXE = Path(__file__).parents[1] / "accessibility" / "node_modules" / "axe-core" / "axe.min.js"
 PAGES = ("report", "who", "why", "explorer")
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not there: npm ci installs it"),
-]
+pytestmark = [pytest.mark.browser, needs_axe]
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +39,4 @@ def test_nothing_is_against_the_guidelines(
 ) -> None:
     kind: Callable[..., Visit] = ExplorerVisit if name == "explorer" else Visit
     with kind(browser, pages[name], width=width, scheme=scheme) as visit:
-        assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        visit.page.add_script_tag(path=AXE)
-        # Plots are Bokeh's own.
-        found = visit.page.evaluate(
-            "axe.run({exclude: [['.bk-Figure']]},"
-            " {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']})"
-        )
-        assert [(x["id"], x["nodes"][0]["html"][:200]) for x in found["violations"]] == []
-        assert len(found["passes"]) > 5
-        assert visit.complaints == []
+        visit.assert_accessible()

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page
 
 from opponent import SynthesisSettings, Transforms
@@ -11,6 +12,10 @@ from opponent import SynthesisSettings, Transforms
 HOSTILE = "<img src=x onerror=alert(1)>.png"
 # Synthesis that takes no time.
 QUICK = SynthesisSettings(steps=2, canvas=(48, 48), transforms=Transforms(draws=1))
+
+
+AXE = Path(__file__).parents[1] / "accessibility" / "node_modules" / "axe-core" / "axe.min.js"
+needs_axe = pytest.mark.skipif(not AXE.is_file(), reason="no axe-core: npm ci installs it")
 
 
 class Visit:
@@ -63,6 +68,19 @@ class Visit:
     def wait(self) -> None:
         """Wait until the page is drawn."""
         self.page.wait_for_timeout(1500)
+
+    def assert_accessible(self) -> None:
+        """It is no wider than the window, and axe-core finds nothing against WCAG A and AA."""
+        assert self.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        self.page.add_script_tag(path=AXE)
+        # Plots are Bokeh's own.
+        found = self.page.evaluate(
+            "axe.run({exclude: [['.bk-Figure']]},"
+            " {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']})"
+        )
+        assert [(x["id"], x["nodes"][0]["html"][:200]) for x in found["violations"]] == []
+        assert len(found["passes"]) > 5
+        assert self.complaints == []
 
     def outside(self) -> list[str]:
         """What it asked for that is not on this machine."""

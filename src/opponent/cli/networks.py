@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 @app.command(rich_help_panel=START, epilog="Example: [bold]opponent models[/]")
 def models() -> None:
     """List the models that can be named."""
-    from opponent.models.catalogue import MODELS
+    from opponent.models.catalogue import ADVICE, MODELS
 
+    out.print(ADVICE)
     table = new_table("name", "what it is")
     for name, what in MODELS.items():
         table.add_row(name, what)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from msgspec import structs
+from playwright.sync_api import Browser
+from tests.support.pages import Visit, needs_axe
 
 from opponent.core.text import file_name
 from opponent.study.design.sheet import write_sheets
@@ -62,3 +64,12 @@ def test_a_sheet_s_name_is_the_layer_s(copy: Study) -> None:
     ]  # fmt: skip
     assert all(path.parent == copy.folder for path in prints)
     assert prints[0].name == "sheet-features.3.png"
+
+
+@needs_axe
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "scheme"), [(1300, "light"), (1300, "dark"), (390, "light")])
+def test_a_sheet_is_accessible(copy: Study, browser: Browser, width: int, scheme: str) -> None:
+    page, *_ = write_sheets(copy, suffix="png")
+    with Visit(browser, page, width=width, scheme=scheme) as visit:
+        visit.assert_accessible()
