@@ -10,8 +10,10 @@ import argparse
 import json
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path, PurePath
 from time import monotonic
 from typing import Any
@@ -133,20 +135,22 @@ class Watched:
     """A network, of which a pass gives the convolutions' outputs and the logits."""
 
     def __init__(self, network: nn.Module) -> None:
-        self.network, self.outputs = network, dict[str, Tensor]()
-        for name in convolutions():
-            network.get_submodule(name).register_forward_hook(self._keeper(name))
-
-    def _keeper(self, name: str) -> Any:
-        def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            self.outputs[name] = output
-
-        return keep
+        self.network = network
 
     def __call__(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = self.network(images)
-        return dict(self.outputs), logits.float()
+        outputs = dict[str, Tensor]()
+        with ExitStack() as stack:
+            for name in convolutions():
+                keep = partial(self._keep, outputs, name)
+                handle = self.network.get_submodule(name).register_forward_hook(keep)
+                stack.callback(handle.remove)
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = self.network(images)
+        return outputs, logits.float()
+
+    @staticmethod
+    def _keep(outputs: dict[str, Tensor], name: str, *seen: Any) -> None:
+        outputs[name] = seen[-1]
 
 
 def chosen_channels(small: int, large: int) -> Tensor:
