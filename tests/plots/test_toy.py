@@ -61,7 +61,7 @@ def test_text_stays_inside_the_figure(count: int) -> None:
 
 
 def test_figure_refuses_what_does_not_fit() -> None:
-    with pytest.raises(ValueError, match="0 widths, expected 1 to 5"):
+    with pytest.raises(ValueError, match="0 models, expected 1 to 5"):
         _figure([])
-    with pytest.raises(ValueError, match="6 widths"):
+    with pytest.raises(ValueError, match="6 models"):
         _figure([_width_of(by_hand("xor"))] * 6)

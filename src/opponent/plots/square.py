@@ -22,7 +22,9 @@ def square_figure(limit: float | None = None) -> Figure:
     return figure
 
 
-def add_square(figure: Figure, left: float, top: float, side: float, limit: float | None) -> None:
+def add_square(
+    figure: Figure, left: float, top: float, side: float, limit: float | None, symbol: str = "φ"
+) -> None:
     """The colour square with its axes' names, as the key to maps beside it.
 
     Args:
@@ -30,13 +32,16 @@ def add_square(figure: Figure, left: float, top: float, side: float, limit: floa
         left, top: of the square, in inches.
         side: of the square, in inches.
         limit: value at the end of its scale; None says 'strong', 0 nothing.
+        symbol: what the two sides are called: φ in maps, E in sums.
     """
     axes = add_axes(figure, Area(left, top, side, side))
     # One pixel of the print is the finest that can be seen.
     axes.imshow(colour_square(round(side * DPI)), extent=(0, 1, 0, 1), interpolation="none")
     # Values beyond the end of the scale are drawn like the end.
     end = "strong" if limit is None else f"≥ {format_number(limit)}" if limit else ""
-    axes.set(xlabel="excitation φ⁺", ylabel="inhibition φ⁻", xticks=[0, 1], yticks=[0, 1])
+    axes.set(
+        xlabel=f"excitation {symbol}⁺", ylabel=f"inhibition {symbol}⁻", xticks=[0, 1], yticks=[0, 1]
+    )
     axes.yaxis.labelpad = 4
     axes.set_xticklabels(["0", end])
     axes.set_yticklabels(["0", end], rotation=90, va="center")

@@ -44,6 +44,7 @@ class ToyWidth:
         losses: of the best model, for each input of the domain.
         active: how many outputs should not be zero, for each input of the domain.
         seeds: every model's mean loss.
+        name: what stands over the matrix; default: the number of hidden units.
     """
 
     hidden: int
@@ -52,6 +53,7 @@ class ToyWidth:
     losses: Float[np.ndarray, " n"]
     active: Int[np.ndarray, " n"]
     seeds: Float[np.ndarray, " s"]
+    name: str = ""
 
 
 @styled
@@ -62,6 +64,7 @@ def toy_figure(
     about: str,
     rows: Sequence[str],
     columns: Sequence[str],
+    others: Sequence[ToyWidth] = (),
 ) -> Figure:
     """Attributions and losses of the best toy model of each width, and the losses of all seeds.
 
@@ -70,14 +73,16 @@ def toy_figure(
         label: the task.
         about: how the models were trained.
         rows, columns: names of the probes and the outputs.
+        others: further models, of which panel A alone shows the attributions.
     Returns:
         A figure of two columns.
     Raises:
         ValueError: no width, or more than fit on a page.
     Source: paper, figures 7 and 15; panel C is ours.
     """
-    if not 1 <= len(widths) <= 5:
-        raise ValueError(f"toy_figure: {len(widths)} widths, expected 1 to 5; draw fewer at once")
+    shown = [*widths, *others]
+    if not 1 <= len(widths) <= len(shown) <= 5:
+        raise ValueError(f"toy_figure: {len(shown)} models, expected 1 to 5; draw fewer at once")
     top, tall, lower = MARGIN + 4.2 * LINE, 2.35, 1.75
     below = top + tall + 0.75
     figure = Figure(figsize=(PAGE, below + lower + 0.62))
@@ -86,11 +91,12 @@ def toy_figure(
     add_text(figure, 0.3, MARGIN + LINE, about, width=PAGE - 0.4, size=SMALL, color=FAINT)
     names = max(text_width(name, SMALL) for name in rows)
     first = MARGIN + names + 0.1
-    side = min((PAGE - first - 1.55) / len(widths) - 0.15, tall * len(columns) / len(rows))
-    for number, models in enumerate(widths):
+    side = min((PAGE - first - 1.55) / len(shown) - 0.15, tall * len(columns) / len(rows))
+    for number, models in enumerate(shown):
         box = Area(first + number * (side + 0.15), top, side, tall)
         middle, above = box.left + side / 2, top - 1.15 * LINE
-        add_text(figure, middle, above, f"{models.hidden} hidden", width=side, ha="center")
+        name = models.name or f"{models.hidden} hidden"
+        add_text(figure, middle, above, name, width=side + 0.1, ha="center")
         axes = add_axes(figure, box)
         axes.imshow(_matrix(models), aspect="auto", interpolation="none")
         axes.set_xticks(range(len(columns)), columns)
@@ -99,8 +105,8 @@ def toy_figure(
         for spine in axes.spines.values():
             spine.set(visible=True, linewidth=0.6, color=INK)
         axes.axhline(len(rows) / 2 - 0.5, color=HAIR, lw=0.6)
-    square = first + len(widths) * (side + 0.15) + 0.3
-    add_square(figure, square, top, 0.9, None)
+    square = first + len(shown) * (side + 0.15) + 0.3
+    add_square(figure, square, top, 0.9, None, "E")
     note = "each column over its", "largest excitation", "or inhibition"
     for line, words in enumerate(note):
         place = top + 1.32 + line * LINE

@@ -1,16 +1,18 @@
 """What a study writes: the table, the models, the figure."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numba
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tests.support.toys import I6
+from tests.support.figures import words
+from tests.support.toys import I6, by_hand
 
-from opponent.paper.toy.results import describe, draw, off_diagonal, write_study
-from opponent.paper.toy.study import train_study
+from opponent.paper.toy.results import describe, draw, exact_models, off_diagonal, write_study
+from opponent.paper.toy.study import ToyStudy, train_study
 from opponent.paper.toy.tasks import domain
 from opponent.plots import save
 
@@ -49,3 +51,18 @@ def test_figure_of_a_study_repeats(tmp_path: Path) -> None:
     save(draw(study), tmp_path / "1.png")
     save(draw(study), tmp_path / "2.png")
     assert (tmp_path / "1.png").read_bytes() == (tmp_path / "2.png").read_bytes()
+
+
+def test_the_exact_model_with_most_tense_outputs_stands_beside_the_best() -> None:
+    toys = by_hand("xor")
+    [outputs] = toys.tense().tolist()
+    assert exact_models(toys).tolist() == [0]
+    assert outputs > 0
+    question = {"task": "xor", "seeds": 1, "steps": 10}
+    figure = draw(ToyStudy(question=question, models={toys.hidden: toys}))
+    assert f"{outputs} of 6 tense" in words(figure)
+    assert "of 1 exact models 1 have outputs that are tense on [1, 1]" in words(figure)
+    # With weights that are too small it is exact no more, and stands alone.
+    wrong = replace(toys, w2=toys.w2 / 2)
+    assert exact_models(wrong).tolist() == []
+    assert "tense" not in words(draw(ToyStudy(question=question, models={12: wrong})))

@@ -45,11 +45,21 @@ def describe(models: ToyModels) -> dict[str, Any]:
         "inhibition": inhibition.tolist(),
         "off_diagonal": off_diagonal(excitation, inhibition),
         "tense_outputs": int(best.tense()[0]),
-        "exact_models": int((models.worst < EXACT).sum()),
+        "exact_models": len(exact_models(models)),
+        "exact_models_with_tense_outputs": int(
+            np.count_nonzero(models.tense()[exact_models(models)])
+        ),
         "all_expected_losses": models.expected.tolist(),
         "all_largest_losses": models.worst.tolist(),
         "all_tense_outputs": models.tense().tolist(),
     }
+
+
+def exact_models(models: ToyModels) -> Int[np.ndarray, " k"]:
+    """The numbers of the models of one width that are exact for every input, the best first."""
+    which = models.worst < EXACT
+    order = np.argsort(models.expected, kind="stable")
+    return order[which[order]]
 
 
 def off_diagonal(
@@ -118,25 +128,36 @@ def draw(study: ToyStudy) -> Figure:
     task = question["task"]
     signs = ("e", "−e") if task == "abs" else ("[1, 0] ", "[1, 1] ")
     x, _ = domain(task)
-    widths = []
-    for hidden, models in study.models.items():
-        best = models.only([models.best])
-        excitation, inhibition = (s[0] for s in best.attributions(probes(task)))
-        widths.append(
-            ToyWidth(
-                hidden=hidden,
-                excitation=excitation,
-                inhibition=inhibition,
-                losses=best.losses(x)[0],
-                active=_active(task, x),
-                seeds=models.expected,
-            )
+
+    def drawn(models: ToyModels, number: int, name: str = "") -> ToyWidth:
+        one = models.only([number])
+        excitation, inhibition = (s[0] for s in one.attributions(probes(task)))
+        return ToyWidth(
+            hidden=models.hidden,
+            excitation=excitation,
+            inhibition=inhibition,
+            losses=one.losses(x)[0],
+            active=_active(task, x),
+            seeds=models.expected,
+            name=name,
         )
+
+    widths = [drawn(models, models.best) for models in study.models.values()]
+    others, how_often = [], ""
+    for models in study.models.values():
+        exact, tense = exact_models(models), models.tense()
+        if task == "xor" and tense[exact].any() and len(widths) < 5:
+            most = exact[np.argmax(tense[exact])]
+            others = [drawn(models, int(most), f"{tense[most]} of {FEATURES} tense")]
+            how_often = f"; of {len(exact):,} exact models {np.count_nonzero(tense[exact]):,} have "
+            how_often += "outputs that are tense on [1, 1]"
+            break
     return toy_figure(
         widths,
         label={"abs": "Absolute values", "xor": "XOR of pairs"}[task],
         about=f"the best of {question['seeds']:,} models of each width, {question['steps']:,} "
-        "steps; E⁺ and E⁻ through the hidden layer",
+        + (f"steps{how_often}" if how_often else "steps; E⁺ and E⁻ through the hidden layer"),
+        others=others,
         rows=[sign + name for sign in signs for name in names],
         columns=["f" + name for name in names],
     )
