@@ -34,8 +34,6 @@ from opponent.models.network import LOGITS, PIXELS
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TORCHVISION = {
-    "alexnet": (128, 160),
-    "vgg11": (64, 96),
     "resnet18": (128, 96),
     "squeezenet1_1": (96, 128),
     "densenet121": (96, 96),
@@ -43,15 +41,11 @@ TORCHVISION = {
     "mobilenet_v3_small": (96, 96),
     "efficientnet_b0": (64, 96),
     "convnext_tiny": (96, 96),
-    "regnet_x_400mf": (96, 128),
     "shufflenet_v2_x0_5": (96, 128),
     "vit_b_32": (64, 64),
     "inception_v3": (107, 139),
 }
-TIMM = {
-    "resnet10t": (96, 128),
-    "convnext_atto": (96, 96),
-}
+TIMM = {"resnet10t": (96, 128)}
 
 
 def noise(*shape: int, seed: int = 1) -> Tensor:

@@ -71,7 +71,8 @@ def test_squeezenet_from_a_file(squeezenet_weights: Path) -> None:
         load("torchvision:squeezenet1_0", squeezenet_weights)
 
 
-@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["googlenet"])
 def test_models_are_built_as_their_pretrained_weights_want_them(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -173,7 +173,8 @@ def completeness(
         network: a network or its name.
         images: a folder, an archive, a data set, arrays: whatever `open_images` takes.
         out: the folder, new or that of the same question.
-        features: which features of one layer, or how many random units of `layer`; default: all.
+        features: which features of one layer, or how many random units of `layer`;
+            default: all, and 20 by a rule of the user's own.
         layer: whose units are taken; by default the logits.
         throughs: the layers to measure through; default: the pixels and every bottleneck.
         branches: measure through branches too, which cannot be complete.
@@ -206,6 +207,8 @@ def completeness(
     (2, 2)
     """
     network, rule = load(network), parse_rule(rule)
+    if features is None and not isinstance(rule, Gradient | IntegratedGradients):
+        features = min(UNITS, network.layer(layer).shape[0])  # each takes passes of its own
     chosen = choose_features(network, features, layer, seed)
     layers = _choose_layers(network, chosen[0].layer, throughs, branches)
     names = [through.layer for through in layers]
