@@ -105,7 +105,7 @@ def photograph(page: Path, picture: Path) -> None:
     """The explorer in a browser, with the tense images marked."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 1400, "height": 1000})
+        tab = browser.new_page(viewport={"width": 1400, "height": 1250})
         tab.goto(page.absolute().as_uri())
         tab.wait_for_selector("body[data-ready]")
         tab.select_option("#group", "tense")

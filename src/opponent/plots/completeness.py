@@ -208,6 +208,6 @@ def missing_figure(title: str, rows: Sequence[tuple[str, float, float]], about: 
     for k, (label, colour) in enumerate(
         (("differs between images", _COLOURS[1]), ("the same in all", _COLOURS[5]))
     ):
-        x, y = left + k * 0.95, MARGIN + 2.3 * LINE
+        x, y = MARGIN + k * 1.6, MARGIN + 2.3 * LINE
         add_text(figure, x, y, f"■ {label}", size=SMALL, color=colour)
     return figure
