@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def mini() -> Network:
-    return opponent.load()
+    return opponent.load("inceptionv1-mini")
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ def integer_run(integer_network: Network, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="session")
 def mini() -> Network:
     """The embedded network."""
-    return load()
+    return load("inceptionv1-mini")
 
 
 @pytest.fixture(scope="session")

@@ -91,8 +91,8 @@ def test_reports_print_r_the_distance_and_the_advice(tmp_path: Path) -> None:
         columns = run.columns()
         page = " ".join(write_report(run, network=network, k=1, settings=QUICK).read_text().split())
         shown = "none" if count < 20 else f"{columns.completeness:.3f}"
-        assert f"<div><b>{shown}</b>correlation of E with it</div>" in page
-        assert f"<div><b>{columns.distance:.2g}</b>mean |E - f|, in sd of f</div>" in page
+        assert f"<div><b>{shown}</b>r of excitation − inhibition with the activation</div>" in page
+        assert f"<div><b>{columns.distance:.2g}</b>sd between them, the mean</div>" in page
         reason = "There is no correlation of E with the activation: 12 images; r takes 20 or more."
         assert (reason in page) == (count < 20)
         assert (ADVICE in page) == (count >= 20)

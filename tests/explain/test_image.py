@@ -93,7 +93,7 @@ def test_standing_among_a_run(mini: Network, folder: Path, blobs_run: Run) -> No
 
 
 def test_a_run_of_something_else_is_refused(folder: Path, blobs_run: Run) -> None:
-    network, image = load(), folder / "00.png"
+    network, image = load("inceptionv1-mini"), folder / "00.png"
     with pytest.raises(RunError, match="scanned through 'mixed3a', not through 'conv2d2'"):
         why(network, image, "mixed3b:168", "conv2d2", run=blobs_run)
     with pytest.raises(ValueError, match="holds no 'mixed3b:5@8,8'; it holds mixed3b:168@8,8"):

@@ -215,7 +215,11 @@ LOCAL = {
     "regnet_x": (partial(torchvision_model, "regnet_x_400mf"), (64, 80), "trunk_output.block2"),
     "convnext_tiny": (partial(torchvision_model, "convnext_tiny"), (64, 96), "features.3.0"),
     "swin_t": (partial(torchvision_model, "swin_t"), (64, 96), "features.1.0 features.1.1"),
-    "inceptionv1-mini": (lambda: opponent.load().module, (43, 64), "mixed3b mixed4a_5x5"),
+    "inceptionv1-mini": (
+        lambda: opponent.load("inceptionv1-mini").module,
+        (43, 64),
+        "mixed3b mixed4a_5x5",
+    ),
     "dla34": (partial(timm_model, "dla34"), (64, 96), "level2 level3"),
     "res2net": (partial(timm_model, "res2net50_26w_4s"), (64, 80), "layer1.1"),
     "resnet26d": (partial(timm_model, "resnet26d"), (64, 80), "maxpool layer2"),

@@ -24,7 +24,7 @@ def _random_weights() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def mini() -> Network:
-    return load()
+    return load("inceptionv1-mini")
 
 
 def test_bottlenecks_are_those_of_all_through_layers(mini: Network) -> None:

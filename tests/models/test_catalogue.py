@@ -8,7 +8,10 @@ from opponent.models.catalogue import EMBEDDED, MODELS, check_model
 
 def test_a_name_for_each_kind_of_model() -> None:
     kinds = {name.partition(":")[0] for name in MODELS}
-    assert kinds == {"inceptionv1-mini", "inceptionv1", "torchvision", "timm", "module"}
+    assert kinds == {
+        "inceptionv1-small", "inceptionv1-mini", "inceptionv1", "inceptionv1-bvlc", "torchvision",
+        "timm", "module",
+    }  # fmt: skip
     assert EMBEDDED in MODELS
 
 

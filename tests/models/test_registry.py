@@ -20,8 +20,9 @@ from opponent.models.registry import _settings, load
 
 
 def test_what_load_takes() -> None:
-    network = load()
-    assert network.name == load("inceptionv1-mini").name == "inceptionv1-mini"
+    network = load("inceptionv1-mini")
+    assert network.name == "inceptionv1-mini"
+    assert load().name == "inceptionv1-small"
     assert load(network) is network
     module = small()
     assert load(module).module is module
@@ -37,7 +38,7 @@ def test_what_load_takes() -> None:
     [
         ("inceptionv1-min", "no model is called 'inceptionv1-min'; did you mean 'inceptionv1-mini"),
         ("InceptionV1", "did you mean 'inceptionv1"),
-        ("xyzzy", r"no model is called 'xyzzy'\. The models: inceptionv1-mini, .*module:"),
+        ("xyzzy", r"no model is called 'xyzzy'\. The models: inceptionv1-small, .*module:"),
         ("", "no model is called ''"),
         ("torchvision:", "did you mean 'torchvision:NAME'"),
         ("torchvison:alexnet", "no model is called 'torchvison:alexnet'"),

@@ -23,7 +23,7 @@ from opponent.reports.report import write_report
 @pytest.fixture(scope="session")
 def mini() -> Network:
     """The embedded network."""
-    return load()
+    return load("inceptionv1-mini")
 
 
 @pytest.fixture(scope="session")

@@ -126,7 +126,7 @@ def test_a_factory_that_names_its_network_is_asked_again(
 
 def test_the_scans_preprocessing_and_numbers_come_back(tmp_path: Path, pictures: Path) -> None:
     size = Preprocessing(size=(20, 24), draft=True)
-    network = load().with_preprocessing(size).to(dtype=torch.float64)
+    network = load("inceptionv1-mini").with_preprocessing(size).to(dtype=torch.float64)
     assert network.asked == "inceptionv1-mini"
     run = scan_images(network, pictures, "conv2d1:3", "conv2d0", out=tmp_path / "run")
     again = network_of(Run(run.folder))
@@ -329,7 +329,7 @@ def test_the_crop_is_that_which_suits_the_rule(tmp_path: Path, pictures: Path) -
 
 
 def test_a_crop_plan_can_be_written_down() -> None:
-    network = load()
+    network = load("inceptionv1-mini")
     features = [network.resolve(f"mixed3b:{unit}") for unit in (3, 168)]
     plan = plan_crop(network, features, "mixed3a")
     assert plan.box is not None

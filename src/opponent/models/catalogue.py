@@ -2,14 +2,15 @@
 
 import difflib
 
-EMBEDDED = "inceptionv1-mini"
+EMBEDDED = "inceptionv1-small"
 # Which to take when; the first lines of `opponent models`.
 ADVICE = (
-    "To try things: inceptionv1-mini, which is here and quick, and sees little. For pictures as in "
-    "the paper: inceptionv1-bvlc=FILE, ImageNet's InceptionV1 without batch norm. For your own "
-    "question: your own network."
+    "To try things: inceptionv1-small, which ships inside. For pictures as in the paper: "
+    "inceptionv1-bvlc=FILE, ImageNet's InceptionV1 without batch norm. For your "
+    "own question: your own network."
 )
 MODELS = {
+    "inceptionv1-small": "InceptionV1 at half width for 112 x 112 images, to mixed4e; inside",
     "inceptionv1-mini": "InceptionV1 at half width for 64 x 64 images, 200 classes; ships inside",
     "inceptionv1": "InceptionV1 ('inception5h'), the paper's network; downloaded once, or a file",
     "inceptionv1-bvlc": "InceptionV1 as trained in Caffe, without batch norm; needs =FILE",

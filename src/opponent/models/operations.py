@@ -125,7 +125,9 @@ class CoordinateMode(TorchDispatchMode):
         if operation in JOINS:
             tensors = [x if x in self.known else torch.full_like(x, -torch.inf) for x in args[0]]
             return func(tensors, *args[1:], **kwargs)
-        if operation in RULES and (len(given) == 2 if operation is aten.bmm else alone):
+        if operation is aten.bmm:
+            return _batched_product(*[(x, x in self.known) for x in args])
+        if operation in RULES and alone:
             return RULES[operation](*args, **kwargs)
         if operation in PADDED and alone:
             pad = _pad_with_nothing if self.border else _pad_onward
@@ -322,8 +324,14 @@ def _rows_times(x: Tensor, weight: Tensor) -> Tensor:
     return x.amax(-1, keepdim=True).expand(*x.shape[:-1], weight.shape[-1]).clone()
 
 
-def _batched_product(a: Tensor, b: Tensor) -> Tensor:
-    return torch.maximum(a.amax(2)[:, :, None], b.amax(1)[:, None, :])
+def _batched_product(a: tuple[Tensor, bool], b: tuple[Tensor, bool]) -> Tensor:
+    """Of two batches of matrices, each with whether it holds extents: rows times columns."""
+    shape = (a[0].shape[0], a[0].shape[1], b[0].shape[2])
+    rows, columns = a[0].amax(2)[:, :, None], b[0].amax(1)[:, None, :]
+    if a[1] and b[1]:
+        return torch.maximum(rows, columns)
+    # A linear map of several matrices at once has its weights in one of them.
+    return (rows if a[1] else columns).expand(shape).clone()
 
 
 def _batch_norm(
@@ -374,7 +382,6 @@ RULES: dict[Any, Callable[..., Any]] = {
     aten.linear: lambda x, weight, *_: _rows_times(x, weight.T),
     aten.addmm: lambda bias, x, weight, **_: _rows_times(x, weight),
     aten.mm: _rows_times,
-    aten.bmm: _batched_product,
     # Norms.
     aten.native_batch_norm: _batch_norm,
     aten._native_batch_norm_legit_no_training: _batch_norm_no_training,

@@ -12,7 +12,7 @@ from torch import nn
 
 from opponent.core.plugins import load_object
 from opponent.models.catalogue import EMBEDDED, check_model
-from opponent.models.inceptionv1 import BVLC, FULL, MINI, InceptionV1
+from opponent.models.inceptionv1 import BVLC, FULL, MINI, SMALL, InceptionV1
 from opponent.models.network import Network
 from opponent.models.preprocessing import Preprocessing
 from opponent.models.weights import fetch, load_weights
@@ -36,9 +36,10 @@ def load(name: str | Network | nn.Module = EMBEDDED, weights: str | Path | None 
     """The network of that name.
 
     Args:
-        name: 'inceptionv1-mini' (it ships inside), 'inceptionv1' (the paper's network),
-            'torchvision:NAME', 'timm:NAME', or 'module:PACKAGE.MODULE:FACTORY' for what your own
-            function returns; a Network is returned as it is, a module is wrapped.
+        name: 'inceptionv1-small' or 'inceptionv1-mini' (they ship inside), 'inceptionv1' (the
+            paper's network), 'inceptionv1-bvlc' (the same from Caffe), 'torchvision:NAME',
+            'timm:NAME', or 'module:PACKAGE.MODULE:FACTORY' for what your own function returns; a
+            Network is returned as it is, a module is wrapped.
         weights: a file of weights: safetensors, or a state dict or checkpoint that `torch.save`
             wrote. Default: the model's own pretrained weights.
     Returns:
@@ -79,6 +80,8 @@ def load(name: str | Network | nn.Module = EMBEDDED, weights: str | Path | None 
 def _load(name: str, weights: str | Path | None) -> Network:
     check_model(name)
     library, _, rest = name.partition(":")
+    if name == "inceptionv1-small":
+        return _small(weights)
     if name == "inceptionv1-mini":
         return _mini(weights)
     if name == "inceptionv1":
@@ -88,6 +91,21 @@ def _load(name: str, weights: str | Path | None) -> Network:
     if library == "torchvision":
         return _torchvision(rest, weights)
     return _timm(rest, weights) if library == "timm" else _own(name, weights)
+
+
+def _small(weights: str | Path | None) -> Network:
+    module = InceptionV1(SMALL)
+    with resources.as_file(
+        resources.files("opponent.models") / "inceptionv1-small.safetensors"
+    ) as file:
+        load_weights(module, weights or file)
+    return Network(
+        module, preprocessing=SMALL_INPUT, name="inceptionv1-small", classes=_imagenet_names()
+    )
+
+
+def _imagenet_names() -> list[str]:
+    return [line.split(maxsplit=1)[1] for line in imagenet_classes()]
 
 
 def _mini(weights: str | Path | None) -> Network:
@@ -114,8 +132,9 @@ def _bvlc(weights: str | Path | None) -> Network:
         )
     module = InceptionV1(BVLC)
     load_weights(module, weights)
-    classes = [line.split(maxsplit=1)[1] for line in imagenet_classes()]
-    return Network(module, preprocessing=BVLC_INPUT, name="inceptionv1-bvlc", classes=classes)
+    return Network(
+        module, preprocessing=BVLC_INPUT, name="inceptionv1-bvlc", classes=_imagenet_names()
+    )
 
 
 @cache
@@ -202,11 +221,11 @@ def _timm(name: str, weights: str | Path | None) -> Network:
             std=tuple(settings["std"]),
         ),
         name=f"timm:{name}",
-        classes=_imagenet_names(timm, module),
+        classes=_timm_names(timm, module),
     )
 
 
-def _imagenet_names(timm: object, module: nn.Module) -> list[str] | None:
+def _timm_names(timm: object, module: nn.Module) -> list[str] | None:
     if getattr(module, "num_classes", None) != 1000:
         return None
     names = importlib.import_module("timm.data").ImageNetInfo()

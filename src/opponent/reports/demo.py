@@ -10,8 +10,8 @@ from opponent.scan.local import scan_images
 from opponent.storage.files import AnyPath
 from opponent.synthesis.settings import SynthesisSettings
 
-# A feature that many photographs excite and inhibit at once.
-FEATURE = "mixed3b:168"
+# A curve that opens upwards, held back by curves that open downwards.
+FEATURE = "mixed3b:189"
 THROUGH = "mixed3a"
 SOURCE = "photos"
 
