@@ -1,6 +1,5 @@
 """The training script: its parts, and whole trainings of a few steps."""
 
-import importlib.util
 import math
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
@@ -8,7 +7,6 @@ from dataclasses import replace
 from importlib import resources
 from io import StringIO
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors import safe_open
+from tests.support.scripts import import_script
 from torch import Tensor, nn
 
 import opponent
@@ -25,20 +24,10 @@ from opponent.images.sources import open_images
 from opponent.models.inceptionv1 import MINI, InceptionV1
 from opponent.models.weights import load_weights, read_weights
 
-SCRIPT = Path(__file__).parents[2] / "training" / "train_mini.py"
 CLASSES = ["n00000001", "n00000002", "n00000003", "n00000004"]
 
 
-def _import() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train_mini", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-mini = _import()
+mini = import_script("training/train_mini.py")
 
 
 def _fill(root: Path, names: list[str], each: int) -> Path:

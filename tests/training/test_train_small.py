@@ -1,6 +1,5 @@
 """The script that trains the small network to imitate a large one: its parts, and a few steps."""
 
-import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +11,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tests.support.scripts import import_script
 
 from opponent.models.inceptionv1 import BVLC, SMALL, InceptionV1
-
-SCRIPT = Path(__file__).parents[2] / "training" / "train_small.py"
 
 pytestmark = pytest.mark.usefixtures("one_thread", "seeded_weights")
 
@@ -29,12 +27,7 @@ def seeded_weights() -> Iterator[None]:
 
 @pytest.fixture
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train_small", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return import_script("training/train_small.py")
 
 
 @pytest.fixture

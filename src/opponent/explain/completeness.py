@@ -32,7 +32,7 @@ def completeness_note(run: Run, network: Network, columns: Columns) -> str | Non
             "a layer after it"
         )
     target = run.features[0].layer
-    nearer = [x for x in _after(network, target, run.through) if x != run.through]
+    nearer = _after(network, target, run.through)
     through = f" Explain through a nearer layer, such as {nearer[-1]}" if nearer else ""
     note = (
         f"Where r is under {COMPLETE}, the two sides do not account for the activation: "

@@ -385,9 +385,8 @@ def changing(module: nn.Module, change: Callable[[str, bool, Tensor], Tensor]) -
     """
 
     def before(name: str, _module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if not given or not isinstance(given[0], Tensor):
-            return None
-        return (change(name, False, given[0]), *given[1:])
+        changed = given and isinstance(given[0], Tensor)
+        return (change(name, False, given[0]), *given[1:]) if changed else None
 
     def after(name: str, _module: nn.Module, _given: Any, output: Any) -> Any:
         tensor = main_tensor(output)

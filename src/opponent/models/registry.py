@@ -31,6 +31,14 @@ BVLC_INPUT = Preprocessing(
 SMALL_INPUT = Preprocessing(size=(112, 112), mean=(0.480, 0.448, 0.398), std=(0.277, 0.269, 0.282))
 MINI_INPUT = Preprocessing(size=(64, 64), mean=(0.480, 0.448, 0.398), std=(0.277, 0.269, 0.282))
 
+# Lists of classes, in the order of the logits: an id, a space, the name.
+IMAGENET = "imagenet-classes.txt"
+# Of the networks that ship inside: the variant, its input, its classes.
+_EMBEDDED = {
+    "inceptionv1-small": (SMALL, SMALL_INPUT, IMAGENET),
+    "inceptionv1-mini": (MINI, MINI_INPUT, "inceptionv1-mini-classes.txt"),
+}
+
 
 def load(name: str | Network | nn.Module = EMBEDDED, weights: str | Path | None = None) -> Network:
     """The network of that name.
@@ -80,10 +88,8 @@ def load(name: str | Network | nn.Module = EMBEDDED, weights: str | Path | None 
 def _load(name: str, weights: str | Path | None) -> Network:
     check_model(name)
     library, _, rest = name.partition(":")
-    if name == "inceptionv1-small":
-        return _small(weights)
-    if name == "inceptionv1-mini":
-        return _mini(weights)
+    if name in _EMBEDDED:
+        return _embedded(name, weights)
     if name == "inceptionv1":
         return _inceptionv1(weights)
     if name == "inceptionv1-bvlc":
@@ -93,29 +99,13 @@ def _load(name: str, weights: str | Path | None) -> Network:
     return _timm(rest, weights) if library == "timm" else _own(name, weights)
 
 
-def _small(weights: str | Path | None) -> Network:
-    module = InceptionV1(SMALL)
-    with resources.as_file(
-        resources.files("opponent.models") / "inceptionv1-small.safetensors"
-    ) as file:
+def _embedded(name: str, weights: str | Path | None) -> Network:
+    """One of the networks that ship inside, with its own weights or others."""
+    variant, prepared, classes = _EMBEDDED[name]
+    module = InceptionV1(variant)
+    with resources.as_file(resources.files("opponent.models") / f"{name}.safetensors") as file:
         load_weights(module, weights or file)
-    return Network(
-        module, preprocessing=SMALL_INPUT, name="inceptionv1-small", classes=_imagenet_names()
-    )
-
-
-def _imagenet_names() -> list[str]:
-    return [line.split(maxsplit=1)[1] for line in imagenet_classes()]
-
-
-def _mini(weights: str | Path | None) -> Network:
-    module = InceptionV1(MINI)
-    with resources.as_file(
-        resources.files("opponent.models") / "inceptionv1-mini.safetensors"
-    ) as file:
-        load_weights(module, weights or file)
-    classes = [line.split(maxsplit=1)[1] for line in _lines("inceptionv1-mini-classes.txt")]
-    return Network(module, preprocessing=MINI_INPUT, name="inceptionv1-mini", classes=classes)
+    return Network(module, preprocessing=prepared, name=name, classes=_names(classes))
 
 
 def _inceptionv1(weights: str | Path | None) -> Network:
@@ -133,14 +123,14 @@ def _bvlc(weights: str | Path | None) -> Network:
     module = InceptionV1(BVLC)
     load_weights(module, weights)
     return Network(
-        module, preprocessing=BVLC_INPUT, name="inceptionv1-bvlc", classes=_imagenet_names()
+        module, preprocessing=BVLC_INPUT, name="inceptionv1-bvlc", classes=_names(IMAGENET)
     )
 
 
 @cache
 def imagenet_classes() -> list[str]:
     """ImageNet's thousand classes in the order of the logits: WordNet id, space, name."""
-    return _lines("imagenet-classes.txt")
+    return _lines(IMAGENET)
 
 
 def photographed(image: str) -> str | None:
@@ -155,6 +145,10 @@ def photographed(image: str) -> str | None:
     names = dict(line.split(maxsplit=1) for line in imagenet_classes())
     parts = (part[:9] for part in reversed(PurePath(image).parts))
     return next((names[part] for part in parts if part in names), None)
+
+
+def _names(file: str) -> list[str]:
+    return [line.split(maxsplit=1)[1] for line in _lines(file)]
 
 
 def _lines(name: str) -> list[str]:

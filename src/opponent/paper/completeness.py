@@ -215,20 +215,8 @@ def completeness(
     source = open_images(images, size=network.preprocessing.size)
     if len(source) < 2:
         raise ValueError(f"{source.source!r} has {len(source)} images; a correlation needs some")
-    question = {
-        "experiment": "completeness",
-        "network": network.name,
-        "weights_sha256": network.weights_sha256(),
-        "preprocessing": network.preprocessing.describe(),
-        "features": [feature.describe() for feature in chosen],
-        "throughs": names,
-        "rule": rule.label,
-        "images": {"count": len(source), "sha256": source.digest()},
-        "batch_size": batch_size,
-        "device": network.device.type,
-        "seed": seed,
-        "versions": versions(),
-    }
+    question = question_about("completeness", network, chosen, source)
+    question |= {"throughs": names, "rule": rule.label, "batch_size": batch_size, "seed": seed}
     checkpoints = CheckpointFolder(out, question)
     baselines = _baselines(network, source, names, rule, checkpoints)
 
@@ -262,6 +250,29 @@ def completeness(
         unreadable=unreadable,
         images=ids,
     )
+
+
+def question_about(
+    experiment: str, network: Network, features: Sequence[Feature], images: ImageSet
+) -> dict[str, object]:
+    """What determines the numbers of any measurement on a network, ready for JSON.
+
+    Args:
+        experiment: what is measured.
+        network: the network.
+        features: of which features.
+        images: in which images.
+    """
+    return {
+        "experiment": experiment,
+        "network": network.name,
+        "weights_sha256": network.weights_sha256(),
+        "preprocessing": network.preprocessing.describe(),
+        "features": [feature.describe() for feature in features],
+        "images": {"count": len(images), "sha256": images.digest()},
+        "device": network.device.type,
+        "versions": versions(),
+    }
 
 
 def choose_features(

@@ -18,12 +18,11 @@ from opponent.geometry.through import check_through
 from opponent.images.sources import Images, open_images
 from opponent.models.network import LOGITS, PIXELS, Network
 from opponent.models.registry import load
-from opponent.paper.completeness import BATCH, UNITS, choose_features
+from opponent.paper.completeness import BATCH, UNITS, choose_features, question_about
 from opponent.paper.shares import shares
 from opponent.plots import missing_figure, save
 from opponent.storage.checkpoints import CheckpointFolder, map_images
 from opponent.storage.files import AnyPath, to_path, write_text
-from opponent.storage.manifest import versions
 
 # A module adds something if its share is more than rounding, in standard deviations of f.
 ROUNDING = 1e-4
@@ -118,19 +117,8 @@ def measure_missing(
     chosen = choose_features(network, features, layer, seed)
     check_through(network, chosen[0].layer, through)
     source = open_images(images, size=network.preprocessing.size)
-    question = {
-        "experiment": "missing",
-        "network": network.name,
-        "weights_sha256": network.weights_sha256(),
-        "preprocessing": network.preprocessing.describe(),
-        "features": [feature.describe() for feature in chosen],
-        "through": through,
-        "images": {"count": len(source), "sha256": source.digest()},
-        "batch_size": batch_size,
-        "device": network.device.type,
-        "seed": seed,
-        "versions": versions(),
-    }
+    question = question_about("missing", network, chosen, source)
+    question |= {"through": through, "batch_size": batch_size, "seed": seed}
     # The modules are the same for all images: one image tells which.
     blank = torch.zeros(1, *network.map_shape(PIXELS), device=network.device, dtype=network.dtype)
     modules = shares(network, blank, chosen[:1], through)[2].modules
