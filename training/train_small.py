@@ -47,8 +47,9 @@ WARM_UP = 200
 LARGEST_GRADIENT = 2.0
 # The moving average is one over about the last thousand steps.
 MEMORY = 0.999
-# How much each layer counts: late ones are not to be had at this width.
-LAYERS = {"conv2d0": 0.5, "conv2d2": 1.0, "mixed3a": 1.0, "mixed3b": 1.0, "mixed4a": 1.0}
+# How much each layer counts: late ones are not to be had at this width, the first is solved for.
+FIRST = "conv2d0"
+LAYERS = {FIRST: 0.0, "conv2d2": 1.0, "mixed3a": 1.0, "mixed3b": 1.0, "mixed4a": 1.0}
 LAYERS |= {"mixed4b": 0.7, "mixed4c": 0.7, "mixed4d": 0.5, "mixed4e": 0.5}
 LAYERS |= {"mixed5a": 0.3, "mixed5b": 0.3}
 BRANCHES = ("1x1", "3x3", "5x5", "pool_reduce")
@@ -127,7 +128,7 @@ def as_input(pixels: Float[Tensor, "n 3 h w"], prepared: Preprocessing) -> Float
 
 def convolutions() -> dict[str, str]:
     """The convolutions that are compared, and the layer that each belongs to."""
-    found = {f"{name}_pre_relu_conv": name for name in ("conv2d0", "conv2d2")}
+    found = {f"{name}_pre_relu_conv": name for name in (FIRST, "conv2d2")}
     return found | {f"{b}_{branch}_pre_relu_conv": b for b in BLOCKS for branch in BRANCHES}
 
 
@@ -228,6 +229,27 @@ def rate(highest: float, step: int, steps: int) -> float:
     return highest * (1 + math.cos(math.pi * (step - warm_up) / (steps - warm_up))) / 2
 
 
+@torch.no_grad()
+def solve_first(convolution: nn.Conv2d, lesson: "Lesson", photos: Photos, seed: int) -> None:
+    """Set the first convolution to the least squares fit of the teacher's, as both are linear."""
+    name = f"{FIRST}_pre_relu_conv"
+    kernel, stride = convolution.kernel_size, convolution.stride
+    gram, product = torch.zeros(()), torch.zeros(())
+    for step in range(STATISTICS):
+        pixels, _ = draw(photos, step, seed, 3)
+        # The network pads before it convolves.
+        images = F.pad(as_input(pixels, SMALL_INPUT), (kernel[0] // 2,) * 4)
+        patches = F.unfold(images, kernel, stride=stride).mT.flatten(0, 1).double()
+        patches = torch.cat([patches, torch.ones(len(patches), 1)], 1)
+        wanted = lesson.shown(pixels)[0][name] / lesson.scale[FIRST]
+        gram = gram + patches.T @ patches
+        product = product + patches.T @ wanted.permute(0, 2, 3, 1).flatten(0, 2).double()
+    solved = torch.linalg.solve(gram, product).T
+    convolution.weight.copy_(solved[:, :-1].reshape(convolution.weight.shape))
+    assert convolution.bias is not None
+    convolution.bias.copy_(solved[:, -1])
+
+
 def new_network(seed: int) -> nn.Module:
     """The small network with random weights of the size that ReLUs keep."""
     with torch.random.fork_rng(devices=[]):
@@ -247,10 +269,14 @@ class Pupil:
         if settings.start:
             load_weights(network, settings.start)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.first: nn.Conv2d = network.get_submodule(f"{FIRST}_pre_relu_conv")  # type: ignore[assignment]
+        self.first.requires_grad_(False)
         self.average = AveragedModel(network, avg_fn=moving_average)
         # Biases have one dimension, and do not decay.
         groups = [
-            {"params": [p], "weight_decay": DECAY * (p.ndim > 1)} for p in network.parameters()
+            {"params": [p], "weight_decay": DECAY * (p.ndim > 1)}
+            for p in network.parameters()
+            if p.requires_grad
         ]
         self.adam = torch.optim.AdamW(groups, betas=BETAS)
         self.watched = Watched(network)
@@ -311,6 +337,8 @@ def train(
         first = saved["step"]
         for name, part in pupil.parts.items():
             part.load_state_dict(saved[name])
+    else:
+        solve_first(pupil.first, lesson, photos, settings.seed)
     lines = curve.read_text(encoding="utf-8").splitlines() if first else []
     lines = [line for line in lines if json.loads(line)["step"] <= first]
     began = said = monotonic()
