@@ -84,9 +84,7 @@ def main() -> None:
         panel[0].text(0, 0.5, text, va="center", fontsize=8)
         print(text.replace("\n", ", "), flush=True)
         for axes, pixels, value in zip(panel[1:], made.rgba(), final, strict=True):
-            box = scale_box(
-                run.receptive_field(feature), run.preprocessing.size, pixels.shape[:2]
-            )
+            box = scale_box(run.receptive_field(feature), run.preprocessing.size, pixels.shape[:2])
             axes.imshow(Image.fromarray(on_paper(pixels[box.slices])))
             axes.set_title(f"{value / deviation:+.1f} sd", fontsize=7)
         for axes in panel:

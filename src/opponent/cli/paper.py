@@ -246,7 +246,10 @@ def reproduce(
         str, typer.Option(help="A model's name; `opponent models` lists them.")
     ] = "inceptionv1-mini",
     scale: Annotated[
-        str, typer.Option(help="quick (20 minutes on two cores) or paper (its own sizes).")
+        str,
+        typer.Option(
+            help="quick or paper (its own sizes); what it takes is said before it starts."
+        ),
     ] = "quick",
     seed: Seed = 0,
     device: Device = "cpu",
@@ -255,11 +258,16 @@ def reproduce(
 
     Interrupted, it goes on where it stopped when the same command is given again.
     """
+    from opponent.images.sources import open_images
+    from opponent.paper.reproduce.estimate import expected_seconds, say
     from opponent.paper.reproduce.page import reproduce as make
     from opponent.paper.reproduce.scales import SCALES
 
     if scale not in SCALES:
         raise ValueError(f"--scale is one of {', '.join(SCALES)}, not {scale!r}")
     network = open_network(model, device)
-    path = make(network, images, out=folder, scale=SCALES[scale], seed=seed)
+    source = open_images(images, size=network.preprocessing.size)
+    seconds = expected_seconds(network, len(source), SCALES[scale])
+    out.print(say(seconds), markup=False)
+    path = make(network, source, out=folder, scale=SCALES[scale], seed=seed)
     out.print(str(path.absolute()), markup=False)

@@ -12,11 +12,12 @@ from opponent import ImageSet, open_images
 from opponent.core.errors import RunError
 from opponent.models.network import Network
 from opponent.paper.reproduce.entries import Claim
-from opponent.paper.reproduce.page import reproduce, sample_images
+from opponent.paper.reproduce.page import reproduce
+from opponent.paper.reproduce.reproduction import sample_images
 from opponent.paper.reproduce.scales import SCALES, Scale
 
 TINY = Scale(
-    images=40, logits=2, features=2, centroids=4, atlases=1, top=30, grid=2, least=2, layers=1,
+    images=40, measured=30, features=2, centroids=4, atlases=1, top=30, grid=2, least=2, layers=1,
     units=1, tense=1, steps=2, seeds=1,
 )  # fmt: skip
 
@@ -105,7 +106,7 @@ def test_a_scale_has_a_name(mini: Network, tmp_path: Path) -> None:
 
 def test_the_papers_sizes_are_the_papers() -> None:
     paper = SCALES["paper"]
-    assert (paper.logits, paper.features, paper.centroids) == (20, 20, 1000)
+    assert (paper.features, paper.centroids, paper.atlases) == (20, 1000, 4)
     assert (paper.top, paper.grid) == (10_000, 20)
     assert (paper.layers, paper.units, paper.tense) == (5, 20, 10)
     assert (paper.seeds, paper.images) == (1000, None)

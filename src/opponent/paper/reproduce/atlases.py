@@ -1,27 +1,31 @@
-"""Figures 6, 18 and 19: feature attribution atlases."""
+"""Figures 6 and 17 to 19: feature attribution atlases, each of a layer further up."""
 
 from opponent.atlas.atlas import AtlasSettings
 from opponent.atlas.build import make_atlas
-from opponent.paper.reproduce.case_study import scan_tense_units
+from opponent.paper.reproduce.case_study import DEPTH, scan_tense_units
 from opponent.paper.reproduce.entries import Claim, Entry
 from opponent.paper.reproduce.reproduction import Reproduction
 from opponent.plots.files import write_atlas
 
-FIGURES = ("6", "18", "19")
+# Each with the depth of its layer: in InceptionV1 mixed3b, mixed4b, mixed4d and mixed5a.
+FIGURES = {"6": DEPTH, "17": 0.5, "18": 0.7, "19": 0.9}
 
 
 def atlas_entries(reproduction: Reproduction) -> list[Entry]:
-    """An atlas of each of the case study's units, as many as the scale says."""
-    scale, run = reproduction.scale, scan_tense_units(reproduction)
+    """An atlas of a tense unit of each of several layers, as many as the scale says."""
+    scale = reproduction.scale
     settings = AtlasSettings(
-        top=min(scale.top, len(run.images)),
+        top=min(scale.top, len(reproduction.images)),
         grid=scale.grid,
         min_images=scale.least,
         steps=scale.steps,
         seed=reproduction.seed,
     )
     entries = []
-    for number, feature in enumerate(run.features[: scale.atlases]):
+    for number, (figure, depth) in enumerate([*FIGURES.items()][: scale.atlases]):
+        # The case study's tensest unit, of which there is a scan.
+        run = scan_tense_units(reproduction, depth, 1 if number else 3)
+        feature = run.features[0]
         atlas = make_atlas(
             run,
             feature,
@@ -34,7 +38,7 @@ def atlas_entries(reproduction: Reproduction) -> list[Entry]:
         names = ["figure6a", "figure6b", "atlas", "atlas-tension"] if not number else ["atlas"]
         entries.append(
             Entry(
-                figure=FIGURES[number],
+                figure=figure,
                 title=f"Feature attribution atlas of {feature.label}",
                 caption=f"{atlas.about.images:,} images with the largest L2 norm of S, laid "
                 f"out by S; {atlas.about.cells} cells with at least {scale.least} images. "

@@ -17,7 +17,7 @@ DEPTH = 0.3
 
 def case_study_entries(reproduction: Reproduction) -> list[Entry]:
     """The case study of the tensest of three units, and inversions for all three."""
-    run = scan_tense_units(reproduction)
+    run = scan_tense_units(reproduction, DEPTH, 3)
     first, through = run.features[0], reproduction.pair_at(DEPTH).through
     paths = write_figures(
         run,
@@ -58,14 +58,21 @@ def case_study_entries(reproduction: Reproduction) -> list[Entry]:
     ]
 
 
-def scan_tense_units(reproduction: Reproduction) -> Run:
-    """A scan of the three tensest units, by the median over images, among random ones."""
-    pair = reproduction.pair_at(DEPTH)
+def scan_tense_units(reproduction: Reproduction, depth: float, count: int) -> Run:
+    """A scan of the tensest units of a layer, by the median over images, among random ones.
+
+    Args:
+        reproduction: what all figures share.
+        depth: of the layer, 0 for the first bottleneck and 1 for the last.
+        count: how many of the units.
+    """
+    pair = reproduction.pair_at(depth)
     layer = file_name(pair.target)
     candidates = reproduction.random_units(pair.target, 12)
     run = reproduction.scan(f"scan-candidates-{layer}", candidates, pair.through)
     order = np.argsort([-_tension(run, feature) for feature in run.features], kind="stable")
-    return reproduction.scan(f"scan-case-{layer}", [candidates[i] for i in order[:3]], pair.through)
+    chosen = [candidates[i] for i in order[:count]]
+    return reproduction.scan(f"scan-{count}-{layer}", chosen, pair.through)
 
 
 def _tension(run: Run, feature: Feature) -> float:

@@ -4,7 +4,7 @@ from typing import Any
 
 from opponent.paper.completeness import completeness, write_completeness
 from opponent.paper.reproduce.entries import Claim, Entry
-from opponent.paper.reproduce.reproduction import Reproduction
+from opponent.paper.reproduce.reproduction import Reproduction, sample_images
 from opponent.storage.files import AnyPath
 
 # 'Near ceiling', as a number: the paper gives none. Ours.
@@ -14,19 +14,18 @@ EARLY = 0.2
 
 
 def completeness_entries(reproduction: Reproduction) -> list[Entry]:
-    """Completeness of random logits through all bottlenecks."""
+    """Completeness of all logits through all bottlenecks."""
     folder = reproduction.folder / "completeness"
     measured = completeness(
         reproduction.network,
-        reproduction.images,
+        sample_images(reproduction.images, reproduction.scale.measured, reproduction.seed),
         out=folder / "measured",
-        features=min(reproduction.scale.logits, reproduction.network.layer("logits").shape[0]),
         seed=reproduction.seed,
         progress=reproduction.progress,
     )
     _, figure3, figure13 = write_completeness([measured], folder)
     about = (
-        f"{len(measured.features)} random logits, {len(measured.activation):,} images; mean "
+        f"{len(measured.features):,} logits, {len(measured.activation):,} images; mean "
         "and standard deviation over the logits, at layers that the whole network goes through."
     )
     rows, undefined = measured.rows(), f"no r: {measured.no_r or 'the logits are constant'}"

@@ -25,7 +25,7 @@ from opponent.paper.reproduce.completeness import completeness_entries
 from opponent.paper.reproduce.entries import Entry
 from opponent.paper.reproduce.exemplars import exemplar_entries
 from opponent.paper.reproduce.inversions import inversion_entries
-from opponent.paper.reproduce.reproduction import Reproduction
+from opponent.paper.reproduce.reproduction import Reproduction, sample_images
 from opponent.paper.reproduce.scales import SCALES, Scale
 from opponent.paper.reproduce.toys import toy_entries
 from opponent.paper.reproduce.uniqueness import uniqueness_entries
@@ -109,21 +109,6 @@ def reproduce(
     entries.sort(key=lambda entry: int(entry.figure.split()[0].rstrip(",")))
     _write_numbers(entries, reproduction.folder, question)
     return _write_page(entries, reproduction.folder, question, source)
-
-
-def sample_images(images: ImageSet, count: int | None, seed: int) -> ImageSet:
-    """At most so many images, drawn at random, in their order.
-
-    Args:
-        images: all of them.
-        count: how many, at most; None is all.
-        seed: of the draw.
-    """
-    if count is None or len(images) <= count:
-        return images
-    chosen = np.random.default_rng(seed).choice(len(images), count, replace=False)
-    entries = tuple(images.entries[i] for i in sorted(chosen.tolist()))
-    return ImageSet(source=f"{count:,} of {images.source}", entries=entries)
 
 
 def _write_numbers(entries: Sequence[Entry], folder: AnyPath, question: Mapping[str, Any]) -> None:

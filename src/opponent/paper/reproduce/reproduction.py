@@ -77,3 +77,18 @@ class Reproduction:
                 f"scanning {features[0].layer}", done, total
             ),
         )
+
+
+def sample_images(images: ImageSet, count: int | None, seed: int) -> ImageSet:
+    """At most so many images, drawn at random, in their order.
+
+    Args:
+        images: all of them.
+        count: how many, at most; None is all.
+        seed: of the draw.
+    """
+    if count is None or len(images) <= count:
+        return images
+    chosen = np.random.default_rng(seed).choice(len(images), count, replace=False)
+    entries = tuple(images.entries[i] for i in sorted(chosen.tolist()))
+    return ImageSet(source=f"{count:,} of {images.source}", entries=entries)

@@ -9,7 +9,7 @@ class Scale:
 
     Args:
         images: at most so many, drawn at random; None is all.
-        logits: of completeness.
+        measured: images of completeness, of all logits.
         features: units, and k-means directions, of figure 2 and of uniqueness.
         centroids: of k-means.
         atlases: features that an atlas is made of.
@@ -20,7 +20,7 @@ class Scale:
     """
 
     images: int | None
-    logits: int
+    measured: int
     features: int
     centroids: int
     atlases: int
@@ -37,12 +37,12 @@ class Scale:
 SCALES = {
     # Twenty minutes on two cores with the embedded network.
     "quick": Scale(
-        images=800, logits=10, features=10, centroids=50, atlases=1, top=400, grid=7, least=4,
+        images=800, measured=200, features=10, centroids=50, atlases=1, top=400, grid=7, least=4,
         layers=3, units=3, tense=3, steps=50, seeds=32,
     ),
     # Source: paper, sections 2, 5 and 6, appendices F, G and H.
     "paper": Scale(
-        images=None, logits=20, features=20, centroids=1000, atlases=3, top=10_000, grid=20,
+        images=None, measured=1000, features=20, centroids=1000, atlases=4, top=10_000, grid=20,
         least=6, layers=5, units=20, tense=10, steps=100, seeds=1000,
     ),
 }  # fmt: skip
