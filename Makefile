@@ -60,9 +60,10 @@ $(VENV)/.docs: $(VENV)/.demo
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict
 
-# The notebook's pictures. Those of the README need weights and photographs: docs/make_inceptionv1.py.
+# The pictures of README and docs: make figures WEIGHTS=bvlc_googlenet.caffemodel PHOTOGRAPHS=FOLDER.
 figures: $(VENV)/.dev $(VENV)/.docs
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python docs/make_notebook.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python docs/make_notebook.py $(WEIGHTS) $(PHOTOGRAPHS)/imagenet-samples
+	$(BIN)/python docs/make_inceptionv1.py $(WEIGHTS) $(PHOTOGRAPHS) --work figures
 
 clean:
 	rm -rf $(VENV) demo site

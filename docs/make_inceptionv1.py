@@ -4,11 +4,12 @@
 
 WEIGHTS are those of inceptionv1-bvlc. PHOTOGRAPHS is a folder that holds Imagenette's photographs
 and, in imagenet-samples, one of each of ImageNet's classes. It goes on where it was stopped, and
-takes about an hour on two cores.
+takes about three hours on two cores.
 """
 
 import argparse
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -19,8 +20,15 @@ import opponent
 from opponent import Network, Run
 from opponent.atlas.atlas import AtlasSettings
 from opponent.atlas.build import make_atlas
+from opponent.core.progress import Progress, shown
 from opponent.paper.completeness import completeness, write_completeness
 from opponent.paper.missing import measure_missing, write_missing
+from opponent.paper.reproduce.atlases import atlas_entries
+from opponent.paper.reproduce.entries import Entry
+from opponent.paper.reproduce.inversions import inversion_entries
+from opponent.paper.reproduce.reproduction import Reproduction
+from opponent.paper.reproduce.scales import SCALES, Scale
+from opponent.paper.reproduce.uniqueness import uniqueness_entries
 from opponent.paper.weight_signs import weight_signs, write_weights
 from opponent.plots import (
     plot_atlas,
@@ -41,6 +49,8 @@ UNITS = ("mixed3b:379", "mixed3b:342", "mixed3b:360")
 SHOWN = UNITS[0]
 # Photographs in the folder of one for each class.
 SAMPLES = "imagenet-samples"
+# The paper's sizes, but for what would take days: images, and inversions of each unit.
+SCALE = replace(SCALES["paper"], top=2000, grid=12, units=4, tense=2)
 WIDTH = 1400
 CHROMIUM = "/usr/bin/chromium"
 
@@ -101,6 +111,36 @@ def atlas(network: Network, run: Run, work: Path) -> None:
     print(made.about)
 
 
+def other_layers(network: Network, photographs: Path, work: Path, progress: Progress) -> None:
+    """Figures 8, 14 and 16, of one photograph a class, and 17 to 19, of two crops of each."""
+    samples = str(photographs / SAMPLES)
+
+    def shared(source: str, name: str, scale: Scale) -> Reproduction:
+        images = opponent.open_images(source, size=network.preprocessing.size)
+        return Reproduction(
+            network=network, images=images, folder=work / name, scale=scale, seed=0,
+            progress=progress,
+        )  # fmt: skip
+
+    one = shared(samples, "samples", SCALE)
+    # Icons of 60 steps are hardly to be told from those of 100: see icon-settings.webp.
+    two = shared(f"crops:2:{samples}", "crops", replace(SCALE, steps=60))
+    entries = list[Entry]()
+    for step, reproduction in (
+        (uniqueness_entries, one),
+        (inversion_entries, one),
+        (atlas_entries, two),
+    ):
+        entries += step(reproduction)
+        for entry in entries:
+            for number, path in enumerate(entry.pictures):
+                name = f"figure{entry.figure}" + chr(ord("a") + number) * (len(entry.pictures) > 1)
+                if entry.figure not in ("6", "11"):
+                    shrink(Path(str(path)), name)
+    claims = {entry.figure: [asdict(claim) for claim in entry.claims] for entry in entries}
+    (OUT / "claims.json").write_text(json.dumps(claims, indent=1) + "\n", encoding="utf-8")
+
+
 def photograph(page: Path, picture: Path) -> None:
     """The explorer in a browser, with the tense images marked."""
     with sync_playwright() as playwright:
@@ -120,12 +160,18 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("photographs", type=Path)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--only", choices=["units", "measures", "layers"], help="a part of it")
     given = parser.parse_args()
     OUT.mkdir(exist_ok=True)
     network = opponent.load("inceptionv1-bvlc", weights=given.weights)
-    run = units(network, given.photographs, given.work)
-    atlas(network, run, given.work)
-    measure(network, given.photographs, given.work)
+    if given.only in (None, "units"):
+        run = units(network, given.photographs, given.work)
+        atlas(network, run, given.work)
+    if given.only in (None, "measures"):
+        measure(network, given.photographs, given.work)
+    if given.only in (None, "layers"):
+        with shown(None) as progress:
+            other_layers(network, given.photographs, given.work, progress)
 
 
 if __name__ == "__main__":
