@@ -52,6 +52,15 @@ SAMPLES = "imagenet-samples"
 # The paper's sizes, but for what would take days: images, and inversions of each unit.
 SCALE = replace(SCALES["paper"], top=2000, grid=12, units=4, tense=2)
 WIDTH = 1400
+# README's row of details: of which picture, and the square of it by left, top and side, in widths.
+DETAILS = {
+    "scan": (f"figure4a-{SHOWN.replace(':', '-')}", 0.0, 0.04, 1.0),
+    "look": (f"figure4b-g-{SHOWN.replace(':', '-')}", 0.0, 0.69, 0.5),
+    "invert": (f"figure5-{SHOWN.replace(':', '-')}", 0.42, 0.365, 0.58),
+    "who": ("who", 0.0, 0.09, 1.0),
+    "atlas": ("figure6c", 0.26, 0.32, 0.4),
+}
+DETAIL = 400
 CHROMIUM = "/usr/bin/chromium"
 
 
@@ -141,6 +150,16 @@ def other_layers(network: Network, photographs: Path, work: Path, progress: Prog
     (OUT / "claims.json").write_text(json.dumps(claims, indent=1) + "\n", encoding="utf-8")
 
 
+def details() -> None:
+    """README's small pictures."""
+    for name, (picture, left, top, side) in DETAILS.items():
+        with Image.open(OUT / f"{picture}.webp") as whole:
+            box = [round(whole.width * x) for x in (left, top, left + side, top + side)]
+            part = whole.convert("RGB").crop((*box[:3], min(box[3], whole.height)))
+        part.thumbnail((DETAIL, DETAIL), Image.Resampling.LANCZOS)
+        part.save(OUT / f"detail-{name}.webp", quality=85, method=6)
+
+
 def photograph(page: Path, picture: Path) -> None:
     """The explorer in a browser, with the tense images marked."""
     with sync_playwright() as playwright:
@@ -167,6 +186,7 @@ def main() -> None:
     if given.only in (None, "units"):
         run = units(network, given.photographs, given.work)
         atlas(network, run, given.work)
+        details()
     if given.only in (None, "measures"):
         measure(network, given.photographs, given.work)
     if given.only in (None, "layers"):

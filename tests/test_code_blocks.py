@@ -27,8 +27,6 @@ from opponent.reports import demo
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(?:^ *<!-- ([^\n]+) -->\n)?^( *)```(\w*)[^\n]*\n(.*?)^ *```$", re.M | re.S)
-# In README a table holds commands as inline code.
-INLINE = re.compile(r"`(opponent [^`]+)`")
 # What takes long is made smaller; no weights are fetched.
 SMALLER = {
     r"inceptionv1-bvlc=\S+": "inceptionv1-small",
@@ -74,16 +72,12 @@ class Block:
 
 
 def blocks(page: Path) -> list[Block]:
-    """The blocks of a page, in order; README's inline commands are the first."""
+    """The blocks of a page, in order."""
     text = page.read_text(encoding="utf-8")
-    inline = "".join(f"$ {command}\n" for command in INLINE.findall(text))
-    found = [
+    return [
         Block(page, text[: match.start()].count("\n") + 1, match[3], match[4], match[1] or "")
         for match in BLOCK.finditer(text)
     ]
-    if page.name == "README.md":
-        found.insert(0, Block(page, 1, "console", inline.replace("$ opponent models\n", ""), ""))
-    return found
 
 
 def runs(block: Block) -> bool:
