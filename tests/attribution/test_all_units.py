@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def mini() -> Network:
-    return opponent.load("inceptionv1-mini")
+    return opponent.load("inceptionv1-small")
 
 
 @pytest.fixture(scope="module")

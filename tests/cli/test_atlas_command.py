@@ -30,7 +30,7 @@ def mini_run(wave_pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     folder, images = tmp_path_factory.mktemp("mini") / "run", tmp_path_factory.mktemp("few")
     for path in sorted(wave_pictures.glob("0??.png"))[:30]:
         shutil.copy(path, images)
-    words = ("scan", "inceptionv1-mini", "conv2d1:3", "--through", "conv2d0")
+    words = ("scan", "inceptionv1-small", "conv2d1:3", "--through", "conv2d0")
     within(*words, "--images", images, "--out", folder)
     return folder
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def mini() -> Network:
-    return opponent.load("inceptionv1-mini")
+    return opponent.load("inceptionv1-small")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_commands_on_features_say_that_there_are_none(
     assert f"holds all {mini.layer('mixed3a').shape[0]} units of mixed3a; name one" in said
     said = printed("report", run.folder, "--feature", "mixed3a:3", code=1)
     assert "keeps no rows of mixed3a:3, only its extreme images" in said
-    assert f"opponent scan inceptionv1-mini mixed3a:3 --through conv2d2 --images {pictures}" in said
+    assert f"opponent scan inceptionv1-small mixed3a:3 --through conv2d2 --images {pictures}" in said
 
 
 @pytest.mark.parametrize("name", ["select", "figures", "who"])
@@ -78,7 +78,7 @@ def test_commands_take_a_unit_in_the_images_that_are_kept(scanned: Run, name: st
     group = ["--group", "exciting"] if name == "who" else ["-k", 2]
     text = printed(name, scanned.folder, "--feature", "mixed3a:9", *group)
     assert "11 images kept of 11 by the scan of all units" in text
-    assert "for all images: opponent scan inceptionv1-mini mixed3a:9@4,4 --through conv2d2" in text
+    assert "for all images: opponent scan inceptionv1-small mixed3a:9@4,4 --through conv2d2" in text
     kept = Run(scanned.folder / "kept" / "mixed3a-9-4_4")
     if name == "select":
         for image in opponent.select(kept, 2)["exciting"]:

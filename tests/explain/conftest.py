@@ -38,7 +38,7 @@ def integer_run(integer_network: Network, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="session")
 def mini() -> Network:
     """The embedded network."""
-    return load("inceptionv1-mini")
+    return load("inceptionv1-small")
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +57,7 @@ def run(mini: Network, tmp_path_factory: pytest.TempPathFactory) -> Run:
         return scan_images(
             mini,
             pictures,
-            ["mixed3b:168", "mixed3b:9@0,3"],
+            ["mixed3b:189", "mixed3b:9@0,3"],
             "mixed3a",
             out=folder / "run",
             batch_size=16,

@@ -112,7 +112,7 @@ def slow_sides(
     return np.array(plus), np.array(minus)
 
 
-@pytest.mark.parametrize("name", ["mixed3b:168", "mixed3b:9"])
+@pytest.mark.parametrize("name", ["mixed3b:189", "mixed3b:9"])
 def test_channels_are_what_attribute_gives_image_by_image(
     mini: Network, run: Run, name: str
 ) -> None:
@@ -154,13 +154,13 @@ def test_channels_are_what_attribute_gives_image_by_image(
 
 @pytest.mark.parametrize("group", SELECTIONS)
 def test_groups_are_those_of_select(run: Run, group: str) -> None:
-    columns = run.columns("mixed3b:168")
+    columns = run.columns("mixed3b:189")
     selected = select(columns, 20)[group]
     if not len(selected):
         with pytest.raises(ValueError, match=rf"no image of .* is {group.replace('_', ' ')}"):
-            who(run, "mixed3b:168", group=group, crops=0)
+            who(run, "mixed3b:189", group=group, crops=0)
         return
-    answer = who(run, "mixed3b:168", group=group, crops=0)
+    answer = who(run, "mixed3b:189", group=group, crops=0)
     assert answer.images == tuple(columns.images[row] for row in selected.rows)
     assert answer.about == f"the {len(selected)} most {group.replace('_', ' ')} images"
 
@@ -171,22 +171,22 @@ def test_a_selection_of_the_users_own_is_a_group(run: Run) -> None:
 
     answer = who(
         run,
-        "mixed3b:168",
+        "mixed3b:189",
         group=Selection("of_the_middle", "neither high nor low", middle),
         crops=0,
     )
     assert answer.about == "the 3 most of the middle images"
-    columns = run.columns("mixed3b:168")
+    columns = run.columns("mixed3b:189")
     ordered = sorted(range(60), key=lambda i: columns.activation[i])
     assert answer.images == tuple(columns.images[i] for i in ordered[30:33])
-    same = who(run, "mixed3b:168", images=answer.images, crops=0)
+    same = who(run, "mixed3b:189", images=answer.images, crops=0)
     assert answer.exciting == same.exciting
     np.testing.assert_array_equal(answer.inhibition, same.inhibition)
 
 
 def test_without_a_choice_it_is_about_the_tensest(run: Run) -> None:
-    answer = who(run, "mixed3b:168", crops=0)
-    assert answer.images == who(run, "mixed3b:168", group="tense", crops=0).images
+    answer = who(run, "mixed3b:189", crops=0)
+    assert answer.images == who(run, "mixed3b:189", group="tense", crops=0).images
     assert answer.about == f"the {len(answer.images)} most tense images"
     assert answer.feature == run.features[0]
 
@@ -208,13 +208,13 @@ def test_without_a_tense_image_it_is_about_all(
 
 
 def test_images_are_those_that_were_named(run: Run) -> None:
-    answer = who(run, "mixed3b:168", images=["41.png", "07.png"], crops=0)
+    answer = who(run, "mixed3b:189", images=["41.png", "07.png"], crops=0)
     assert answer.images == ("41.png", "07.png")
     assert answer.about == "2 images"
-    one = who(run, "mixed3b:168", images=["41"[:2] + ".png"], crops=0)
+    one = who(run, "mixed3b:189", images=["41"[:2] + ".png"], crops=0)
     assert one.about == "41.png"
     assert [driver.excitation_sd for driver in one.exciting] == [0.0] * 8
-    other = who(run, "mixed3b:168", images=["07.png"], crops=0)
+    other = who(run, "mixed3b:189", images=["07.png"], crops=0)
     np.testing.assert_allclose(
         answer.excitation, (one.excitation + other.excitation) / 2, rtol=1e-5, atol=1e-6
     )
@@ -237,13 +237,13 @@ def test_a_cell_is_one_of_the_newest_atlas(run: Run, monkeypatch: pytest.MonkeyP
     assert answer.exciting == same.exciting
     message = r"no images in cell 1,2; the nearest cells that have: 1,1; 0,4; 3,3"
     with pytest.raises(ValueError, match=message):
-        who(run, "mixed3b:168", cell=(1, 2), crops=0)
+        who(run, "mixed3b:189", cell=(1, 2), crops=0)
 
 
 def test_a_cell_of_a_run_without_an_atlas(run: Run) -> None:
-    message = "no atlas of mixed3b:168@8,8: `opponent atlas` makes one"
+    message = "no atlas of mixed3b:189@8,8: `opponent atlas` makes one"
     with pytest.raises(RunError, match=message):
-        who(run, "mixed3b:168", cell=(0, 0), crops=0)
+        who(run, "mixed3b:189", cell=(0, 0), crops=0)
 
 
 @pytest.mark.parametrize(
@@ -257,14 +257,14 @@ def test_a_cell_of_a_run_without_an_atlas(run: Run) -> None:
         ({"group": "tense", "images": ["01.png"]}, ValueError, "by a group, by their ids or by a"),
         ({"group": "tense", "cell": (0, 0)}, ValueError, "or by a cell, not by several"),
         ({"images": [], "cell": (0, 0)}, ValueError, "or by a cell, not by several"),
-        ({"feature": "mixed3b:7"}, ValueError, "holds no 'mixed3b:7'; it holds mixed3b:168@8,8"),
+        ({"feature": "mixed3b:7"}, ValueError, "holds no 'mixed3b:7'; it holds mixed3b:189@8,8"),
     ],
 )
 def test_wrong_choices_are_refused(
     run: Run, choice: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
-        who(run, **{"feature": "mixed3b:168"} | choice, crops=0)
+        who(run, **{"feature": "mixed3b:189"} | choice, crops=0)
 
 
 def test_an_unfinished_scan_is_refused(integer_run: Run, tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_channels_are_visualised_where_settings_are_given(run: Run, mini: Networ
     quick = SynthesisSettings(steps=1, canvas=(48, 48), transforms=Transforms(draws=1))
     calls: list[tuple[str, int, int]] = []
     answer = who(
-        run, "mixed3b:168", channels=1, crops=0, network=mini, visualise=quick,
+        run, "mixed3b:189", channels=1, crops=0, network=mini, visualise=quick,
         progress=lambda *x: calls.append(x),
     )  # fmt: skip
     for driver in (*answer.exciting, *answer.inhibiting):

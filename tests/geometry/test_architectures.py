@@ -215,8 +215,8 @@ LOCAL = {
     "regnet_x": (partial(torchvision_model, "regnet_x_400mf"), (64, 80), "trunk_output.block2"),
     "convnext_tiny": (partial(torchvision_model, "convnext_tiny"), (64, 96), "features.3.0"),
     "swin_t": (partial(torchvision_model, "swin_t"), (64, 96), "features.1.0 features.1.1"),
-    "inceptionv1-mini": (
-        lambda: opponent.load("inceptionv1-mini").module,
+    "inceptionv1-small": (
+        lambda: opponent.load("inceptionv1-small").module,
         (43, 64),
         "mixed3b mixed4a_5x5",
     ),

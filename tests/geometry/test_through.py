@@ -24,7 +24,7 @@ def _random_weights() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def mini() -> Network:
-    return load("inceptionv1-mini")
+    return load("inceptionv1-small")
 
 
 def test_bottlenecks_are_those_of_all_through_layers(mini: Network) -> None:
@@ -41,13 +41,13 @@ def test_bottlenecks_are_those_of_all_through_layers(mini: Network) -> None:
         (
             "mixed3b",
             "mixed3a_3x3",
-            "inceptionv1-mini has no layer 'mixed3a_3x3'; did you mean mixed3a? everything goes "
+            "inceptionv1-small has no layer 'mixed3a_3x3'; did you mean mixed3a? everything goes "
             "through these on its way to mixed3b: conv2d0, conv2d1, conv2d2, mixed3a",
         ),
         (
             "conv2d1",
             "xyzzy",
-            "inceptionv1-mini has no layer 'xyzzy'; everything goes through these on its way to "
+            "inceptionv1-small has no layer 'xyzzy'; everything goes through these on its way to "
             "conv2d1: conv2d0",
         ),
         (

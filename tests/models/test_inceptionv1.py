@@ -20,12 +20,12 @@ HERE = Path(opponent.__file__).parent / "models"
 
 
 def test_the_embedded_networks_classes_are_those_of_its_checkpoint() -> None:
-    with safe_open(HERE / "inceptionv1-mini.safetensors", "pt") as file:
+    with safe_open(HERE / "inceptionv1-small.safetensors", "pt") as file:
         ids = file.metadata()["classes"].split()
-    lines = (HERE / "inceptionv1-mini-classes.txt").read_text(encoding="utf-8").splitlines()
+    lines = (HERE / "inceptionv1-small-classes.txt").read_text(encoding="utf-8").splitlines()
     assert [line.split()[0] for line in lines] == ids
     assert len(set(ids)) == 200
-    network = load("inceptionv1-mini")
+    network = load("inceptionv1-small")
     assert [(a, *line.split("\t")[1:]) for a, line in zip(ids, lines, strict=True)] == list(
         zip(ids, network.classes, strict=True)
     )
@@ -37,13 +37,13 @@ def test_the_embedded_networks_classes_are_those_of_its_checkpoint() -> None:
 
 
 def test_the_embedded_network_tells_photographs_apart(tiny_photographs: Path) -> None:
-    with safe_open(HERE / "inceptionv1-mini.safetensors", "pt") as file:
+    with safe_open(HERE / "inceptionv1-small.safetensors", "pt") as file:
         ids = file.metadata()["classes"].split()
     # Ten of each tenth class, whose folder has the class's id.
     folders = [tiny_photographs / name for name in sorted(ids)[::4]]
     files = [file for folder in folders for file in sorted(folder.glob("*.JPEG"))[:10]]
     assert len(files) == 500
-    network = load("inceptionv1-mini")
+    network = load("inceptionv1-small")
     pixels = [load_image(ImageEntry(id=f.name, path=f), Fit(size=(64, 64))) for f in files]
     logits = network.run(network.inputs(np.stack(pixels)), "logits").target[:, :, 0, 0]
     labels = torch.tensor([ids.index(file.parent.name) for file in files])

@@ -12,7 +12,7 @@ from opponent.models.registry import load
 @pytest.fixture(scope="session")
 def mini() -> Network:
     """The embedded network; to be read only."""
-    return load("inceptionv1-mini")
+    return load("inceptionv1-small")
 
 
 @pytest.fixture

@@ -149,7 +149,7 @@ def test_bad_questions_are_refused(tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path) -> None:
     folder = paint_noise(tmp_path / "pictures", 4, (64, 64))
-    command = ["completeness", "inceptionv1-mini", "--images", str(folder)]
+    command = ["completeness", "inceptionv1-small", "--images", str(folder)]
     command += ["--out", str(tmp_path / "out"), "--logits", "3"]
     result = CliRunner().invoke(app, [*command, "--through", "mixed4a", "--through", "pixels"])
     assert result.exit_code == 0, result.output

@@ -331,13 +331,13 @@ def test_command(mini: Network, tmp_path: Path) -> None:
         {k: torch.randn(v.shape, generator=generator) for k, v in mini.module.state_dict().items()},
         tmp_path / "random.safetensors",
     )
-    words = ["weights", "inceptionv1-mini", f"inceptionv1-mini={tmp_path / 'random.safetensors'}"]
+    words = ["weights", "inceptionv1-small", f"inceptionv1-small={tmp_path / 'random.safetensors'}"]
     result = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.exception
     rows = [line.split() for line in result.output.splitlines() if "%" in line]
     signs = weight_signs(mini)
     assert signs.share is not None
-    assert [row[0] for row in rows[-2:]] == ["inceptionv1-mini"] * 2
+    assert [row[0] for row in rows[-2:]] == ["inceptionv1-small"] * 2
     assert rows[-2][2] == f"{signs.share:.2%}"
     assert result.output.count("cannot be told from those of random weights") == 1
     assert (tmp_path / "out" / "figure12.png").is_file()

@@ -23,7 +23,7 @@ from opponent.reports.report import write_report
 @pytest.fixture(scope="session")
 def mini() -> Network:
     """The embedded network."""
-    return load("inceptionv1-mini")
+    return load("inceptionv1-small")
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +38,7 @@ def run(mini: Network, tmp_path_factory: pytest.TempPathFactory) -> Run:
         image = Image.fromarray(small).resize((96, 96), Image.Resampling.BICUBIC)
         image.save(pictures / (HOSTILE if i == 39 else f"{i:02d}.png"))
     (pictures / "broken.png").write_bytes(b"no picture")
-    return scan_images(mini, pictures, "mixed3b:168", "mixed3a", out=folder / "run")
+    return scan_images(mini, pictures, "mixed3b:189", "mixed3a", out=folder / "run")
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +59,7 @@ def explored(mini: Network, tmp_path_factory: pytest.TempPathFactory) -> Explore
     paint(folder / "pictures" / "lines" / explorer.HOSTILE, generator)
     settings = AtlasSettings(top=90, grid=3, min_images=3, neighbours=5, steps=2)
     with pytest.MonkeyPatch.context() as patch, single_thread():
-        run = scan_images(mini, folder / "pictures", "mixed3b:168", "mixed3a", out=folder / "run")
+        run = scan_images(mini, folder / "pictures", "mixed3b:189", "mixed3a", out=folder / "run")
         # Any layout will do here, and this one takes no time; tests/atlas looks at UMAP's.
         patch.setattr(build, "lay_out", scattered)
         atlas = make_atlas(run, network=mini, settings=settings)
@@ -123,7 +123,7 @@ def desk(opened: ExplorerVisit) -> Iterator[ExplorerVisit]:
 def why_answer(run: Run, mini: Network) -> Why:
     """Why one image does not make the feature fire."""
     with single_thread():
-        return why(mini, run.images.find("05.png").path, "mixed3b:168", "mixed3a", run=run)
+        return why(mini, run.images.find("05.png").path, "mixed3b:189", "mixed3a", run=run)
 
 
 @pytest.fixture(scope="session")
@@ -131,5 +131,5 @@ def who_answer(run: Run, mini: Network) -> Who:
     """Which channels drive the feature in two images."""
     with single_thread():
         return who(
-            run, "mixed3b:168", images=["03.png", "33.png"], channels=2, crops=2, network=mini
+            run, "mixed3b:189", images=["03.png", "33.png"], channels=2, crops=2, network=mini
         )

@@ -64,7 +64,7 @@ def test_report_shows_every_picture_and_asks_for_nothing(browser: Browser, repor
         assert visit.complaints == []
         assert visit.page.locator("canvas").count() >= 2
         text = visit.page.inner_text("body")
-        assert "mixed3b:168" in text
+        assert "mixed3b:189" in text
         assert "broken.png" in text
         assert HOSTILE in text
 

@@ -24,7 +24,7 @@ def small() -> Network:
 @pytest.fixture(scope="session")
 def mini() -> Network:
     """The embedded network on a smaller canvas, which is no square."""
-    network = opponent.load("inceptionv1-mini")
+    network = opponent.load("inceptionv1-small")
     prepared = replace(network.preprocessing, size=(40, 48))
     return Network(network.module, preprocessing=prepared, name="mini at 40 x 48")
 

@@ -73,7 +73,7 @@ def test_in_half_precision_the_error_is_told_and_the_run_knows_it(tmp_path: Path
     for number in range(5):
         pixels = generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-    network = load("inceptionv1-mini")
+    network = load("inceptionv1-small")
     features = ["mixed3b:9", "mixed3b:*"]
     errors = rounding(network, tmp_path, features, "mixed3a", torch.bfloat16)
     assert network.dtype == torch.bfloat16
@@ -82,7 +82,7 @@ def test_in_half_precision_the_error_is_told_and_the_run_knows_it(tmp_path: Path
     run = scan_images(network, tmp_path, features, "mixed3a", out=tmp_path / "run")
     assert run.manifest.network.dtype == "bfloat16"
     assert network_of(run).dtype == torch.bfloat16
-    exact = scan_images("inceptionv1-mini", tmp_path, features, "mixed3a", out=tmp_path / "exact")
+    exact = scan_images("inceptionv1-small", tmp_path, features, "mixed3a", out=tmp_path / "exact")
     rounded, expected = run.columns().excitation, exact.columns().excitation
     np.testing.assert_allclose(rounded, expected, rtol=0.1)
     assert (rounded != expected).any()

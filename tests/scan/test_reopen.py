@@ -58,11 +58,11 @@ def test_weights_from_a_file_are_loaded_again(
     weights = tmp_path / "mine.safetensors"
     save_file(changed, weights)
     images = sorted(pictures.iterdir())[:2]
-    network = load("inceptionv1-mini", weights)
+    network = load("inceptionv1-small", weights)
     run = scan_images(network, images, "conv2d1:3", "conv2d0", out=tmp_path / "run")
     again = network_of(Run(run.folder))
     assert again.weights_sha256() != mini.weights_sha256()
-    with pytest.raises(RunError, match=r"scanned with other weights of inceptionv1-mini"):
+    with pytest.raises(RunError, match=r"scanned with other weights of inceptionv1-small"):
         network_of(run, mini)
     assert network_of(run, network) is network
     # The file is elsewhere now: the same scan goes on with it, and knows its place.
@@ -70,7 +70,7 @@ def test_weights_from_a_file_are_loaded_again(
     weights.rename(moved)
     with pytest.raises(RunError, match=r"cannot be loaded: there is no file of weights.*mine"):
         network_of(Run(run.folder))
-    scan_images(load("inceptionv1-mini", moved), images, "conv2d1:3", "conv2d0", out=run.folder)
+    scan_images(load("inceptionv1-small", moved), images, "conv2d1:3", "conv2d0", out=run.folder)
     assert network_of(Run(run.folder)).weights_sha256() == again.weights_sha256()
 
 
@@ -126,12 +126,12 @@ def test_a_factory_that_names_its_network_is_asked_again(
 
 def test_the_scans_preprocessing_and_numbers_come_back(tmp_path: Path, pictures: Path) -> None:
     size = Preprocessing(size=(20, 24), draft=True)
-    network = load("inceptionv1-mini").with_preprocessing(size).to(dtype=torch.float64)
-    assert network.asked == "inceptionv1-mini"
+    network = load("inceptionv1-small").with_preprocessing(size).to(dtype=torch.float64)
+    assert network.asked == "inceptionv1-small"
     run = scan_images(network, pictures, "conv2d1:3", "conv2d0", out=tmp_path / "run")
     again = network_of(Run(run.folder))
     assert (again.preprocessing, again.dtype) == (size, torch.float64)
-    assert network_of(run, "inceptionv1-mini").preprocessing == size
+    assert network_of(run, "inceptionv1-small").preprocessing == size
 
 
 def test_a_network_that_was_handed_over_is_handed_over_or_named_again(
@@ -164,19 +164,19 @@ def test_a_network_that_was_handed_over_is_handed_over_or_named_again(
 def test_a_manifest_that_does_not_say_what_was_asked_is_opened_by_the_name(
     tmp_path: Path, pictures: Path
 ) -> None:
-    run = scan_images("inceptionv1-mini", pictures, "conv2d1:3", "conv2d0", out=tmp_path / "run")
+    run = scan_images("inceptionv1-small", pictures, "conv2d1:3", "conv2d0", out=tmp_path / "run")
     determining = run.manifest.determining()
     path = Path(run.folder) / "manifest.json"
     values = json.loads(path.read_text())
-    assert values["network"].pop("asked") == "inceptionv1-mini"
+    assert values["network"].pop("asked") == "inceptionv1-small"
     path.write_text(json.dumps(values))
     old = Run(run.folder)
     assert old.manifest.network.asked is None
     assert old.manifest.determining() == determining
-    assert network_of(old).name == "inceptionv1-mini"
+    assert network_of(old).name == "inceptionv1-small"
     # The same scan goes on with it, and it says so from then on.
-    scan_images("inceptionv1-mini", pictures, "conv2d1:3", "conv2d0", out=run.folder)
-    assert Run(run.folder).manifest.network.asked == "inceptionv1-mini"
+    scan_images("inceptionv1-small", pictures, "conv2d1:3", "conv2d0", out=run.folder)
+    assert Run(run.folder).manifest.network.asked == "inceptionv1-small"
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_the_crop_is_that_which_suits_the_rule(tmp_path: Path, pictures: Path) -
 
 
 def test_a_crop_plan_can_be_written_down() -> None:
-    network = load("inceptionv1-mini")
+    network = load("inceptionv1-small")
     features = [network.resolve(f"mixed3b:{unit}") for unit in (3, 168)]
     plan = plan_crop(network, features, "mixed3a")
     assert plan.box is not None

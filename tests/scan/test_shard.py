@@ -108,7 +108,7 @@ def test_a_tie_between_exemplars_goes_to_the_first(tmp_path: Path) -> None:
     for number in range(12):
         Image.new("RGB", (64, 64), (200, 10, 10)).save(tmp_path / f"{number:02d}.png")
     run = scan_images(
-        "inceptionv1-mini",
+        "inceptionv1-small",
         tmp_path,
         "mixed3b:1",
         "mixed3a",

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def mini() -> Network:
-    return opponent.load("inceptionv1-mini")
+    return opponent.load("inceptionv1-small")
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,7 @@ def test_a_scan_of_every_position(tmp_path: Path) -> None:
     for number in range(3):
         noise = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         Image.fromarray(noise).save(tmp_path / f"{number}.png")
-    network = load("inceptionv1-mini")
+    network = load("inceptionv1-small")
     run = scan_images(network, tmp_path, "conv2d2:*@*", "conv2d1", out=tmp_path / "run")
     here = scan_images(network, tmp_path, "conv2d2:*", "conv2d1", out=tmp_path / "here")
     assert run.manifest.units is not None

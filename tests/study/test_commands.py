@@ -35,7 +35,7 @@ def within(*words: object) -> str:
 def mini_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Scans of two early layers of the embedded network; to be read only."""
     folder = tmp_path_factory.mktemp("mini")
-    pictures, network = paint_noise(folder / "pictures", 300, (64, 64)), load("inceptionv1-mini")
+    pictures, network = paint_noise(folder / "pictures", 300, (64, 64)), load("inceptionv1-small")
     for layer, through in (("conv2d0", "pixels"), ("conv2d1", "conv2d0")):
         features = [f"{layer}:{unit}" for unit in range(8)]
         scan_images(network, pictures, features, through, out=folder / layer)
@@ -125,16 +125,16 @@ def test_analyse_says_what_the_test_says(small: Study, tmp_path: Path) -> None:
 
 def test_simulate_sees_with_a_file_of_weights(small: Study, tmp_path: Path) -> None:
     file = tmp_path / "mini.safetensors"
-    save_file(load("inceptionv1-mini").module.state_dict(), file)
+    save_file(load("inceptionv1-small").module.state_dict(), file)
     words = ["--participants", 1, "--layer", "mixed3a"]
-    for name, model in (("plain", "inceptionv1-mini"), ("file", f"inceptionv1-mini={file}")):
+    for name, model in (("plain", "inceptionv1-small"), ("file", f"inceptionv1-small={file}")):
         folder = tmp_path / name
         within("simulate", small.folder, *words, "--model", model, "--out", folder)
     records = [
         json.loads((tmp_path / name / "simulated.json").read_text()) for name in ("plain", "file")
     ]
     assert records[0] == records[1]
-    assert records[0]["network"] == "inceptionv1-mini"
+    assert records[0]["network"] == "inceptionv1-small"
     with pytest.raises(ValueError, match="inceptionv1-mino"):
         within("simulate", small.folder, "--model", "inceptionv1-mino")
 

@@ -367,7 +367,7 @@ def test_accentuations_go_both_ways(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def mini() -> Network:
     """The embedded network on a smaller canvas."""
-    network = opponent.load("inceptionv1-mini")
+    network = opponent.load("inceptionv1-small")
     return network.with_preprocessing(replace(network.preprocessing, size=(48, 48)))
 
 
