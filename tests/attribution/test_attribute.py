@@ -185,7 +185,7 @@ def test_without_biases_the_parts_sum_to_the_activation(seed: int, kernel: int, 
 
 
 def test_the_embedded_networks_blocks_have_no_biases() -> None:
-    network = opponent.load("inceptionv1-small")
+    network = opponent.load()
     network.module.double()
     x = randn(2, 3, 64, 64)
     for through in ("maxpool1", "mixed3a", "mixed3b"):
@@ -296,7 +296,7 @@ def test_networks_and_images_in_any_form(tmp_path: Path) -> None:
     files = [tmp_path / f"{n}.png" for n in range(3)]
     for file, image in zip(files, pixels, strict=True):
         Image.fromarray(image).save(file)
-    network = opponent.load("inceptionv1-small")
+    network = opponent.load()
     expected = attribute(network, network.inputs(pixels), "mixed3b:9", "mixed3a")
     for given_network in ("inceptionv1-small", network):
         for images in (tmp_path, str(tmp_path), files):

@@ -364,7 +364,7 @@ def test_a_plan_holds_for_the_weights_that_it_was_checked_with() -> None:
 
 def test_flat_photographs_take_crops() -> None:
     """Many equal values, of which a pool picks any."""
-    network = opponent.load("inceptionv1-small")
+    network = opponent.load()
     feature = network.resolve("mixed3b:189")
     x = torch.zeros(4, 3, 64, 64)
     x[1:], x[2, :, :, 32:], x[3, 1, 20:40] = 1, -1, 0.5

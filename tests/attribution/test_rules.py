@@ -108,7 +108,7 @@ def test_the_path_integrates_what_a_polynomial_is() -> None:
 
 @pytest.mark.parametrize("rule", ["integrated-zero/4", "integrated-mean/4"])
 def test_rules_take_crops(rule: str, generator: torch.Generator) -> None:
-    network = load("inceptionv1-small")
+    network = load()
     feature, through = network.resolve("mixed3b:189@15,0"), "mixed3a"
     plan = plan_crop(network, [feature], through)
     assert plan.box is not None

@@ -46,7 +46,7 @@ def witness(model: nn.Module, x: Tensor, target: str, unit: int, through: str) -
 
 
 def test_captum_on_the_embedded_network(photographs: Path) -> None:
-    network = opponent.load("inceptionv1-small")
+    network = opponent.load()
     network.module.double()
     files = sorted(photographs.iterdir())[:3]
     inputs = network.load_inputs(files)[0]

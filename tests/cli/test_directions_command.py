@@ -67,7 +67,7 @@ def test_the_command_finds_directions_and_scans_them(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-SCAN_MINI = ("scan", "inceptionv1-small", "mixed3a:kmeans0", "--through", "maxpool1")
+SCAN_SMALL = ("scan", "inceptionv1-small", "mixed3a:kmeans0", "--through", "maxpool1")
 
 
 @pytest.mark.parametrize(
@@ -80,11 +80,11 @@ SCAN_MINI = ("scan", "inceptionv1-small", "mixed3a:kmeans0", "--through", "maxpo
             r"--spread 3 is more than the --k 2 directions",
         ),
         (
-            SCAN_MINI,
+            SCAN_SMALL,
             r"'kmeans0' .* is not a unit's number; .* a direction's name needs its file",
         ),
         (
-            (*SCAN_MINI, "--directions", "absent.npy"),
+            (*SCAN_SMALL, "--directions", "absent.npy"),
             r"there is no file of directions at absent\.npy",
         ),
     ],

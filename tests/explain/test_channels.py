@@ -114,12 +114,12 @@ def slow_sides(
 
 @pytest.mark.parametrize("name", ["mixed3b:189", "mixed3b:9"])
 def test_channels_are_what_attribute_gives_image_by_image(
-    mini: Network, run: Run, name: str
+    embedded: Network, run: Run, name: str
 ) -> None:
     feature = run.feature(name)
     answer = who(run, name, crops=0, group="exciting")
     assert len(answer.images) == 20
-    plus, minus = slow_sides(mini, run, feature, answer.images)
+    plus, minus = slow_sides(embedded, run, feature, answer.images)
     close: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-3}
     np.testing.assert_allclose(answer.excitation, plus.mean(0), **close)
     np.testing.assert_allclose(answer.inhibition, minus.mean(0), **close)

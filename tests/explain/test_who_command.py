@@ -25,13 +25,15 @@ def within(*arguments: object) -> str:
     return result.output
 
 
-def test_the_command_prints_silences_and_writes(run: Run, mini: Network, tmp_path: Path) -> None:
+def test_the_command_prints_silences_and_writes(
+    run: Run, embedded: Network, tmp_path: Path
+) -> None:
     page = tmp_path / "who.html"
     text = within(
         "who", run.folder, "--feature", "mixed3b:189", "--silence", "--channels", "3", "--out", page
     )
     answer = who(run, "mixed3b:189", channels=3, crops=0)
-    checked = silence_check(run, mini, answer)
+    checked = silence_check(run, embedded, answer)
     plain = " ".join(text.split())
     assert plain.startswith(f"mixed3b:189@8,8 in {answer.about}, by channels of mixed3a")
     for driver in (*answer.exciting, *answer.inhibiting):

@@ -216,7 +216,7 @@ LOCAL = {
     "convnext_tiny": (partial(torchvision_model, "convnext_tiny"), (64, 96), "features.3.0"),
     "swin_t": (partial(torchvision_model, "swin_t"), (64, 96), "features.1.0 features.1.1"),
     "inceptionv1-small": (
-        lambda: opponent.load("inceptionv1-small").module,
+        lambda: opponent.load().module,
         (43, 64),
         "mixed3b mixed4a_5x5",
     ),

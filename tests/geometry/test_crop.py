@@ -33,7 +33,7 @@ from opponent.models.network import PIXELS
 def test_a_crop_gives_the_whole_images_numbers(
     name: str, through: str, generator: torch.Generator
 ) -> None:
-    network = load("inceptionv1-small")
+    network = load()
     feature = network.resolve(name)
     plan = plan_crop(network, [feature], through)
     inputs = torch.randn(3, 3, 64, 64, generator=generator)
@@ -68,7 +68,7 @@ def test_a_crop_gives_the_whole_images_numbers(
 
 
 def test_a_plan_of_the_whole_image_takes_all_of_it() -> None:
-    network = load("inceptionv1-small")
+    network = load()
     features = [network.resolve("mixed3b:3"), network.resolve("mixed3b:189@0,0")]
     plan = plan_whole_image(network, features, "mixed3a", "no reason")
     window = dependency(network, features, "mixed3a")
@@ -88,7 +88,7 @@ def test_a_plan_of_the_whole_image_takes_all_of_it() -> None:
 
 
 def test_what_several_features_depend_on_is_the_smallest_box_around_all() -> None:
-    network = load("inceptionv1-small")
+    network = load()
     features = [network.resolve(x) for x in ("mixed3b:3@2,3", "mixed3b:189@9,1")]
     boxes = [receptive_field(network, feature, "mixed3a") for feature in features]
     top, left = min(x.top for x in boxes), min(x.left for x in boxes)
@@ -204,7 +204,7 @@ def test_where_no_window_is_possible_it_takes_the_whole_map(target: str, through
     ("target", "through"), [("mixed3b:189", "mixed3a"), ("mixed4a:9@0,7", "mixed3b")]
 )
 def test_the_embedded_network_from_a_through_layer_on(target: str, through: str) -> None:
-    network = load("inceptionv1-small")
+    network = load()
     network.to(dtype=torch.float64)
     features = [network.resolve(target)]
     plan = plan_crop(network, features, through, start=through)

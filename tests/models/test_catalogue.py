@@ -9,8 +9,7 @@ from opponent.models.catalogue import EMBEDDED, MODELS, check_model
 def test_a_name_for_each_kind_of_model() -> None:
     kinds = {name.partition(":")[0] for name in MODELS}
     assert kinds == {
-        "inceptionv1-small", "inceptionv1-small", "inceptionv1", "inceptionv1-bvlc", "torchvision",
-        "timm", "module",
+        "inceptionv1-small", "inceptionv1", "inceptionv1-bvlc", "torchvision", "timm", "module",
     }  # fmt: skip
     assert EMBEDDED in MODELS
 

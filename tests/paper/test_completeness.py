@@ -174,9 +174,9 @@ def measured(network: Network, images: Path, out: Path, **given: object) -> Comp
 
 
 def test_the_embedded_network_is_complete_but_early_on(
-    mini: Network, tiny_photographs: Path, tmp_path: Path
+    embedded: Network, tiny_photographs: Path, tmp_path: Path
 ) -> None:
-    result = measured(mini, tiny_photographs, tmp_path / "out")
+    result = measured(embedded, tiny_photographs, tmp_path / "out")
     mean = dict(zip((x.layer for x in result.layers), result.pearson.mean(1), strict=True))
     late = [name for name in mean if name.startswith("mixed")]
     assert len(late) == 9

@@ -21,13 +21,13 @@ from opponent.reports.report import write_report
 
 
 @pytest.fixture(scope="session")
-def mini() -> Network:
+def embedded() -> Network:
     """The embedded network."""
-    return load("inceptionv1-small")
+    return load()
 
 
 @pytest.fixture(scope="session")
-def run(mini: Network, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(embedded: Network, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A scan of 40 pictures, one with a hostile name and one that cannot be read."""
     folder = tmp_path_factory.mktemp("pages")
     pictures = folder / "pictures"
@@ -38,17 +38,17 @@ def run(mini: Network, tmp_path_factory: pytest.TempPathFactory) -> Run:
         image = Image.fromarray(small).resize((96, 96), Image.Resampling.BICUBIC)
         image.save(pictures / (HOSTILE if i == 39 else f"{i:02d}.png"))
     (pictures / "broken.png").write_bytes(b"no picture")
-    return scan_images(mini, pictures, "mixed3b:189", "mixed3a", out=folder / "run")
+    return scan_images(embedded, pictures, "mixed3b:189", "mixed3a", out=folder / "run")
 
 
 @pytest.fixture(scope="session")
-def report(run: Run, mini: Network) -> Path:
+def report(run: Run, embedded: Network) -> Path:
     """Its report, with every image in a group so that the hostile name is shown."""
-    return write_report(run, network=mini, k=40, settings=QUICK)
+    return write_report(run, network=embedded, k=40, settings=QUICK)
 
 
 @pytest.fixture(scope="session")
-def explored(mini: Network, tmp_path_factory: pytest.TempPathFactory) -> Explored:
+def explored(embedded: Network, tmp_path_factory: pytest.TempPathFactory) -> Explored:
     """121 pictures in three folders, one with a hostile name; 90 of them are on the map."""
     folder = tmp_path_factory.mktemp("explore")
     generator = np.random.default_rng(0)
@@ -59,10 +59,12 @@ def explored(mini: Network, tmp_path_factory: pytest.TempPathFactory) -> Explore
     paint(folder / "pictures" / "lines" / explorer.HOSTILE, generator)
     settings = AtlasSettings(top=90, grid=3, min_images=3, neighbours=5, steps=2)
     with pytest.MonkeyPatch.context() as patch, single_thread():
-        run = scan_images(mini, folder / "pictures", "mixed3b:189", "mixed3a", out=folder / "run")
+        run = scan_images(
+            embedded, folder / "pictures", "mixed3b:189", "mixed3a", out=folder / "run"
+        )
         # Any layout will do here, and this one takes no time; tests/atlas looks at UMAP's.
         patch.setattr(build, "lay_out", scattered)
-        atlas = make_atlas(run, network=mini, settings=settings)
+        atlas = make_atlas(run, network=embedded, settings=settings)
     columns = run.columns()
     on_map = atlas.map["image"].to_pylist()
     others = [image for image in columns.images if image not in on_map]
@@ -120,16 +122,16 @@ def desk(opened: ExplorerVisit) -> Iterator[ExplorerVisit]:
 
 
 @pytest.fixture(scope="session")
-def why_answer(run: Run, mini: Network) -> Why:
+def why_answer(run: Run, embedded: Network) -> Why:
     """Why one image does not make the feature fire."""
     with single_thread():
-        return why(mini, run.images.find("05.png").path, "mixed3b:189", "mixed3a", run=run)
+        return why(embedded, run.images.find("05.png").path, "mixed3b:189", "mixed3a", run=run)
 
 
 @pytest.fixture(scope="session")
-def who_answer(run: Run, mini: Network) -> Who:
+def who_answer(run: Run, embedded: Network) -> Who:
     """Which channels drive the feature in two images."""
     with single_thread():
         return who(
-            run, "mixed3b:189", images=["03.png", "33.png"], channels=2, crops=2, network=mini
+            run, "mixed3b:189", images=["03.png", "33.png"], channels=2, crops=2, network=embedded
         )

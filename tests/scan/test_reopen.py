@@ -51,9 +51,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_weights_from_a_file_are_loaded_again(
-    tmp_path: Path, pictures: Path, mini: Network
+    tmp_path: Path, pictures: Path, embedded: Network
 ) -> None:
-    changed = {name: value.clone() for name, value in mini.module.state_dict().items()}
+    changed = {name: value.clone() for name, value in embedded.module.state_dict().items()}
     changed["conv2d0_pre_relu_conv.bias"] += 0.01
     weights = tmp_path / "mine.safetensors"
     save_file(changed, weights)
@@ -61,9 +61,9 @@ def test_weights_from_a_file_are_loaded_again(
     network = load("inceptionv1-small", weights)
     run = scan_images(network, images, "conv2d1:3", "conv2d0", out=tmp_path / "run")
     again = network_of(Run(run.folder))
-    assert again.weights_sha256() != mini.weights_sha256()
+    assert again.weights_sha256() != embedded.weights_sha256()
     with pytest.raises(RunError, match=r"scanned with other weights of inceptionv1-small"):
-        network_of(run, mini)
+        network_of(run, embedded)
     assert network_of(run, network) is network
     # The file is elsewhere now: the same scan goes on with it, and knows its place.
     moved = tmp_path / "moved.safetensors"
@@ -126,7 +126,7 @@ def test_a_factory_that_names_its_network_is_asked_again(
 
 def test_the_scans_preprocessing_and_numbers_come_back(tmp_path: Path, pictures: Path) -> None:
     size = Preprocessing(size=(20, 24), draft=True)
-    network = load("inceptionv1-small").with_preprocessing(size).to(dtype=torch.float64)
+    network = load().with_preprocessing(size).to(dtype=torch.float64)
     assert network.asked == "inceptionv1-small"
     run = scan_images(network, pictures, "conv2d1:3", "conv2d0", out=tmp_path / "run")
     again = network_of(Run(run.folder))
@@ -329,7 +329,7 @@ def test_the_crop_is_that_which_suits_the_rule(tmp_path: Path, pictures: Path) -
 
 
 def test_a_crop_plan_can_be_written_down() -> None:
-    network = load("inceptionv1-small")
+    network = load()
     features = [network.resolve(f"mixed3b:{unit}") for unit in (3, 168)]
     plan = plan_crop(network, features, "mixed3a")
     assert plan.box is not None
@@ -341,21 +341,23 @@ def test_a_crop_plan_can_be_written_down() -> None:
 
 
 def test_crop_plans_come_back_from_the_folder(
-    mini: Network, small: Network, pictures: Path, tmp_path: Path
+    embedded: Network, small: Network, pictures: Path, tmp_path: Path
 ) -> None:
     features = ["mixed3a:5@0,0", "mixed3a:100@1,0"]
     run = scan_images(
-        mini, pictures, [*features, "mixed3a:*@0,0"], "conv2d2", out=tmp_path / "crop"
+        embedded, pictures, [*features, "mixed3a:*@0,0"], "conv2d2", out=tmp_path / "crop"
     )
     again = Run(run.folder)
-    resolved = [mini.resolve(x) for x in features]
-    plan = crop_plan_of(again, mini)
-    assert plan == plan_crop(mini, resolved, "conv2d2")
+    resolved = [embedded.resolve(x) for x in features]
+    plan = crop_plan_of(again, embedded)
+    assert plan == plan_crop(embedded, resolved, "conv2d2")
     assert plan.box is not None
-    assert crop_plan_of(again, mini, resolved[:1]) == plan_crop(mini, resolved[:1], "conv2d2")
-    units = units_plan_of(again, mini)
-    widest = [AllUnits(layer="mixed3a", position=(0, 0)).widest(mini)]
-    assert units == plan_crop(mini, widest, "conv2d2")
+    assert crop_plan_of(again, embedded, resolved[:1]) == plan_crop(
+        embedded, resolved[:1], "conv2d2"
+    )
+    units = units_plan_of(again, embedded)
+    widest = [AllUnits(layer="mixed3a", position=(0, 0)).widest(embedded)]
+    assert units == plan_crop(embedded, widest, "conv2d2")
     whole = scan_images(small, pictures, ["head:1", "head:*"], "mixed", out=tmp_path / "whole")
     plan = crop_plan_of(whole, small)
     assert plan == plan_whole_image(

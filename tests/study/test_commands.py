@@ -32,10 +32,10 @@ def within(*words: object) -> str:
 
 
 @pytest.fixture(scope="session")
-def mini_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def small_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Scans of two early layers of the embedded network; to be read only."""
-    folder = tmp_path_factory.mktemp("mini")
-    pictures, network = paint_noise(folder / "pictures", 300, (64, 64)), load("inceptionv1-small")
+    folder = tmp_path_factory.mktemp("embedded")
+    pictures, network = paint_noise(folder / "pictures", 300, (64, 64)), load()
     for layer, through in (("conv2d0", "pixels"), ("conv2d1", "conv2d0")):
         features = [f"{layer}:{unit}" for unit in range(8)]
         scan_images(network, pictures, features, through, out=folder / layer)
@@ -57,8 +57,8 @@ def test_help_has_an_example(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_build(mini_runs: list[Path], tmp_path: Path) -> None:
-    words = ["build", *mini_runs, "--out", tmp_path / "study", "--features", 1]
+def test_build(small_runs: list[Path], tmp_path: Path) -> None:
+    words = ["build", *small_runs, "--out", tmp_path / "study", "--features", 1]
     words += ["--label", "early", "--label", "late", "--format", "svg"]
     text = within(*words)
     study = Study(tmp_path / "study")
@@ -80,11 +80,11 @@ def test_build(mini_runs: list[Path], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_build_refuses(mini_runs: list[Path], tmp_path: Path) -> None:
+def test_build_refuses(small_runs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="figures are png"):
-        within("build", *mini_runs, "--out", tmp_path / "study", "--format", "gif")
+        within("build", *small_runs, "--out", tmp_path / "study", "--format", "gif")
     with pytest.raises(ValueError, match="1 labels for 2 layers: conv2d0, conv2d1"):
-        within("build", *mini_runs, "--out", tmp_path / "study", "--label", "early")
+        within("build", *small_runs, "--out", tmp_path / "study", "--label", "early")
     assert not any(tmp_path.iterdir())
 
 
@@ -124,8 +124,8 @@ def test_analyse_says_what_the_test_says(small: Study, tmp_path: Path) -> None:
 
 
 def test_simulate_sees_with_a_file_of_weights(small: Study, tmp_path: Path) -> None:
-    file = tmp_path / "mini.safetensors"
-    save_file(load("inceptionv1-small").module.state_dict(), file)
+    file = tmp_path / "embedded.safetensors"
+    save_file(load().module.state_dict(), file)
     words = ["--participants", 1, "--layer", "mixed3a"]
     for name, model in (("plain", "inceptionv1-small"), ("file", f"inceptionv1-small={file}")):
         folder = tmp_path / name

@@ -365,19 +365,19 @@ def test_accentuations_go_both_ways(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def mini() -> Network:
+def embedded() -> Network:
     """The embedded network on a smaller canvas."""
-    network = opponent.load("inceptionv1-small")
+    network = opponent.load()
     return network.with_preprocessing(replace(network.preprocessing, size=(48, 48)))
 
 
 @pytest.fixture(scope="module")
-def tense_images(mini: Network) -> tuple[torch.Tensor, torch.Tensor]:
+def tense_images(embedded: Network) -> tuple[torch.Tensor, torch.Tensor]:
     """The three tensest of a hundred crops of photographs for 'mixed3b:40', and its activation."""
     pytest.importorskip("skimage")
-    crops = open_images("photos", size=mini.preprocessing.size)[::20]
-    inputs = mini.load_inputs(ImageSet(source="crops", entries=crops))[0]
-    [result] = attribute_each(mini, inputs, [mini.resolve("mixed3b:40")], "mixed3a")
+    crops = open_images("photos", size=embedded.preprocessing.size)[::20]
+    inputs = embedded.load_inputs(ImageSet(source="crops", entries=crops))[0]
+    [result] = attribute_each(embedded, inputs, [embedded.resolve("mixed3b:40")], "mixed3a")
     columns = Columns(
         images=tuple(entry.id for entry in crops),
         **{
@@ -394,11 +394,11 @@ def tense_images(mini: Network) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("side", SIDES)
 def test_inversions_of_tense_images_show_what_they_should(
-    mini: Network, tense_images: tuple[torch.Tensor, torch.Tensor], side: Side
+    embedded: Network, tense_images: tuple[torch.Tensor, torch.Tensor], side: Side
 ) -> None:
     images, own = tense_images
     enough = SynthesisSettings(steps=24, canvas=(52, 52), transforms=Transforms(draws=1))
-    made = invert(mini, images, "mixed3b:40", "mixed3a", side=side, settings=enough)
+    made = invert(embedded, images, "mixed3b:40", "mixed3a", side=side, settings=enough)
     assert (side.sign * (made.final - own) > 0).all()
     assert (made.objective[-5:].mean(0) > made.objective[:5].mean(0)).all()
 
