@@ -48,8 +48,8 @@ def slow_scores(network: Network, inputs: Tensor, name: str, through: str, step:
     ("name", "through"),
     [
         ("mixed3b:*", "mixed3a"),
-        ("mixed3a:*@0,15", "conv2d2"),
-        ("mixed3a:*@15,7", "pixels"),
+        ("mixed3a:*@0,13", "conv2d2"),
+        ("mixed3a:*@13,7", "pixels"),
         ("logits:*", "mixed5a"),
     ],
 )
@@ -108,7 +108,7 @@ def test_scores_within_inference_mode(gated: Network, embedded: Network) -> None
 
 def test_the_law_holds_for_all_units(embedded: Network, generator: torch.Generator) -> None:
     """Excitation - inhibition is the sum of S, here all of the activation: there are no biases."""
-    units = AllUnits(layer="mixed3b", position=(3, 15))
+    units = AllUnits(layer="mixed3b", position=(3, 13))
     inputs = torch.randn(3, 3, *embedded.preprocessing.size, generator=generator)
     result = scores(embedded, inputs, plan_crop(embedded, [units.widest(embedded)], "mixed3a"))
     activation, plus, minus, tension, l1, l2 = result.unbind(2)

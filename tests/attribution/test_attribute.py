@@ -187,7 +187,7 @@ def test_without_biases_the_parts_sum_to_the_activation(seed: int, kernel: int, 
 def test_the_embedded_networks_blocks_have_no_biases() -> None:
     network = opponent.load()
     network.module.double()
-    x = randn(2, 3, 64, 64)
+    x = randn(2, 3, 112, 112)
     for through in ("maxpool1", "mixed3a", "mixed3b"):
         result = attribute(network, x, "mixed4a:9", through)
         total = result.excitation - result.inhibition
@@ -292,7 +292,7 @@ def test_two_branches_are_an_error_and_two_parts_of_a_sum_are_not() -> None:
 
 
 def test_networks_and_images_in_any_form(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3), dtype=np.uint8)
     files = [tmp_path / f"{n}.png" for n in range(3)]
     for file, image in zip(files, pixels, strict=True):
         Image.fromarray(image).save(file)
@@ -303,7 +303,7 @@ def test_networks_and_images_in_any_form(tmp_path: Path) -> None:
             result = attribute(given_network, images, Feature.parse("mixed3b:9"), "mixed3a")
             assert torch.equal(result.attribution, expected.attribution)
     assert result.through == "mixed3a"
-    assert result.feature.label == "mixed3b:9@8,8"
+    assert result.feature.label == "mixed3b:9@7,7"
     module = seeded(Branches)
     double = attribute(module, network.inputs(pixels), "logits:0", "pixels")
     assert double.attribution.dtype == torch.float64

@@ -22,9 +22,9 @@ from opponent.models.network import PIXELS
     ("name", "through"),
     [
         ("mixed3a:5", "conv2d2"),
-        ("mixed3a:5@0,15", "conv2d2"),
+        ("mixed3a:5@0,13", "conv2d2"),
         ("mixed3b:189", "mixed3a"),
-        ("mixed3b:189@15,0", "mixed3a"),
+        ("mixed3b:189@13,0", "mixed3a"),
         ("mixed3b:7@3,8", "conv2d1"),
         ("mixed4a:3@1,6", "mixed3b"),
         ("mixed3a:100@6,2", "pixels"),
@@ -36,11 +36,11 @@ def test_a_crop_gives_the_whole_images_numbers(
     network = load()
     feature = network.resolve(name)
     plan = plan_crop(network, [feature], through)
-    inputs = torch.randn(3, 3, 64, 64, generator=generator)
+    inputs = torch.randn(3, 3, 112, 112, generator=generator)
     whole = network.run(inputs, feature.layer, through)
     result = plan.run(network, inputs)
     assert plan.box is not None
-    assert plan.box.height * plan.box.width < 64 * 64
+    assert plan.box.height * plan.box.width < 112 * 112
     if through != "pixels":
         alone = plan.run(network, plan.crop(inputs), to_target=False, cropped=True).target
         assert result.through is not None
@@ -76,7 +76,7 @@ def test_a_plan_of_the_whole_image_takes_all_of_it() -> None:
         features=tuple(features), through="mixed3a", window=window, inner=window,
         reason="no reason",
     )  # fmt: skip
-    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
     assert plan.crop(x) is x
     assert plan.cover(x) is x
     without = plan_whole_image(network, features, None, "no reason")
@@ -201,7 +201,7 @@ def test_where_no_window_is_possible_it_takes_the_whole_map(target: str, through
 
 
 @pytest.mark.parametrize(
-    ("target", "through"), [("mixed3b:189", "mixed3a"), ("mixed4a:9@0,7", "mixed3b")]
+    ("target", "through"), [("mixed3b:189", "mixed3a"), ("mixed4a:9@0,6", "mixed3b")]
 )
 def test_the_embedded_network_from_a_through_layer_on(target: str, through: str) -> None:
     network = load()

@@ -74,7 +74,7 @@ def test_a_through_layer_that_does_not_fit_names_bottlenecks_alone(
     embedded: Network, target: str, through: str, message: str
 ) -> None:
     branches = {x.layer for x in through_layers(embedded, target) if not x.bottleneck}
-    images = torch.zeros(1, 3, 64, 64)
+    images = torch.zeros(1, 3, 112, 112)
     calls: list[Callable[[], object]] = [
         lambda: check_through(embedded, target, through),
         lambda: attribute(embedded, images, f"{target}:1", through),
