@@ -25,8 +25,8 @@ def small() -> Network:
 def embedded() -> Network:
     """The embedded network on a smaller canvas, which is no square."""
     network = opponent.load()
-    prepared = replace(network.preprocessing, size=(40, 48))
-    return Network(network.module, preprocessing=prepared, name="embedded at 40 x 48")
+    prepared = replace(network.preprocessing, size=(80, 96))
+    return Network(network.module, preprocessing=prepared, name="embedded at 80 x 96")
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from opponent import Feature, ImageSet, Network, Run, RunError, load, scan_images
-from opponent.models.registry import MINI_INPUT
+from opponent.models.registry import SMALL_INPUT
 from opponent.scan.plan import rounding
 from opponent.scan.reopen import check_network, network_of
 
@@ -29,11 +29,11 @@ def test_the_run_says_what_was_scanned(
     assert [entry.path for entry in again.images] == [entry.path for entry in images]
     check_network(again, embedded)
     with pytest.raises(
-        RunError, match="'embedded at 40 x 48', cannot be loaded: no model is called"
+        RunError, match="'embedded at 80 x 96', cannot be loaded: no model is called"
     ):
         network_of(again)
-    with pytest.raises(RunError, match=r"prepared otherwise .*40, 48.*, now .*64, 64"):
-        check_network(again, Network(embedded.module, preprocessing=MINI_INPUT))
+    with pytest.raises(RunError, match=r"prepared otherwise .*80, 96.*, now .*112, 112"):
+        check_network(again, Network(embedded.module, preprocessing=SMALL_INPUT))
 
 
 def test_an_empty_list_is_refused(small: Network, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_a_factory_that_names_its_network_is_asked_again(
 
 
 def test_the_scans_preprocessing_and_numbers_come_back(tmp_path: Path, pictures: Path) -> None:
-    size = Preprocessing(size=(20, 24), draft=True)
+    size = Preprocessing(size=(40, 48), draft=True)
     network = load().with_preprocessing(size).to(dtype=torch.float64)
     assert network.asked == "inceptionv1-small"
     run = scan_images(network, pictures, "conv2d1:3", "conv2d0", out=tmp_path / "run")
@@ -330,7 +330,7 @@ def test_the_crop_is_that_which_suits_the_rule(tmp_path: Path, pictures: Path) -
 
 def test_a_crop_plan_can_be_written_down() -> None:
     network = load()
-    features = [network.resolve(f"mixed3b:{unit}") for unit in (3, 168)]
+    features = [network.resolve(f"mixed3b:{unit}") for unit in (3, 189)]
     plan = plan_crop(network, features, "mixed3a")
     assert plan.box is not None
     record = crop_record(plan)
