@@ -45,7 +45,7 @@ def test_the_command_finds_directions_and_scans_them(tmp_path: Path) -> None:
     rest = ("--through", "maxpool1", "--images", folder, "--out", tmp_path / "run")
     assert "12 images scanned" in within(*scanning, *rest, "--power", 2)
     run = Run(tmp_path / "run")
-    assert [x.label for x in run.features] == ["mixed3a:kmeans0@8,8", "mixed3a:7@8,8"]
+    assert [x.label for x in run.features] == ["mixed3a:kmeans0@7,7", "mixed3a:7@7,7"]
     assert [x.power for x in run.features] == [2, 0]
     np.testing.assert_array_equal(
         np.asarray(run.features[0].vector, np.float32), everything.vectors[0]

@@ -153,16 +153,20 @@ def test_channels_are_what_attribute_gives_image_by_image(
 
 
 @pytest.mark.parametrize("group", SELECTIONS)
-def test_groups_are_those_of_select(run: Run, group: str) -> None:
-    columns = run.columns("mixed3b:189")
-    selected = select(columns, 20)[group]
-    if not len(selected):
-        with pytest.raises(ValueError, match=rf"no image of .* is {group.replace('_', ' ')}"):
-            who(run, "mixed3b:189", group=group, crops=0)
-        return
-    answer = who(run, "mixed3b:189", group=group, crops=0)
-    assert answer.images == tuple(columns.images[row] for row in selected.rows)
-    assert answer.about == f"the {len(selected)} most {group.replace('_', ' ')} images"
+def test_groups_are_those_of_select(run: Run, integer_run: Run, group: str) -> None:
+    what = group.replace("_", " ")
+    for source in (run, integer_run):
+        feature = source.features[0]
+        columns = source.columns(feature)
+        selected = select(columns, 20)[group]
+        if not len(selected):
+            with pytest.raises(ValueError, match=rf"no image of .* is {what}"):
+                who(source, feature, group=group, crops=0)
+            continue
+        answer = who(source, feature, group=group, crops=0)
+        assert answer.images == tuple(columns.images[row] for row in selected.rows)
+        several = f"the {len(selected)} most {what} images"
+        assert answer.about == (several if len(selected) > 1 else f"the most {what} image")
 
 
 def test_a_selection_of_the_users_own_is_a_group(run: Run) -> None:
@@ -184,11 +188,12 @@ def test_a_selection_of_the_users_own_is_a_group(run: Run) -> None:
     np.testing.assert_array_equal(answer.inhibition, same.inhibition)
 
 
-def test_without_a_choice_it_is_about_the_tensest(run: Run) -> None:
-    answer = who(run, "mixed3b:189", crops=0)
-    assert answer.images == who(run, "mixed3b:189", group="tense", crops=0).images
+def test_without_a_choice_it_is_about_the_tensest(integer_run: Run) -> None:
+    answer = who(integer_run, "mixed:1", crops=0)
+    assert answer.images == who(integer_run, "mixed:1", group="tense", crops=0).images
+    assert len(answer.images) < 30
     assert answer.about == f"the {len(answer.images)} most tense images"
-    assert answer.feature == run.features[0]
+    assert answer.feature == integer_run.features[0]
 
 
 def test_without_a_tense_image_it_is_about_all(
@@ -241,7 +246,7 @@ def test_a_cell_is_one_of_the_newest_atlas(run: Run, monkeypatch: pytest.MonkeyP
 
 
 def test_a_cell_of_a_run_without_an_atlas(run: Run) -> None:
-    message = "no atlas of mixed3b:189@8,8: `opponent atlas` makes one"
+    message = "no atlas of mixed3b:189@7,7: `opponent atlas` makes one"
     with pytest.raises(RunError, match=message):
         who(run, "mixed3b:189", cell=(0, 0), crops=0)
 
@@ -257,7 +262,7 @@ def test_a_cell_of_a_run_without_an_atlas(run: Run) -> None:
         ({"group": "tense", "images": ["01.png"]}, ValueError, "by a group, by their ids or by a"),
         ({"group": "tense", "cell": (0, 0)}, ValueError, "or by a cell, not by several"),
         ({"images": [], "cell": (0, 0)}, ValueError, "or by a cell, not by several"),
-        ({"feature": "mixed3b:7"}, ValueError, "holds no 'mixed3b:7'; it holds mixed3b:189@8,8"),
+        ({"feature": "mixed3b:7"}, ValueError, "holds no 'mixed3b:7'; it holds mixed3b:189@7,7"),
     ],
 )
 def test_wrong_choices_are_refused(

@@ -59,11 +59,12 @@ def test_crops_are_enlarged_with_the_photograph(integer_run: Run, integer_networ
         np.testing.assert_array_equal(tile.image, expected)
 
 
-@pytest.mark.parametrize("channel", [3, 40, 90, 120])
+@pytest.mark.parametrize("branch", [(0, 32), (32, 96), (96, 112), (112, 128)])
 def test_crops_of_each_branch_see_as_far_as_it_does(
-    run: Run, embedded: Network, channel: int
+    run: Run, embedded: Network, branch: tuple[int, int]
 ) -> None:
     prepared = run.preprocessing
+    channel = next(k for k in range(*branch) if run.exemplars(k))
     tiles = exemplar_tiles(run, embedded, [channel], 9)[channel]
     places = run.exemplars(channel)
     assert len(tiles) == len(places) > 0

@@ -61,7 +61,7 @@ def test_numbers_are_those_of_attribute(embedded: Network, folder: Path) -> None
     assert answer.to_arrow().num_rows == 10
     assert answer.answer is None
     assert answer.standing is None
-    assert answer.feature.label == "mixed3b:189@8,8"
+    assert answer.feature.label == "mixed3b:189@7,7"
 
 
 def test_a_class_is_named_and_ranked(embedded: Network, folder: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_run_of_something_else_is_refused(folder: Path, blobs_run: Run) -> Non
     network, image = load(), folder / "00.png"
     with pytest.raises(RunError, match="scanned through 'mixed3a', not through 'conv2d2'"):
         why(network, image, "mixed3b:189", "conv2d2", run=blobs_run)
-    with pytest.raises(ValueError, match="holds no 'mixed3b:5@8,8'; it holds mixed3b:189@8,8"):
+    with pytest.raises(ValueError, match="holds no 'mixed3b:5@7,7'; it holds mixed3b:189@7,7"):
         why(network, image, "mixed3b:5", "mixed3a", run=blobs_run)
     with torch.no_grad():
         network.module.conv2d0_pre_relu_conv.weight.mul_(2)

@@ -35,7 +35,7 @@ def test_the_command_prints_silences_and_writes(
     answer = who(run, "mixed3b:189", channels=3, crops=0)
     checked = silence_check(run, embedded, answer)
     plain = " ".join(text.split())
-    assert plain.startswith(f"mixed3b:189@8,8 in {answer.about}, by channels of mixed3a")
+    assert plain.startswith(f"mixed3b:189@7,7 in {answer.about}, by channels of mixed3a")
     for driver in (*answer.exciting, *answer.inhibiting):
         assert driver.name in plain
         assert f"+{driver.excitation:.3g} ± {driver.excitation_sd:.2g}" in plain

@@ -91,7 +91,7 @@ def test_the_page_of_who_says_everything(who_answer: Who, tmp_path: Path) -> Non
     drivers = replace(who_answer.drivers, exciting=named)
     hostile = replace(who_answer, about=HOSTILE, drivers=drivers)
     text = write_who(hostile, tmp_path / "who.html", checked).read_text()
-    assert "Who drives mixed3b:189@8,8?" in text
+    assert "Who drives mixed3b:189@7,7?" in text
     assert "<img src=x" not in text
     assert "&lt;img src=x onerror=alert(1)&gt;" in text
     assert f"{who_answer.excitation.sum():.4g}" in text

@@ -160,7 +160,7 @@ def test_a_run_without_an_atlas_says_what_makes_one(explored: Explored, tmp_path
     run = copied(explored, tmp_path / "run", without=["atlas", "explorer", "explorer.html"])
     with pytest.raises(RunError, match="no atlas of any feature: `opponent atlas` makes one"):
         write_explorer(run)
-    with pytest.raises(RunError, match="no atlas of mixed3b:189@8,8: `opponent atlas` makes one"):
+    with pytest.raises(RunError, match="no atlas of mixed3b:189@7,7: `opponent atlas` makes one"):
         write_explorer(run, feature="mixed3b:189")
     with pytest.raises(ValueError, match="holds no 'mixed3b:7'"):
         write_explorer(explored.run, feature="mixed3b:7")
@@ -214,7 +214,7 @@ def test_a_feature_is_named_where_several_have_atlases(
 ) -> None:
     other = SimpleNamespace(feature=explored.atlas.feature.at((0, 0)))
     monkeypatch.setattr(explorer, "atlases", lambda *_: [other, explored.atlas])
-    message = r"has atlases of mixed3b:189@0,0, mixed3b:189@8,8; name one of these features"
+    message = r"has atlases of mixed3b:189@0,0, mixed3b:189@7,7; name one of these features"
     with pytest.raises(ValueError, match=message):
         write_explorer(explored.run, tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
