@@ -11,6 +11,7 @@ import pytest
 from safetensors.torch import save_file
 from tests.support.pictures import paint_noise
 from tests.support.study import as_json, small_study
+from tests.support.weights import drawn, write
 from typer.testing import CliRunner
 
 from opponent.cli import app
@@ -110,7 +111,10 @@ def test_simulate_and_analyse(small: Study, tmp_path: Path) -> None:
 
 
 def test_analyse_says_what_the_test_says(small: Study, tmp_path: Path) -> None:
+    """Participants who see with random weights, so that what they answer is always the same."""
+    file = write(tmp_path / "random.safetensors", drawn(load().module))
     words = ["--participants", 6, "--temperature", 0.1, "--layer", "mixed3a", "--seed", 1]
+    words += ["--model", f"inceptionv1-small={file}"]
     within("simulate", small.folder, *words, "--out", tmp_path / "answered")
     text = within("analyse", tmp_path / "answered")
     values = as_json(analyse_folder(Study(tmp_path / "answered")))
@@ -135,8 +139,8 @@ def test_simulate_sees_with_a_file_of_weights(small: Study, tmp_path: Path) -> N
     ]
     assert records[0] == records[1]
     assert records[0]["network"] == "inceptionv1-small"
-    with pytest.raises(ValueError, match="inceptionv1-mino"):
-        within("simulate", small.folder, "--model", "inceptionv1-mino")
+    with pytest.raises(ValueError, match="inceptionv1-smalo"):
+        within("simulate", small.folder, "--model", "inceptionv1-smalo")
 
 
 def test_export(small: Study, tmp_path: Path) -> None:
