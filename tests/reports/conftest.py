@@ -10,6 +10,7 @@ from playwright.sync_api import Browser
 from tests.support import explorer
 from tests.support.explorer import THUMB, Explored, ExplorerVisit, paint, scattered
 from tests.support.pages import HOSTILE, QUICK
+from tests.support.tense import tensest_unit
 from tests.support.threads import single_thread
 
 from opponent import AtlasSettings, Network, Run, Who, Why, load, make_atlas, scan_images, who, why
@@ -37,8 +38,9 @@ def run(embedded: Network, tmp_path_factory: pytest.TempPathFactory) -> Run:
         small = rng.integers(0, 256, (7, 7, 3), dtype=np.uint8)
         image = Image.fromarray(small).resize((96, 96), Image.Resampling.BICUBIC)
         image.save(pictures / (HOSTILE if i == 39 else f"{i:02d}.png"))
+    feature = tensest_unit(embedded, pictures, "mixed3b")
     (pictures / "broken.png").write_bytes(b"no picture")
-    return scan_images(embedded, pictures, "mixed3b:189", "mixed3a", out=folder / "run")
+    return scan_images(embedded, pictures, feature, "mixed3a", out=folder / "run")
 
 
 @pytest.fixture(scope="session")
@@ -59,9 +61,8 @@ def explored(embedded: Network, tmp_path_factory: pytest.TempPathFactory) -> Exp
     paint(folder / "pictures" / "lines" / explorer.HOSTILE, generator)
     settings = AtlasSettings(top=90, grid=3, min_images=3, neighbours=5, steps=2)
     with pytest.MonkeyPatch.context() as patch, single_thread():
-        run = scan_images(
-            embedded, folder / "pictures", "mixed3b:189", "mixed3a", out=folder / "run"
-        )
+        feature = tensest_unit(embedded, folder / "pictures", "mixed3b")
+        run = scan_images(embedded, folder / "pictures", feature, "mixed3a", out=folder / "run")
         # Any layout will do here, and this one takes no time; tests/atlas looks at UMAP's.
         patch.setattr(build, "lay_out", scattered)
         atlas = make_atlas(run, network=embedded, settings=settings)
@@ -113,6 +114,7 @@ def desk(opened: ExplorerVisit) -> Iterator[ExplorerVisit]:
     opened.key("Escape")
     for name, value in (("colour", "activation"), ("group", ""), ("frame", "edge")):
         opened.page.select_option(f"#{name}", value)
+    opened.page.locator("#zoom").fill("100")
     opened.page.evaluate("scrollTo(0, 0)")
     opened.settle()
     assert opened.marked() == []
@@ -125,13 +127,12 @@ def desk(opened: ExplorerVisit) -> Iterator[ExplorerVisit]:
 def why_answer(run: Run, embedded: Network) -> Why:
     """Why one image does not make the feature fire."""
     with single_thread():
-        return why(embedded, run.images.find("05.png").path, "mixed3b:189", "mixed3a", run=run)
+        image = run.images.find("05.png").path
+        return why(embedded, image, run.features[0], run.through, run=run)
 
 
 @pytest.fixture(scope="session")
 def who_answer(run: Run, embedded: Network) -> Who:
     """Which channels drive the feature in two images."""
     with single_thread():
-        return who(
-            run, "mixed3b:189", images=["03.png", "33.png"], channels=2, crops=2, network=embedded
-        )
+        return who(run, images=["03.png", "33.png"], channels=2, crops=2, network=embedded)

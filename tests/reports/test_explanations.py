@@ -63,7 +63,7 @@ def test_the_page_of_a_comparison_says_which_side_is_which(
 
 def test_why_to_nowhere(run: Run, embedded: Network, tmp_path: Path) -> None:
     image = run.images.find("05.png").path
-    answer = why(embedded, image, "mixed3b:189", "mixed3a")
+    answer = why(embedded, image, run.features[0], run.through)
     with pytest.raises(ValueError, match=r"ends in none of \.html"):
         write_why(answer, tmp_path / "answer.docx")
     without = why(embedded, image, "logits:3", "avgpool0")
@@ -91,7 +91,7 @@ def test_the_page_of_who_says_everything(who_answer: Who, tmp_path: Path) -> Non
     drivers = replace(who_answer.drivers, exciting=named)
     hostile = replace(who_answer, about=HOSTILE, drivers=drivers)
     text = write_who(hostile, tmp_path / "who.html", checked).read_text()
-    assert "Who drives mixed3b:189@7,7?" in text
+    assert f"Who drives {who_answer.feature.label}?" in text
     assert "<img src=x" not in text
     assert "&lt;img src=x onerror=alert(1)&gt;" in text
     assert f"{who_answer.excitation.sum():.4g}" in text
