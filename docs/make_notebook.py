@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 WIDTH = 1000
 CELLS = {
     "attribution": """\
-network = opponent.load("inceptionv1-small")
+network = opponent.load()
 photographs = opponent.open_images("photos")
 result = opponent.attribute(network, photographs[:4], "mixed3b:189", "mixed3a")
 result""",
