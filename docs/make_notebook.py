@@ -16,24 +16,24 @@ HERE = Path(__file__).parent
 WIDTH = 1000
 CELLS = {
     "attribution": """\
-network = opponent.load()
+network = opponent.load("inceptionv1-mini")
 photographs = opponent.open_images("photos")
-result = opponent.attribute(network, photographs[:4], "mixed3b:189", "mixed3a")
+result = opponent.attribute(network, photographs[:4], "mixed3b:168", "mixed3a")
 result""",
     "run": """\
-run = opponent.scan_images(network, photographs, "mixed3b:189", "mixed3a", out="demo")
+run = opponent.scan_images(network, photographs, "mixed3b:168", "mixed3a", out="demo")
 run""",
     "columns": "run.columns()",
     "select": 'opponent.select(run, k=3)["tense"]',
     "synthesis": """\
 tensest = opponent.select(run, k=2)["tense"].images
 chosen = [photographs.find(image) for image in tensest]
-opponent.invert(network, chosen, "mixed3b:189", "mixed3a", side="excitation")""",
+opponent.invert(network, chosen, "mixed3b:168", "mixed3a", side="excitation")""",
     "atlas": """\
 settings = opponent.AtlasSettings(grid=8, top=400, min_images=3, steps=40)
 opponent.make_atlas(run, network=network, settings=settings)""",
     "why": """\
-opponent.why(network, chosen[0], "mixed3b:189", "mixed3a", run=run)""",
+opponent.why(network, chosen[0], "mixed3b:168", "mixed3a", run=run)""",
     "who": "opponent.who(run, channels=5)",
 }
 
