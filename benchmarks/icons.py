@@ -93,7 +93,7 @@ def measure(
 def main() -> None:
     """Measure once, one procedure after the other."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", default="inceptionv1-mini")
+    parser.add_argument("--network", default="inceptionv1-small")
     parser.add_argument("--icons", type=int, default=8)
     parser.add_argument("--plain-icons", type=int, default=2, help="how many of them plainly too")
     parser.add_argument("--steps", type=int, default=20)

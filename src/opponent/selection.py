@@ -244,9 +244,9 @@ def select(
     ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
     >>> with tempfile.TemporaryDirectory() as out:
     ...     run = opponent.scan_images(
-    ...         "inceptionv1-mini", Noise(), "mixed3b:168", "mixed3a", out=out)
-    ...     opponent.select(run, k=2)["exciting"].images
-    ('0', '1')
+    ...         "inceptionv1-small", Noise(), "mixed3b:189", "mixed3a", out=out)
+    ...     opponent.select(run, k=2)["exciting"]
+    Selected('exciting': 2 images)
     """
     if k < 1:
         raise ValueError(f"k is {k}, expected at least 1 image a selection")

@@ -22,8 +22,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def mini() -> Network:
-    return opponent.load("inceptionv1-mini")
+def embedded() -> Network:
+    return opponent.load()
 
 
 @pytest.fixture(scope="module")
@@ -48,23 +48,26 @@ def slow_scores(network: Network, inputs: Tensor, name: str, through: str, step:
     ("name", "through"),
     [
         ("mixed3b:*", "mixed3a"),
-        ("mixed3a:*@0,15", "conv2d2"),
-        ("mixed3a:*@15,7", "pixels"),
+        ("mixed3a:*@0,13", "conv2d2"),
+        ("mixed3a:*@13,7", "pixels"),
         ("logits:*", "mixed5a"),
     ],
 )
 def test_scores_are_those_of_one_unit_after_the_other(
-    mini: Network, name: str, through: str, generator: torch.Generator
+    embedded: Network, name: str, through: str, generator: torch.Generator
 ) -> None:
-    inputs = torch.randn(2, 3, *mini.preprocessing.size, generator=generator)
+    inputs = torch.randn(2, 3, *embedded.preprocessing.size, generator=generator)
     units = AllUnits.parse(name)
     assert units is not None
-    widest = units.widest(mini)
-    for plan in (plan_crop(mini, [widest], through), plan_whole_image(mini, [widest], through, "")):
-        result = scores(mini, inputs, plan)
-        assert result.shape == (2, mini.layer(units.layer).shape[0], len(SCORES))
+    widest = units.widest(embedded)
+    for plan in (
+        plan_crop(embedded, [widest], through),
+        plan_whole_image(embedded, [widest], through, ""),
+    ):
+        result = scores(embedded, inputs, plan)
+        assert result.shape == (2, embedded.layer(units.layer).shape[0], len(SCORES))
         # Of each branch some.
-        expected = slow_scores(mini, inputs, name, through, step=9)
+        expected = slow_scores(embedded, inputs, name, through, step=9)
         torch.testing.assert_close(result[:, ::9], expected, rtol=1e-5, atol=1e-5)
 
 
@@ -88,8 +91,11 @@ def test_scores_where_the_walk_has_no_rule(
     torch.testing.assert_close(scores(gated, inputs, plan), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_scores_within_inference_mode(gated: Network, mini: Network) -> None:
-    for network, name, through in ((gated, "last.0:*", "stem.1"), (mini, "mixed3a:*", "conv2d2")):
+def test_scores_within_inference_mode(gated: Network, embedded: Network) -> None:
+    for network, name, through in (
+        (gated, "last.0:*", "stem.1"),
+        (embedded, "mixed3a:*", "conv2d2"),
+    ):
         inputs = torch.zeros(1, 3, *network.preprocessing.size)
         units = AllUnits.parse(name)
         assert units is not None
@@ -100,11 +106,11 @@ def test_scores_within_inference_mode(gated: Network, mini: Network) -> None:
         assert torch.equal(result, expected)
 
 
-def test_the_law_holds_for_all_units(mini: Network, generator: torch.Generator) -> None:
+def test_the_law_holds_for_all_units(embedded: Network, generator: torch.Generator) -> None:
     """Excitation - inhibition is the sum of S, here all of the activation: there are no biases."""
-    units = AllUnits(layer="mixed3b", position=(3, 15))
-    inputs = torch.randn(3, 3, *mini.preprocessing.size, generator=generator)
-    result = scores(mini, inputs, plan_crop(mini, [units.widest(mini)], "mixed3a"))
+    units = AllUnits(layer="mixed3b", position=(3, 13))
+    inputs = torch.randn(3, 3, *embedded.preprocessing.size, generator=generator)
+    result = scores(embedded, inputs, plan_crop(embedded, [units.widest(embedded)], "mixed3a"))
     activation, plus, minus, tension, l1, l2 = result.unbind(2)
     torch.testing.assert_close(plus - minus, activation, rtol=1e-4, atol=1e-5)
     assert torch.equal(torch.minimum(plus, minus), tension)

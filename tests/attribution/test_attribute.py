@@ -185,9 +185,9 @@ def test_without_biases_the_parts_sum_to_the_activation(seed: int, kernel: int, 
 
 
 def test_the_embedded_networks_blocks_have_no_biases() -> None:
-    network = opponent.load("inceptionv1-mini")
+    network = opponent.load()
     network.module.double()
-    x = randn(2, 3, 64, 64)
+    x = randn(2, 3, 112, 112)
     for through in ("maxpool1", "mixed3a", "mixed3b"):
         result = attribute(network, x, "mixed4a:9", through)
         total = result.excitation - result.inhibition
@@ -292,18 +292,18 @@ def test_two_branches_are_an_error_and_two_parts_of_a_sum_are_not() -> None:
 
 
 def test_networks_and_images_in_any_form(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3), dtype=np.uint8)
     files = [tmp_path / f"{n}.png" for n in range(3)]
     for file, image in zip(files, pixels, strict=True):
         Image.fromarray(image).save(file)
-    network = opponent.load("inceptionv1-mini")
+    network = opponent.load()
     expected = attribute(network, network.inputs(pixels), "mixed3b:9", "mixed3a")
-    for given_network in ("inceptionv1-mini", network):
+    for given_network in ("inceptionv1-small", network):
         for images in (tmp_path, str(tmp_path), files):
             result = attribute(given_network, images, Feature.parse("mixed3b:9"), "mixed3a")
             assert torch.equal(result.attribution, expected.attribution)
     assert result.through == "mixed3a"
-    assert result.feature.label == "mixed3b:9@8,8"
+    assert result.feature.label == "mixed3b:9@7,7"
     module = seeded(Branches)
     double = attribute(module, network.inputs(pixels), "logits:0", "pixels")
     assert double.attribution.dtype == torch.float64
@@ -314,4 +314,4 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no picture")
     with pytest.raises(Unreadable, match=r"broken\.jpg cannot be read: "):
-        attribute("inceptionv1-mini", broken, "mixed3b:9", "mixed3a")
+        attribute("inceptionv1-small", broken, "mixed3b:9", "mixed3a")

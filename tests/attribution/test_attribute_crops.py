@@ -364,9 +364,9 @@ def test_a_plan_holds_for_the_weights_that_it_was_checked_with() -> None:
 
 def test_flat_photographs_take_crops() -> None:
     """Many equal values, of which a pool picks any."""
-    network = opponent.load("inceptionv1-mini")
-    feature = network.resolve("mixed3b:168")
-    x = torch.zeros(4, 3, 64, 64)
-    x[1:], x[2, :, :, 32:], x[3, 1, 20:40] = 1, -1, 0.5
+    network = opponent.load()
+    feature = network.resolve("mixed3b:189")
+    x = torch.zeros(4, 3, 112, 112)
+    x[1:], x[2, :, :, 56:], x[3, 1, 35:70] = 1, -1, 0.5
     plan = checked_plan(network, [feature], "mixed3a", x)
     assert plan.box is not None

@@ -108,12 +108,12 @@ def test_the_path_integrates_what_a_polynomial_is() -> None:
 
 @pytest.mark.parametrize("rule", ["integrated-zero/4", "integrated-mean/4"])
 def test_rules_take_crops(rule: str, generator: torch.Generator) -> None:
-    network = load("inceptionv1-mini")
-    feature, through = network.resolve("mixed3b:168@15,0"), "mixed3a"
+    network = load()
+    feature, through = network.resolve("mixed3b:189@13,0"), "mixed3a"
     plan = plan_crop(network, [feature], through)
     assert plan.box is not None
     assert plan.window is not None
-    inputs = torch.randn(2, 3, 64, 64, generator=generator)
+    inputs = torch.randn(2, 3, *network.preprocessing.size, generator=generator)
     mean = torch.rand(*network.map_shape(through), generator=generator)
     baseline = mean if "mean" in rule else None
     options = {"rule": parse_rule(rule), "baseline": baseline}

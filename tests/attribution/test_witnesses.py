@@ -46,11 +46,11 @@ def witness(model: nn.Module, x: Tensor, target: str, unit: int, through: str) -
 
 
 def test_captum_on_the_embedded_network(photographs: Path) -> None:
-    network = opponent.load("inceptionv1-mini")
+    network = opponent.load()
     network.module.double()
     files = sorted(photographs.iterdir())[:3]
     inputs = network.load_inputs(files)[0]
-    assert (inputs.shape, inputs.dtype) == ((3, 3, 64, 64), torch.float64)
+    assert (inputs.shape, inputs.dtype) == ((3, 3, 112, 112), torch.float64)
     for target, unit, through in (
         ("softmax2_pre_activation_matmul", 7, "mixed4c"),
         ("mixed3b_3x3_pre_relu_conv", 30, "mixed3a"),

@@ -25,20 +25,20 @@ def within(*arguments: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def mini_run(wave_pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_run(wave_pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished scan of the embedded network, over a few of the wave_pictures."""
-    folder, images = tmp_path_factory.mktemp("mini") / "run", tmp_path_factory.mktemp("few")
+    folder, images = tmp_path_factory.mktemp("embedded") / "run", tmp_path_factory.mktemp("few")
     for path in sorted(wave_pictures.glob("0??.png"))[:30]:
         shutil.copy(path, images)
-    words = ("scan", "inceptionv1-mini", "conv2d1:3", "--through", "conv2d0")
+    words = ("scan", "inceptionv1-small", "conv2d1:3", "--through", "conv2d0")
     within(*words, "--images", images, "--out", folder)
     return folder
 
 
-def test_the_command_prints_the_figures_paths(mini_run: Path) -> None:
+def test_the_command_prints_the_figures_paths(small_run: Path) -> None:
     words = (
         "atlas",
-        mini_run,
+        small_run,
         "--top",
         25,
         "--grid",
@@ -56,7 +56,7 @@ def test_the_command_prints_the_figures_paths(mini_run: Path) -> None:
     names = ["figure6a", "figure6b", "atlas", "atlas-tension", "atlas-signed"]
     assert [path.name for path in paths] == [f"{name}.png" for name in names]
     assert all(path.stat().st_size > 5000 for path in paths)
-    [atlas] = atlases(Run(mini_run))
+    [atlas] = atlases(Run(small_run))
     given = AtlasSettings(top=25, grid=1, min_images=2, steps=1)
     assert atlas.settings == given
     assert {path.parent for path in paths} == {atlas.folder}
@@ -69,16 +69,16 @@ def test_the_command_prints_the_figures_paths(mini_run: Path) -> None:
         (["--feature", "mixed3b:1"], r"holds no 'mixed3b:1'; it holds conv2d1:3"),
     ],
 )
-def test_a_commands_mistakes_are_explained(mini_run: Path, words: list[Any], message: str) -> None:
-    before = set(files(mini_run))
+def test_a_commands_mistakes_are_explained(small_run: Path, words: list[Any], message: str) -> None:
+    before = set(files(small_run))
     with pytest.raises(ValueError, match=message):
-        within("atlas", mini_run, *words)
-    assert set(files(mini_run)) == before
+        within("atlas", small_run, *words)
+    assert set(files(small_run)) == before
 
 
-def test_a_commands_mistake_is_one_line_without_a_traceback(mini_run: Path) -> None:
+def test_a_commands_mistake_is_one_line_without_a_traceback(small_run: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "opponent", "atlas", str(mini_run), "--top", "9"],
+        [sys.executable, "-m", "opponent", "atlas", str(small_run), "--top", "9"],
         check=False,
         capture_output=True,
         text=True,

@@ -24,7 +24,7 @@ def within(*arguments: object) -> str:
 
 def test_the_command_finds_directions_and_scans_them(tmp_path: Path) -> None:
     folder, file = paint_shapes(tmp_path / "pictures", 12), tmp_path / "made" / "found.safetensors"
-    words = ("directions", "inceptionv1-mini", "mixed3a", "--images", folder, "--k", 5)
+    words = ("directions", "inceptionv1-small", "mixed3a", "--images", folder, "--k", 5)
     text = within(*words, "--spread", 2, "--out", file)
     assert f"{file}: 5 directions of mixed3a" in text
     assert sorted(x.name for x in file.parent.iterdir()) == [
@@ -41,18 +41,18 @@ def test_the_command_finds_directions_and_scans_them(tmp_path: Path) -> None:
     within(*words, "--out", file)
     assert file.read_bytes() == first
 
-    scanning = ("scan", "inceptionv1-mini", "mixed3a:kmeans0", "mixed3a:7", "--directions", file)
+    scanning = ("scan", "inceptionv1-small", "mixed3a:kmeans0", "mixed3a:7", "--directions", file)
     rest = ("--through", "maxpool1", "--images", folder, "--out", tmp_path / "run")
     assert "12 images scanned" in within(*scanning, *rest, "--power", 2)
     run = Run(tmp_path / "run")
-    assert [x.label for x in run.features] == ["mixed3a:kmeans0@8,8", "mixed3a:7@8,8"]
+    assert [x.label for x in run.features] == ["mixed3a:kmeans0@7,7", "mixed3a:7@7,7"]
     assert [x.power for x in run.features] == [2, 0]
     np.testing.assert_array_equal(
         np.asarray(run.features[0].vector, np.float32), everything.vectors[0]
     )
     assert run.columns(run.features[0]).activation.any()
 
-    wrong = ("scan", "inceptionv1-mini", "mixed3a:kmeens0", "--directions", file)
+    wrong = ("scan", "inceptionv1-small", "mixed3a:kmeens0", "--directions", file)
     unmade = ("--through", "maxpool1", "--images", folder, "--out", tmp_path / "none")
     result = subprocess.run(
         [sys.executable, "-m", "opponent", *map(str, (*wrong, *unmade))],
@@ -67,24 +67,24 @@ def test_the_command_finds_directions_and_scans_them(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-SCAN_MINI = ("scan", "inceptionv1-mini", "mixed3a:kmeans0", "--through", "maxpool1")
+SCAN_SMALL = ("scan", "inceptionv1-small", "mixed3a:kmeans0", "--through", "maxpool1")
 
 
 @pytest.mark.parametrize(
     ("words", "match"),
     [
-        (("directions", "inceptionv1-mini", "mixed3z", "--k", 2), r"no layer 'mixed3z'"),
-        (("directions", "inceptionv1-mini", "mixed3a", "--k", 9), r"k = 9 .* from 3 images"),
+        (("directions", "inceptionv1-small", "mixed3z", "--k", 2), r"no layer 'mixed3z'"),
+        (("directions", "inceptionv1-small", "mixed3a", "--k", 9), r"k = 9 .* from 3 images"),
         (
-            ("directions", "inceptionv1-mini", "mixed3a", "--k", 2, "--spread", 3),
+            ("directions", "inceptionv1-small", "mixed3a", "--k", 2, "--spread", 3),
             r"--spread 3 is more than the --k 2 directions",
         ),
         (
-            SCAN_MINI,
+            SCAN_SMALL,
             r"'kmeans0' .* is not a unit's number; .* a direction's name needs its file",
         ),
         (
-            (*SCAN_MINI, "--directions", "absent.npy"),
+            (*SCAN_SMALL, "--directions", "absent.npy"),
             r"there is no file of directions at absent\.npy",
         ),
     ],

@@ -39,12 +39,12 @@ def test_icons_are_made_on_ray_as_they_are_alone(tmp_path: Path) -> None:
 
     images, run = paint_with_one_bad(tmp_path / "images", 24), tmp_path / "alone"
     opponent(
-        "scan", "inceptionv1-mini", "mixed3a:0", "--through", "conv2d2", "--images", images,
+        "scan", "inceptionv1-small", "mixed3a:0", "--through", "conv2d2", "--images", images,
         "--out", run,
     )  # fmt: skip
     shutil.copytree(run, tmp_path / "spread")
     for name, more in (("alone", []), ("spread", ["--ray", "local"])):
-        few = ("--grid", 4, "--min-images", 1, "--steps", 2, "--signed")
+        few = ("--grid", 8, "--min-images", 1, "--steps", 2, "--signed")
         opponent("atlas", tmp_path / name, *few, *more)
     alone, spread = files(run), files(tmp_path / "spread")
     assert len([name for name in alone if "/icons/" in name and name.endswith(".json")]) > 3

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def mini() -> Network:
-    return opponent.load("inceptionv1-mini")
+def embedded() -> Network:
+    return opponent.load()
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +28,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def scanned(mini: Network, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def scanned(embedded: Network, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """All units of a layer, and two of them by themselves."""
     out = tmp_path_factory.mktemp("run") / "units"
     features = ["mixed3a:*@4,4", "mixed3a:7@4,4", "mixed3a:100@4,4"]
-    return scan_images(mini, pictures, features, "conv2d2", out=out, batch_size=3, shard_size=5)
+    return scan_images(embedded, pictures, features, "conv2d2", out=out, batch_size=3, shard_size=5)
 
 
 def printed(*arguments: object, code: int = 0) -> str:
@@ -62,15 +62,17 @@ def test_a_score_that_is_none_is_refused(scanned: Run) -> None:
 
 @pytest.mark.parametrize("name", ["select", "report", "figures"])
 def test_commands_on_features_say_that_there_are_none(
-    mini: Network, pictures: Path, tmp_path: Path, name: str
+    embedded: Network, pictures: Path, tmp_path: Path, name: str
 ) -> None:
-    run = scan_images(mini, pictures, "mixed3a:*", "conv2d2", out=tmp_path / "run")
+    run = scan_images(embedded, pictures, "mixed3a:*", "conv2d2", out=tmp_path / "run")
     said = printed(name, run.folder, code=1)
     assert said.startswith(("ValueError", "RunError"))
-    assert f"holds all {mini.layer('mixed3a').shape[0]} units of mixed3a; name one" in said
+    assert f"holds all {embedded.layer('mixed3a').shape[0]} units of mixed3a; name one" in said
     said = printed("report", run.folder, "--feature", "mixed3a:3", code=1)
     assert "keeps no rows of mixed3a:3, only its extreme images" in said
-    assert f"opponent scan inceptionv1-mini mixed3a:3 --through conv2d2 --images {pictures}" in said
+    assert (
+        f"opponent scan inceptionv1-small mixed3a:3 --through conv2d2 --images {pictures}" in said
+    )
 
 
 @pytest.mark.parametrize("name", ["select", "figures", "who"])
@@ -78,7 +80,7 @@ def test_commands_take_a_unit_in_the_images_that_are_kept(scanned: Run, name: st
     group = ["--group", "exciting"] if name == "who" else ["-k", 2]
     text = printed(name, scanned.folder, "--feature", "mixed3a:9", *group)
     assert "11 images kept of 11 by the scan of all units" in text
-    assert "for all images: opponent scan inceptionv1-mini mixed3a:9@4,4 --through conv2d2" in text
+    assert "for all images: opponent scan inceptionv1-small mixed3a:9@4,4 --through conv2d2" in text
     kept = Run(scanned.folder / "kept" / "mixed3a-9-4_4")
     if name == "select":
         for image in opponent.select(kept, 2)["exciting"]:
@@ -98,9 +100,9 @@ def test_units_with_and_without_rows_are_asked_for_apart(scanned: Run) -> None:
 
 
 def test_a_run_of_features_or_of_no_readable_image(
-    mini: Network, pictures: Path, tmp_path: Path
+    embedded: Network, pictures: Path, tmp_path: Path
 ) -> None:
-    run = scan_images(mini, pictures, "mixed3a:3", "conv2d2", out=tmp_path / "features")
+    run = scan_images(embedded, pictures, "mixed3a:3", "conv2d2", out=tmp_path / "features")
     assert "is no scan of all units" in printed("units", run.folder, code=1)
     (tmp_path / "none.jpg").write_bytes(b"\xff\xd8\xff\xe0")
     run = scan_images(gated(), tmp_path / "none.jpg", "last.1:*", "stem.1", out=tmp_path / "run")

@@ -36,13 +36,13 @@ def integer_run(integer_network: Network, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
-def mini() -> Network:
+def embedded() -> Network:
     """The embedded network."""
-    return load("inceptionv1-mini")
+    return load()
 
 
 @pytest.fixture(scope="session")
-def run(mini: Network, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(embedded: Network, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A scan of 60 pictures in many shapes, and one that cannot be read."""
     folder = tmp_path_factory.mktemp("who")
     pictures = folder / "pictures"
@@ -55,9 +55,9 @@ def run(mini: Network, tmp_path_factory: pytest.TempPathFactory) -> Run:
     (pictures / "broken.png").write_bytes(b"no picture")
     with single_thread():
         return scan_images(
-            mini,
+            embedded,
             pictures,
-            ["mixed3b:168", "mixed3b:9@0,3"],
+            ["mixed3b:189", "mixed3b:9@0,3"],
             "mixed3a",
             out=folder / "run",
             batch_size=16,

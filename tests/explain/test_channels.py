@@ -112,14 +112,14 @@ def slow_sides(
     return np.array(plus), np.array(minus)
 
 
-@pytest.mark.parametrize("name", ["mixed3b:168", "mixed3b:9"])
+@pytest.mark.parametrize("name", ["mixed3b:189", "mixed3b:9"])
 def test_channels_are_what_attribute_gives_image_by_image(
-    mini: Network, run: Run, name: str
+    embedded: Network, run: Run, name: str
 ) -> None:
     feature = run.feature(name)
     answer = who(run, name, crops=0, group="exciting")
     assert len(answer.images) == 20
-    plus, minus = slow_sides(mini, run, feature, answer.images)
+    plus, minus = slow_sides(embedded, run, feature, answer.images)
     close: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-3}
     np.testing.assert_allclose(answer.excitation, plus.mean(0), **close)
     np.testing.assert_allclose(answer.inhibition, minus.mean(0), **close)
@@ -153,16 +153,20 @@ def test_channels_are_what_attribute_gives_image_by_image(
 
 
 @pytest.mark.parametrize("group", SELECTIONS)
-def test_groups_are_those_of_select(run: Run, group: str) -> None:
-    columns = run.columns("mixed3b:168")
-    selected = select(columns, 20)[group]
-    if not len(selected):
-        with pytest.raises(ValueError, match=rf"no image of .* is {group.replace('_', ' ')}"):
-            who(run, "mixed3b:168", group=group, crops=0)
-        return
-    answer = who(run, "mixed3b:168", group=group, crops=0)
-    assert answer.images == tuple(columns.images[row] for row in selected.rows)
-    assert answer.about == f"the {len(selected)} most {group.replace('_', ' ')} images"
+def test_groups_are_those_of_select(run: Run, integer_run: Run, group: str) -> None:
+    what = group.replace("_", " ")
+    for source in (run, integer_run):
+        feature = source.features[0]
+        columns = source.columns(feature)
+        selected = select(columns, 20)[group]
+        if not len(selected):
+            with pytest.raises(ValueError, match=rf"no image of .* is {what}"):
+                who(source, feature, group=group, crops=0)
+            continue
+        answer = who(source, feature, group=group, crops=0)
+        assert answer.images == tuple(columns.images[row] for row in selected.rows)
+        several = f"the {len(selected)} most {what} images"
+        assert answer.about == (several if len(selected) > 1 else f"the most {what} image")
 
 
 def test_a_selection_of_the_users_own_is_a_group(run: Run) -> None:
@@ -171,24 +175,25 @@ def test_a_selection_of_the_users_own_is_a_group(run: Run) -> None:
 
     answer = who(
         run,
-        "mixed3b:168",
+        "mixed3b:189",
         group=Selection("of_the_middle", "neither high nor low", middle),
         crops=0,
     )
     assert answer.about == "the 3 most of the middle images"
-    columns = run.columns("mixed3b:168")
+    columns = run.columns("mixed3b:189")
     ordered = sorted(range(60), key=lambda i: columns.activation[i])
     assert answer.images == tuple(columns.images[i] for i in ordered[30:33])
-    same = who(run, "mixed3b:168", images=answer.images, crops=0)
+    same = who(run, "mixed3b:189", images=answer.images, crops=0)
     assert answer.exciting == same.exciting
     np.testing.assert_array_equal(answer.inhibition, same.inhibition)
 
 
-def test_without_a_choice_it_is_about_the_tensest(run: Run) -> None:
-    answer = who(run, "mixed3b:168", crops=0)
-    assert answer.images == who(run, "mixed3b:168", group="tense", crops=0).images
+def test_without_a_choice_it_is_about_the_tensest(integer_run: Run) -> None:
+    answer = who(integer_run, "mixed:1", crops=0)
+    assert answer.images == who(integer_run, "mixed:1", group="tense", crops=0).images
+    assert len(answer.images) < 30
     assert answer.about == f"the {len(answer.images)} most tense images"
-    assert answer.feature == run.features[0]
+    assert answer.feature == integer_run.features[0]
 
 
 def test_without_a_tense_image_it_is_about_all(
@@ -208,13 +213,13 @@ def test_without_a_tense_image_it_is_about_all(
 
 
 def test_images_are_those_that_were_named(run: Run) -> None:
-    answer = who(run, "mixed3b:168", images=["41.png", "07.png"], crops=0)
+    answer = who(run, "mixed3b:189", images=["41.png", "07.png"], crops=0)
     assert answer.images == ("41.png", "07.png")
     assert answer.about == "2 images"
-    one = who(run, "mixed3b:168", images=["41"[:2] + ".png"], crops=0)
+    one = who(run, "mixed3b:189", images=["41"[:2] + ".png"], crops=0)
     assert one.about == "41.png"
     assert [driver.excitation_sd for driver in one.exciting] == [0.0] * 8
-    other = who(run, "mixed3b:168", images=["07.png"], crops=0)
+    other = who(run, "mixed3b:189", images=["07.png"], crops=0)
     np.testing.assert_allclose(
         answer.excitation, (one.excitation + other.excitation) / 2, rtol=1e-5, atol=1e-6
     )
@@ -237,13 +242,13 @@ def test_a_cell_is_one_of_the_newest_atlas(run: Run, monkeypatch: pytest.MonkeyP
     assert answer.exciting == same.exciting
     message = r"no images in cell 1,2; the nearest cells that have: 1,1; 0,4; 3,3"
     with pytest.raises(ValueError, match=message):
-        who(run, "mixed3b:168", cell=(1, 2), crops=0)
+        who(run, "mixed3b:189", cell=(1, 2), crops=0)
 
 
 def test_a_cell_of_a_run_without_an_atlas(run: Run) -> None:
-    message = "no atlas of mixed3b:168@8,8: `opponent atlas` makes one"
+    message = "no atlas of mixed3b:189@7,7: `opponent atlas` makes one"
     with pytest.raises(RunError, match=message):
-        who(run, "mixed3b:168", cell=(0, 0), crops=0)
+        who(run, "mixed3b:189", cell=(0, 0), crops=0)
 
 
 @pytest.mark.parametrize(
@@ -257,14 +262,14 @@ def test_a_cell_of_a_run_without_an_atlas(run: Run) -> None:
         ({"group": "tense", "images": ["01.png"]}, ValueError, "by a group, by their ids or by a"),
         ({"group": "tense", "cell": (0, 0)}, ValueError, "or by a cell, not by several"),
         ({"images": [], "cell": (0, 0)}, ValueError, "or by a cell, not by several"),
-        ({"feature": "mixed3b:7"}, ValueError, "holds no 'mixed3b:7'; it holds mixed3b:168@8,8"),
+        ({"feature": "mixed3b:7"}, ValueError, "holds no 'mixed3b:7'; it holds mixed3b:189@7,7"),
     ],
 )
 def test_wrong_choices_are_refused(
     run: Run, choice: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
-        who(run, **{"feature": "mixed3b:168"} | choice, crops=0)
+        who(run, **{"feature": "mixed3b:189"} | choice, crops=0)
 
 
 def test_an_unfinished_scan_is_refused(integer_run: Run, tmp_path: Path) -> None:

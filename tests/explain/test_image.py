@@ -26,16 +26,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def blobs_run(mini: Network, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def blobs_run(embedded: Network, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A scan of them."""
     out = tmp_path_factory.mktemp("blobs-run") / "run"
-    return scan_images(mini, folder, "mixed3b:168", "mixed3a", out=out)
+    return scan_images(embedded, folder, "mixed3b:189", "mixed3a", out=out)
 
 
-def test_numbers_are_those_of_attribute(mini: Network, folder: Path) -> None:
+def test_numbers_are_those_of_attribute(embedded: Network, folder: Path) -> None:
     image = folder / "03.png"
-    answer = why(mini, image, "mixed3b:168", "mixed3a", channels=5)
-    result = attribute(mini, image, "mixed3b:168", "mixed3a")
+    answer = why(embedded, image, "mixed3b:189", "mixed3a", channels=5)
+    result = attribute(embedded, image, "mixed3b:189", "mixed3a")
     assert answer.activation == float(result.activation[0])
     assert answer.excitation == float(result.excitation[0])
     assert answer.inhibition == float(result.inhibition[0])
@@ -61,30 +61,30 @@ def test_numbers_are_those_of_attribute(mini: Network, folder: Path) -> None:
     assert answer.to_arrow().num_rows == 10
     assert answer.answer is None
     assert answer.standing is None
-    assert answer.feature.label == "mixed3b:168@8,8"
+    assert answer.feature.label == "mixed3b:189@7,7"
 
 
-def test_a_class_is_named_and_ranked(mini: Network, folder: Path) -> None:
-    answer = why(mini, folder / "00.png", "logits:7", "mixed5a")
-    inputs, _ = mini.load_inputs(folder / "00.png")
+def test_a_class_is_named_and_ranked(embedded: Network, folder: Path) -> None:
+    answer = why(embedded, folder / "00.png", "logits:7", "mixed5a")
+    inputs, _ = embedded.load_inputs(folder / "00.png")
     with torch.no_grad():
-        logits = mini.module(inputs)[0]
+        logits = embedded.module(inputs)[0]
     order = logits.argsort(descending=True).tolist()
     assert answer.answer is not None
-    assert mini.classes is not None
+    assert embedded.classes is not None
     name, value, rank = answer.answer
-    assert name == mini.classes[order[0]]
+    assert name == embedded.classes[order[0]]
     assert value == pytest.approx(float(logits.max()), rel=1e-5)
     assert rank == order.index(7) + 1
-    assert answer.meaning == mini.classes[7]
-    assert mini.classes[7] in answer.title
+    assert answer.meaning == embedded.classes[7]
+    assert embedded.classes[7] in answer.title
     assert name in answer.verdict or rank == 1
 
 
-def test_standing_among_a_run(mini: Network, folder: Path, blobs_run: Run) -> None:
+def test_standing_among_a_run(embedded: Network, folder: Path, blobs_run: Run) -> None:
     columns = blobs_run.columns()
     best = columns.images[int(columns.activation.argmax())]
-    answer = why(mini, folder / best, "mixed3b:168", "mixed3a", run=blobs_run)
+    answer = why(embedded, folder / best, "mixed3b:189", "mixed3a", run=blobs_run)
     assert answer.standing is not None
     # Among twelve, the largest has eleven below it; itself counts half, but for rounding.
     assert answer.standing["activation"] == pytest.approx(100 * 11.5 / 12, abs=100 * 0.51 / 12)
@@ -93,20 +93,20 @@ def test_standing_among_a_run(mini: Network, folder: Path, blobs_run: Run) -> No
 
 
 def test_a_run_of_something_else_is_refused(folder: Path, blobs_run: Run) -> None:
-    network, image = load("inceptionv1-mini"), folder / "00.png"
+    network, image = load(), folder / "00.png"
     with pytest.raises(RunError, match="scanned through 'mixed3a', not through 'conv2d2'"):
-        why(network, image, "mixed3b:168", "conv2d2", run=blobs_run)
-    with pytest.raises(ValueError, match="holds no 'mixed3b:5@8,8'; it holds mixed3b:168@8,8"):
+        why(network, image, "mixed3b:189", "conv2d2", run=blobs_run)
+    with pytest.raises(ValueError, match="holds no 'mixed3b:5@7,7'; it holds mixed3b:189@7,7"):
         why(network, image, "mixed3b:5", "mixed3a", run=blobs_run)
     with torch.no_grad():
         network.module.conv2d0_pre_relu_conv.weight.mul_(2)
     with pytest.raises(RunError, match="other weights"):
-        why(network, image, "mixed3b:168", "mixed3a", run=blobs_run)
+        why(network, image, "mixed3b:189", "mixed3a", run=blobs_run)
 
 
-def test_more_than_one_image_is_refused(mini: Network, folder: Path) -> None:
+def test_more_than_one_image_is_refused(embedded: Network, folder: Path) -> None:
     with pytest.raises(ValueError, match="holds 12 images; name one file"):
-        why(mini, folder, "mixed3b:168", "mixed3a")
+        why(embedded, folder, "mixed3b:189", "mixed3a")
 
 
 def test_nothing_moves_a_feature_behind_a_shut_relu(folder: Path) -> None:

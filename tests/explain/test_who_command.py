@@ -25,15 +25,17 @@ def within(*arguments: object) -> str:
     return result.output
 
 
-def test_the_command_prints_silences_and_writes(run: Run, mini: Network, tmp_path: Path) -> None:
+def test_the_command_prints_silences_and_writes(
+    run: Run, embedded: Network, tmp_path: Path
+) -> None:
     page = tmp_path / "who.html"
     text = within(
-        "who", run.folder, "--feature", "mixed3b:168", "--silence", "--channels", "3", "--out", page
+        "who", run.folder, "--feature", "mixed3b:189", "--silence", "--channels", "3", "--out", page
     )
-    answer = who(run, "mixed3b:168", channels=3, crops=0)
-    checked = silence_check(run, mini, answer)
+    answer = who(run, "mixed3b:189", channels=3, crops=0)
+    checked = silence_check(run, embedded, answer)
     plain = " ".join(text.split())
-    assert plain.startswith(f"mixed3b:168@8,8 in {answer.about}, by channels of mixed3a")
+    assert plain.startswith(f"mixed3b:189@7,7 in {answer.about}, by channels of mixed3a")
     for driver in (*answer.exciting, *answer.inhibiting):
         assert driver.name in plain
         assert f"+{driver.excitation:.3g} ± {driver.excitation_sd:.2g}" in plain

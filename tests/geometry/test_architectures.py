@@ -28,7 +28,7 @@ from opponent.geometry.bottlenecks import through_layers
 from opponent.geometry.crop import CropPlan, plan_whole_image
 from opponent.geometry.planning import plan_crop
 from opponent.geometry.receptive_field import receptive_field, receptive_fields
-from opponent.models.inceptionv1 import MaxPoolSame
+from opponent.models.inceptionv1 import InceptionV1, MaxPoolSame, Variant
 from opponent.models.network import LOGITS, PIXELS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -215,9 +215,10 @@ LOCAL = {
     "regnet_x": (partial(torchvision_model, "regnet_x_400mf"), (64, 80), "trunk_output.block2"),
     "convnext_tiny": (partial(torchvision_model, "convnext_tiny"), (64, 96), "features.3.0"),
     "swin_t": (partial(torchvision_model, "swin_t"), (64, 96), "features.1.0 features.1.1"),
-    "inceptionv1-mini": (
-        lambda: opponent.load("inceptionv1-mini").module,
-        (43, 64),
+    "inceptionv1-small": (lambda: opponent.load().module, (85, 128), "mixed3b mixed4a_5x5"),
+    "inceptionv1": (
+        lambda: InceptionV1(Variant(width=0.25, normalise=False)),
+        (86, 128),
         "mixed3b mixed4a_5x5",
     ),
     "dla34": (partial(timm_model, "dla34"), (64, 96), "level2 level3"),

@@ -145,7 +145,7 @@ def test_one_half_of_a_split_is_no_bottleneck() -> None:
 
 
 def test_inceptions_bottlenecks_are_the_ends_of_its_blocks() -> None:
-    network = load("inceptionv1-mini")
+    network = load()
     layers = through_layers(network)
     blocks = [f"mixed{x}" for x in ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")]
     assert [x.layer for x in layers if x.bottleneck] == [

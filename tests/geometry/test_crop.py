@@ -22,9 +22,9 @@ from opponent.models.network import PIXELS
     ("name", "through"),
     [
         ("mixed3a:5", "conv2d2"),
-        ("mixed3a:5@0,15", "conv2d2"),
-        ("mixed3b:168", "mixed3a"),
-        ("mixed3b:168@15,0", "mixed3a"),
+        ("mixed3a:5@0,13", "conv2d2"),
+        ("mixed3b:189", "mixed3a"),
+        ("mixed3b:189@13,0", "mixed3a"),
         ("mixed3b:7@3,8", "conv2d1"),
         ("mixed4a:3@1,6", "mixed3b"),
         ("mixed3a:100@6,2", "pixels"),
@@ -33,14 +33,14 @@ from opponent.models.network import PIXELS
 def test_a_crop_gives_the_whole_images_numbers(
     name: str, through: str, generator: torch.Generator
 ) -> None:
-    network = load("inceptionv1-mini")
+    network = load()
     feature = network.resolve(name)
     plan = plan_crop(network, [feature], through)
-    inputs = torch.randn(3, 3, 64, 64, generator=generator)
+    inputs = torch.randn(3, 3, 112, 112, generator=generator)
     whole = network.run(inputs, feature.layer, through)
     result = plan.run(network, inputs)
     assert plan.box is not None
-    assert plan.box.height * plan.box.width < 64 * 64
+    assert plan.box.height * plan.box.width < 112 * 112
     if through != "pixels":
         alone = plan.run(network, plan.crop(inputs), to_target=False, cropped=True).target
         assert result.through is not None
@@ -68,15 +68,15 @@ def test_a_crop_gives_the_whole_images_numbers(
 
 
 def test_a_plan_of_the_whole_image_takes_all_of_it() -> None:
-    network = load("inceptionv1-mini")
-    features = [network.resolve("mixed3b:3"), network.resolve("mixed3b:168@0,0")]
+    network = load()
+    features = [network.resolve("mixed3b:3"), network.resolve("mixed3b:189@0,0")]
     plan = plan_whole_image(network, features, "mixed3a", "no reason")
     window = dependency(network, features, "mixed3a")
     assert plan == CropPlan(
         features=tuple(features), through="mixed3a", window=window, inner=window,
         reason="no reason",
     )  # fmt: skip
-    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
     assert plan.crop(x) is x
     assert plan.cover(x) is x
     without = plan_whole_image(network, features, None, "no reason")
@@ -88,8 +88,8 @@ def test_a_plan_of_the_whole_image_takes_all_of_it() -> None:
 
 
 def test_what_several_features_depend_on_is_the_smallest_box_around_all() -> None:
-    network = load("inceptionv1-mini")
-    features = [network.resolve(x) for x in ("mixed3b:3@2,3", "mixed3b:168@9,1")]
+    network = load()
+    features = [network.resolve(x) for x in ("mixed3b:3@2,3", "mixed3b:189@9,1")]
     boxes = [receptive_field(network, feature, "mixed3a") for feature in features]
     top, left = min(x.top for x in boxes), min(x.left for x in boxes)
     bottom = max(x.top + x.height for x in boxes)
@@ -201,10 +201,10 @@ def test_where_no_window_is_possible_it_takes_the_whole_map(target: str, through
 
 
 @pytest.mark.parametrize(
-    ("target", "through"), [("mixed3b:168", "mixed3a"), ("mixed4a:9@0,7", "mixed3b")]
+    ("target", "through"), [("mixed3b:189", "mixed3a"), ("mixed4a:9@0,6", "mixed3b")]
 )
 def test_the_embedded_network_from_a_through_layer_on(target: str, through: str) -> None:
-    network = load("inceptionv1-mini")
+    network = load()
     network.to(dtype=torch.float64)
     features = [network.resolve(target)]
     plan = plan_crop(network, features, through, start=through)

@@ -39,7 +39,7 @@ def test_a_global_operation_needs_the_whole_image() -> None:
 
 
 def test_logits_need_the_whole_image() -> None:
-    network = load("inceptionv1-mini")
+    network = load()
     plan = plan_crop(network, [network.resolve("logits:3")], "mixed5a")
     assert plan.box is None
     assert plan.reason == "'logits' has no rows and columns"

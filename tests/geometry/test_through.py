@@ -23,16 +23,16 @@ def _random_weights() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def mini() -> Network:
-    return load("inceptionv1-mini")
+def embedded() -> Network:
+    return load()
 
 
-def test_bottlenecks_are_those_of_all_through_layers(mini: Network) -> None:
+def test_bottlenecks_are_those_of_all_through_layers(embedded: Network) -> None:
     for target in ("logits", "mixed3b", "mixed3a", "conv2d1", "conv2d0"):
-        whole = [x.layer for x in through_layers(mini, target) if x.bottleneck]
-        assert ["pixels", *bottlenecks_before(mini, target)] == whole
-    assert bottlenecks_before(mini, "mixed3b") == ("conv2d0", "conv2d1", "conv2d2", "mixed3a")
-    assert bottlenecks_before(mini, "conv2d0") == ()
+        whole = [x.layer for x in through_layers(embedded, target) if x.bottleneck]
+        assert ["pixels", *bottlenecks_before(embedded, target)] == whole
+    assert bottlenecks_before(embedded, "mixed3b") == ("conv2d0", "conv2d1", "conv2d2", "mixed3a")
+    assert bottlenecks_before(embedded, "conv2d0") == ()
 
 
 @pytest.mark.parametrize(
@@ -41,13 +41,13 @@ def test_bottlenecks_are_those_of_all_through_layers(mini: Network) -> None:
         (
             "mixed3b",
             "mixed3a_3x3",
-            "inceptionv1-mini has no layer 'mixed3a_3x3'; did you mean mixed3a? everything goes "
+            "inceptionv1-small has no layer 'mixed3a_3x3'; did you mean mixed3a? everything goes "
             "through these on its way to mixed3b: conv2d0, conv2d1, conv2d2, mixed3a",
         ),
         (
             "conv2d1",
             "xyzzy",
-            "inceptionv1-mini has no layer 'xyzzy'; everything goes through these on its way to "
+            "inceptionv1-small has no layer 'xyzzy'; everything goes through these on its way to "
             "conv2d1: conv2d0",
         ),
         (
@@ -71,18 +71,18 @@ def test_bottlenecks_are_those_of_all_through_layers(mini: Network) -> None:
     ],
 )
 def test_a_through_layer_that_does_not_fit_names_bottlenecks_alone(
-    mini: Network, target: str, through: str, message: str
+    embedded: Network, target: str, through: str, message: str
 ) -> None:
-    branches = {x.layer for x in through_layers(mini, target) if not x.bottleneck}
-    images = torch.zeros(1, 3, 64, 64)
+    branches = {x.layer for x in through_layers(embedded, target) if not x.bottleneck}
+    images = torch.zeros(1, 3, 112, 112)
     calls: list[Callable[[], object]] = [
-        lambda: check_through(mini, target, through),
-        lambda: attribute(mini, images, f"{target}:1", through),
-        lambda: scan_images(mini, "photos", f"{target}:1", through, out="never written"),
+        lambda: check_through(embedded, target, through),
+        lambda: attribute(embedded, images, f"{target}:1", through),
+        lambda: scan_images(embedded, "photos", f"{target}:1", through, out="never written"),
         lambda: completeness(
-            mini, "photos", out="never written", features=[f"{target}:1"], throughs=[through]
+            embedded, "photos", out="never written", features=[f"{target}:1"], throughs=[through]
         ),
-        lambda: parse_pair(mini, f"{target}:{through}"),
+        lambda: parse_pair(embedded, f"{target}:{through}"),
     ]
     for call in calls:
         with pytest.raises(ValueError, match="everything goes through") as caught:
@@ -91,9 +91,9 @@ def test_a_through_layer_that_does_not_fit_names_bottlenecks_alone(
         assert not any(branch in str(caught.value) for branch in branches)
 
 
-def test_an_unknown_target_is_named_as_ever(mini: Network) -> None:
+def test_an_unknown_target_is_named_as_ever(embedded: Network) -> None:
     with pytest.raises(ValueError, match="no layer 'mixed3'; did you mean mixed3"):
-        check_through(mini, "mixed3", "conv2d0")
+        check_through(embedded, "mixed3", "conv2d0")
 
 
 def test_of_many_bottlenecks_the_nearest_are_named() -> None:
@@ -111,12 +111,12 @@ def test_completeness_names_bottlenecks_alone() -> None:
         completeness(network, "photos", out="never written", features=1, throughs=["conv2"])
 
 
-def test_a_branch_is_said_to_be_one(mini: Network) -> None:
-    assert branch_note(mini, "mixed3b", "mixed3a") is None
-    assert branch_note(mini, "mixed3b", "pixels") is None
+def test_a_branch_is_said_to_be_one(embedded: Network) -> None:
+    assert branch_note(embedded, "mixed3b", "mixed3a") is None
+    assert branch_note(embedded, "mixed3b", "pixels") is None
     # Whatever all goes through counts, not only what S is usually taken through.
-    assert branch_note(mini, "mixed3b", "conv2d0_pre_relu_conv") is None
-    assert branch_note(mini, "mixed3b", "mixed3a_3x3_bottleneck") == (
+    assert branch_note(embedded, "mixed3b", "conv2d0_pre_relu_conv") is None
+    assert branch_note(embedded, "mixed3b", "mixed3a_3x3_bottleneck") == (
         "mixed3a_3x3_bottleneck is one branch of several: what reaches mixed3b around it is in no "
         "attribution through it, by any rule; everything goes through these on its way to mixed3b: "
         "conv2d0, conv2d1, conv2d2, mixed3a"

@@ -323,9 +323,7 @@ def test_a_scan_goes_on_past_all_of_them(tmp_path: Path) -> None:
     pictures.mkdir()
     for name, (content, *_) in {**READABLE, **BAD}.items():
         (pictures / name).write_bytes(content)
-    run = scan_images(
-        opponent.load("inceptionv1-mini"), pictures, "mixed3a:5", "conv2d2", out=tmp_path / "run"
-    )
+    run = scan_images(opponent.load(), pictures, "mixed3a:5", "conv2d2", out=tmp_path / "run")
     assert set(run.columns().images) == set(READABLE)
     assert run.unreadable().keys() == BAD.keys()
     for name, reason in run.unreadable().items():

@@ -9,15 +9,14 @@ from opponent.models.catalogue import EMBEDDED, MODELS, check_model
 def test_a_name_for_each_kind_of_model() -> None:
     kinds = {name.partition(":")[0] for name in MODELS}
     assert kinds == {
-        "inceptionv1-small", "inceptionv1-mini", "inceptionv1", "inceptionv1-bvlc", "torchvision",
-        "timm", "module",
+        "inceptionv1-small", "inceptionv1", "inceptionv1-bvlc", "torchvision", "timm", "module",
     }  # fmt: skip
     assert EMBEDDED in MODELS
 
 
 @pytest.mark.parametrize(
     "name",
-    ["inceptionv1", "inceptionv1-mini", "torchvision:xyz", "timm:xyz", "module:a.b:c", "module:a"],
+    ["inceptionv1", "inceptionv1-small", "torchvision:xyz", "timm:xyz", "module:a.b:c", "module:a"],
 )
 def test_a_name_of_the_right_form_is_left_to_its_library(name: str) -> None:
     check_model(name)

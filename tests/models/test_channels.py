@@ -96,7 +96,7 @@ def test_other_inputs_are_refused_in_one_line() -> None:
         with pytest.raises(ValueError, match=r"^images have .*, got \(2, 3, 16, 20\); Prep"):
             take(torch.zeros(2, 3, *SIZE))
     with pytest.raises(ValueError, match=r"\(n, 3, height, width\), got \(3, 64, 64\): give"):
-        opponent.attribute("inceptionv1-mini", torch.zeros(3, 64, 64), "mixed3b:168", "mixed3a")
+        opponent.attribute("inceptionv1-small", torch.zeros(3, 64, 64), "mixed3b:189", "mixed3a")
 
 
 def test_images_with_other_channels_are_unreadable() -> None:
@@ -175,14 +175,14 @@ def test_synthesis_is_refused_in_one_line(tmp_path: Path) -> None:
 def test_an_accentuation_starts_from_values_in_their_range() -> None:
     """RGB of 12 bits: the same image as in bytes, but for their rounding."""
     picture = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
-    mini = opponent.load("inceptionv1-mini")
-    told = mini.with_preprocessing(replace(mini.preprocessing, value_range=(0, 4080)))
+    embedded = opponent.load()
+    told = embedded.with_preprocessing(replace(embedded.preprocessing, value_range=(0, 4080)))
     settings = opponent.SynthesisSettings(steps=1)
     made = [
         opponent.accentuate(
-            network, {"a": image}, "mixed3b:168", "mixed3a", side="excitation", settings=settings
+            network, {"a": image}, "mixed3b:189", "mixed3a", side="excitation", settings=settings
         ).image
-        for network, image in ((mini, picture), (told, picture.astype(np.uint16) * 16))
+        for network, image in ((embedded, picture), (told, picture.astype(np.uint16) * 16))
     ]
     assert float((made[0] - made[1]).abs().max()) < 0.05
 

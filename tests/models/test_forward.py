@@ -230,8 +230,8 @@ def test_models_that_catch_exceptions_or_name_their_arguments() -> None:
 
 
 def test_a_record_gives_every_gradient_that_a_pass_of_its_own_gives() -> None:
-    network = load("inceptionv1-mini")
-    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    network = load()
+    images = torch.randn(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
     targets, throughs = ["conv2d1", "mixed3b", "logits"], ["pixels", "conv2d0", "mixed3a"]
     record = network.record(images, targets=targets, throughs=throughs)
     for target in targets:
@@ -250,11 +250,11 @@ def test_a_record_gives_every_gradient_that_a_pass_of_its_own_gives() -> None:
 
 
 def test_a_record_goes_no_further_than_it_must() -> None:
-    network = load("inceptionv1-mini")
+    network = load()
     assert network.layers  # which takes a pass of its own
     calls: list[str] = []
     handle = network.module.mixed4a.register_forward_hook(lambda *_: calls.append("late"))
-    images = torch.zeros(1, 3, 64, 64)
+    images = torch.zeros(1, 3, 112, 112)
     try:
         record = network.record(images, targets=["mixed3b"], throughs=["conv2d2"])
     finally:
@@ -265,8 +265,8 @@ def test_a_record_goes_no_further_than_it_must() -> None:
 
 
 def test_a_record_may_put_other_maps_in_place() -> None:
-    network = load("inceptionv1-mini")
-    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    network = load()
+    images = torch.rand(1, 3, 112, 112, generator=torch.Generator().manual_seed(0))
     record = network.record(
         images,
         targets=["mixed3b"],
@@ -279,8 +279,8 @@ def test_a_record_may_put_other_maps_in_place() -> None:
 
 
 def test_a_record_needs_a_through_layer_and_known_names() -> None:
-    network = load("inceptionv1-mini")
-    images = torch.zeros(1, 3, 64, 64)
+    network = load()
+    images = torch.zeros(1, 3, 112, 112)
     with pytest.raises(ValueError, match="at least one through layer"):
         network.record(images, targets=["mixed3b"], throughs=[])
     with pytest.raises(ValueError, match="has no layer 'mixed9z'"):

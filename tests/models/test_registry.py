@@ -20,8 +20,8 @@ from opponent.models.registry import _settings, load
 
 
 def test_what_load_takes() -> None:
-    network = load("inceptionv1-mini")
-    assert network.name == "inceptionv1-mini"
+    network = load("inceptionv1-small")
+    assert network.name == "inceptionv1-small"
     assert load().name == "inceptionv1-small"
     assert load(network) is network
     module = small()
@@ -36,7 +36,10 @@ def test_what_load_takes() -> None:
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("inceptionv1-min", "no model is called 'inceptionv1-min'; did you mean 'inceptionv1-mini"),
+        (
+            "inceptionv1-smal",
+            "no model is called 'inceptionv1-smal'; did you mean 'inceptionv1-small",
+        ),
         ("InceptionV1", "did you mean 'inceptionv1"),
         ("xyzzy", r"no model is called 'xyzzy'\. The models: inceptionv1-small, .*module:"),
         ("", "no model is called ''"),

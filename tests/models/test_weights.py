@@ -82,7 +82,7 @@ def test_weights_that_do_not_fit_say_all_that_is_wrong_and_change_nothing(tmp_pa
     )
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
     with pytest.raises(ValueError, match=r"InceptionV1: .* missing: conv2d0_pre_relu_conv.bias"):
-        load("inceptionv1-mini", file)
+        load("inceptionv1-small", file)
     with pytest.raises(ValueError, match=r"^the weights in .* 6 missing: [^;…]*, …$"):
         load_weights(module, write(tmp_path / "none.pth", {}))
 
@@ -226,7 +226,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(
     else:
         torch.save(harm, file)
     with pytest.raises(OSError, match=r"weights.pth is no file of weights that can be read safely"):
-        load("inceptionv1-mini", file)
+        load("inceptionv1-small", file)
     assert not folder.exists()
     pickle.loads(pickle.dumps(Harm(folder)))
     assert folder.exists(), "the pickle would have done harm"
@@ -244,7 +244,7 @@ def bad_files() -> dict[str, tuple[str, bytes, str]]:
         torch.save(value, target)
         return target.getvalue()
 
-    embedded = (HERE / "inceptionv1-mini.safetensors").read_bytes()
+    embedded = (HERE / "inceptionv1-small.safetensors").read_bytes()
     return {
         "empty": (".pth", good.getvalue(), unsafe),
         "empty safetensors": (".safetensors", b"", unsafe),
@@ -272,7 +272,7 @@ def test_files_that_hold_no_weights(tmp_path: Path, name: str) -> None:
     file = tmp_path / f"weights{suffix}"
     file.write_bytes(content)
     with pytest.raises(OSError, match=re.escape(f"{file} {complaint}")) as caught:
-        load("inceptionv1-mini", file)
+        load("inceptionv1-small", file)
     assert "\n" not in str(caught.value)
 
 
@@ -281,15 +281,12 @@ def test_files_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         with pytest.raises(
             FileNotFoundError, match=f"no file of weights at {re.escape(str(path))}"
         ):
-            load("inceptionv1-mini", path)
+            load("inceptionv1-small", path)
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=re.escape(f"{tmp_path}/w.pth")):
-        load("inceptionv1-mini", "~/w.pth")
-    write(tmp_path / "w.pth", drawn(load("inceptionv1-mini").module))
-    assert (
-        load("inceptionv1-mini", "~/w.pth").weights_sha256()
-        != load("inceptionv1-mini").weights_sha256()
-    )
+        load("inceptionv1-small", "~/w.pth")
+    write(tmp_path / "w.pth", drawn(load().module))
+    assert load("inceptionv1-small", "~/w.pth").weights_sha256() != load().weights_sha256()
 
 
 @settings(max_examples=150, deadline=None)

@@ -10,9 +10,9 @@ from opponent.models.registry import load
 
 
 @pytest.fixture(scope="session")
-def mini() -> Network:
+def embedded() -> Network:
     """The embedded network; to be read only."""
-    return load("inceptionv1-mini")
+    return load()
 
 
 @pytest.fixture

@@ -149,7 +149,7 @@ def test_bad_questions_are_refused(tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path) -> None:
     folder = paint_noise(tmp_path / "pictures", 4, (64, 64))
-    command = ["completeness", "inceptionv1-mini", "--images", str(folder)]
+    command = ["completeness", "inceptionv1-small", "--images", str(folder)]
     command += ["--out", str(tmp_path / "out"), "--logits", "3"]
     result = CliRunner().invoke(app, [*command, "--through", "mixed4a", "--through", "pixels"])
     assert result.exit_code == 0, result.output
@@ -174,9 +174,9 @@ def measured(network: Network, images: Path, out: Path, **given: object) -> Comp
 
 
 def test_the_embedded_network_is_complete_but_early_on(
-    mini: Network, tiny_photographs: Path, tmp_path: Path
+    embedded: Network, tiny_photographs: Path, tmp_path: Path
 ) -> None:
-    result = measured(mini, tiny_photographs, tmp_path / "out")
+    result = measured(embedded, tiny_photographs, tmp_path / "out")
     mean = dict(zip((x.layer for x in result.layers), result.pearson.mean(1), strict=True))
     late = [name for name in mean if name.startswith("mixed")]
     assert len(late) == 9

@@ -212,14 +212,14 @@ def test_numbers_that_do_not_fit_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_command(mini: Network, pictures: Path, tmp_path: Path) -> None:
-    words = ["verify-inversions", "inceptionv1-mini", "--images", str(pictures)]
+def test_command(embedded: Network, pictures: Path, tmp_path: Path) -> None:
+    words = ["verify-inversions", "inceptionv1-small", "--images", str(pictures)]
     words += ["--pair", "conv2d1", "--units", "2", "--tense", "1", "--steps", "2"]
     result = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.exception
     described = json.loads((tmp_path / "out" / "verify.json").read_text())
-    assert described["question"]["network"] == "inceptionv1-mini"
-    assert described["question"]["weights_sha256"] == mini.weights_sha256()
+    assert described["question"]["network"] == "inceptionv1-small"
+    assert described["question"]["weights_sha256"] == embedded.weights_sha256()
     assert (
         f"{described['moved_as_they_should']} of {described['inversions']} inversions"
         in result.output

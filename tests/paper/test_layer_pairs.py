@@ -26,25 +26,25 @@ def test_preceding_layer_carries_all() -> None:
     ]
 
 
-def test_bottlenecks_are_what_preceding_says(mini: Network) -> None:
-    throughs = {pair.target: pair.through for pair in bottleneck_pairs(mini)}
+def test_bottlenecks_are_what_preceding_says(embedded: Network) -> None:
+    throughs = {pair.target: pair.through for pair in bottleneck_pairs(embedded)}
     assert throughs["mixed3b"] == "mixed3a"
     assert throughs["mixed4a"] == "mixed3b"  # not the pool between them
     assert "conv2d0" not in throughs  # only pixels precede it
     for target in ("conv2d1", "mixed3a"):
-        assert throughs[target] == preceding(mini, target)
+        assert throughs[target] == preceding(embedded, target)
 
 
-def test_layers_are_spread_over_the_bottlenecks(mini: Network) -> None:
-    all_of_them = bottleneck_pairs(mini)
-    assert [x.target for x in choose_pairs(mini, 3)] == [
+def test_layers_are_spread_over_the_bottlenecks(embedded: Network) -> None:
+    all_of_them = bottleneck_pairs(embedded)
+    assert [x.target for x in choose_pairs(embedded, 3)] == [
         all_of_them[0].target,
         all_of_them[5].target,
         all_of_them[10].target,
     ]
-    assert choose_pairs(mini, 99) == all_of_them
+    assert choose_pairs(embedded, 99) == all_of_them
     with pytest.raises(ValueError, match="at least one layer"):
-        choose_pairs(mini, 0)
+        choose_pairs(embedded, 0)
 
 
 def test_a_network_without_bottlenecks_needs_pairs() -> None:
@@ -70,10 +70,10 @@ def test_pairs_by_name() -> None:
         parse_pair(branches, "rely:relu")
 
 
-def test_units_are_random_and_their_layers_own(mini: Network) -> None:
-    units = random_units(mini, "mixed3b", 20, 0)
-    assert units == random_units(mini, "mixed3b", 20, 0)
+def test_units_are_random_and_their_layers_own(embedded: Network) -> None:
+    units = random_units(embedded, "mixed3b", 20, 0)
+    assert units == random_units(embedded, "mixed3b", 20, 0)
     assert len(set(units)) == 20
-    assert units != random_units(mini, "mixed3b", 20, 1)
-    assert random_units(mini, "mixed4c", 20, 0) != random_units(mini, "mixed4b", 20, 0)
+    assert units != random_units(embedded, "mixed3b", 20, 1)
+    assert random_units(embedded, "mixed4c", 20, 0) != random_units(embedded, "mixed4b", 20, 0)
     assert random_units(small_network(Small), "relu2", 20, 0) == list(range(UNITS))

@@ -125,8 +125,8 @@ def test_over_images_the_same_and_written(tmp_path: Path) -> None:
 
 def test_the_command_writes_the_parts_too(tmp_path: Path) -> None:
     pictures = paint_noise(tmp_path / "pictures", 3, (64, 64))
-    words = ["completeness", "inceptionv1-mini", "--images", str(pictures), "--layer", "mixed3a"]
+    words = ["completeness", "inceptionv1-small", "--images", str(pictures), "--layer", "mixed3a"]
     words += ["--logits", "3", "--through", "conv2d2", "--parts", "2", "--out", str(tmp_path / "c")]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
-    assert (tmp_path / "c" / "inceptionv1-mini" / "missing" / "missing.json").is_file()
+    assert (tmp_path / "c" / "inceptionv1-small" / "missing" / "missing.json").is_file()

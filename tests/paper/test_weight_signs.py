@@ -272,13 +272,13 @@ def test_fair_coin_is_chi_squared() -> None:
     assert fair_coin(np.array([0]), np.array([0])) == 1
 
 
-def test_random_weights_are_found_out(mini: Network) -> None:
+def test_random_weights_are_found_out(embedded: Network) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layers = [nn.Conv2d(n, 32, 3, padding=1) for n in (3, 32, 32)]
         random = weight_signs(network_of(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1))))
     assert random.untrained
-    trained = weight_signs(mini)
+    trained = weight_signs(embedded)
     assert not trained.untrained
     assert trained.left_out == ()
 
@@ -325,19 +325,22 @@ def test_results_of_another_question_are_refused(hand: Network, tmp_path: Path) 
         write_weights([signs, signs], tmp_path)
 
 
-def test_command(mini: Network, tmp_path: Path) -> None:
+def test_command(embedded: Network, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     save_file(
-        {k: torch.randn(v.shape, generator=generator) for k, v in mini.module.state_dict().items()},
+        {
+            k: torch.randn(v.shape, generator=generator)
+            for k, v in embedded.module.state_dict().items()
+        },
         tmp_path / "random.safetensors",
     )
-    words = ["weights", "inceptionv1-mini", f"inceptionv1-mini={tmp_path / 'random.safetensors'}"]
+    words = ["weights", "inceptionv1-small", f"inceptionv1-small={tmp_path / 'random.safetensors'}"]
     result = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.exception
     rows = [line.split() for line in result.output.splitlines() if "%" in line]
-    signs = weight_signs(mini)
+    signs = weight_signs(embedded)
     assert signs.share is not None
-    assert [row[0] for row in rows[-2:]] == ["inceptionv1-mini"] * 2
+    assert [row[0] for row in rows[-2:]] == ["inceptionv1-small"] * 2
     assert rows[-2][2] == f"{signs.share:.2%}"
     assert result.output.count("cannot be told from those of random weights") == 1
     assert (tmp_path / "out" / "figure12.png").is_file()

@@ -34,7 +34,7 @@ def row(name: str, excitation: float, inhibition: float, tiles: int = 0, **named
 
 
 def drawn(exciting: list[Driver], inhibiting: list[Driver], **named: Any) -> Figure:
-    named = {"title": "mixed3b:168@8,8", "about": "channels of mixed3a"} | named
+    named = {"title": "mixed3b:189@7,7", "about": "channels of mixed3a"} | named
     return drivers_figure(drivers(exciting, inhibiting), **named)
 
 
@@ -72,7 +72,7 @@ def test_the_figure_keeps_to_the_paper(make: Callable[[], Figure]) -> None:
 def test_the_figure_says_what_it_shows() -> None:
     figure = FIGURES["uneven"]()
     texts = words(figure).splitlines()
-    assert texts[:2] == ["mixed3b:168@8,8", "channels of mixed3a"]
+    assert texts[:2] == ["mixed3b:189@7,7", "channels of mixed3a"]
     assert texts[2] == "50 % of the tension lies within single channels"
     assert {"excite it: 50 % of all excitation", "inhibit it: 50 % of all inhibition"} < set(texts)
     assert {"a:1", "b:2", "+2", "−3", "−1", "0"} < set(texts)

@@ -10,6 +10,7 @@ from playwright.sync_api import Browser
 from tests.support import explorer
 from tests.support.explorer import THUMB, Explored, ExplorerVisit, paint, scattered
 from tests.support.pages import HOSTILE, QUICK
+from tests.support.tense import tensest_unit
 from tests.support.threads import single_thread
 
 from opponent import AtlasSettings, Network, Run, Who, Why, load, make_atlas, scan_images, who, why
@@ -21,13 +22,13 @@ from opponent.reports.report import write_report
 
 
 @pytest.fixture(scope="session")
-def mini() -> Network:
+def embedded() -> Network:
     """The embedded network."""
-    return load("inceptionv1-mini")
+    return load()
 
 
 @pytest.fixture(scope="session")
-def run(mini: Network, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(embedded: Network, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A scan of 40 pictures, one with a hostile name and one that cannot be read."""
     folder = tmp_path_factory.mktemp("pages")
     pictures = folder / "pictures"
@@ -37,18 +38,19 @@ def run(mini: Network, tmp_path_factory: pytest.TempPathFactory) -> Run:
         small = rng.integers(0, 256, (7, 7, 3), dtype=np.uint8)
         image = Image.fromarray(small).resize((96, 96), Image.Resampling.BICUBIC)
         image.save(pictures / (HOSTILE if i == 39 else f"{i:02d}.png"))
+    feature = tensest_unit(embedded, pictures, "mixed3b")
     (pictures / "broken.png").write_bytes(b"no picture")
-    return scan_images(mini, pictures, "mixed3b:168", "mixed3a", out=folder / "run")
+    return scan_images(embedded, pictures, feature, "mixed3a", out=folder / "run")
 
 
 @pytest.fixture(scope="session")
-def report(run: Run, mini: Network) -> Path:
+def report(run: Run, embedded: Network) -> Path:
     """Its report, with every image in a group so that the hostile name is shown."""
-    return write_report(run, network=mini, k=40, settings=QUICK)
+    return write_report(run, network=embedded, k=40, settings=QUICK)
 
 
 @pytest.fixture(scope="session")
-def explored(mini: Network, tmp_path_factory: pytest.TempPathFactory) -> Explored:
+def explored(embedded: Network, tmp_path_factory: pytest.TempPathFactory) -> Explored:
     """121 pictures in three folders, one with a hostile name; 90 of them are on the map."""
     folder = tmp_path_factory.mktemp("explore")
     generator = np.random.default_rng(0)
@@ -59,10 +61,11 @@ def explored(mini: Network, tmp_path_factory: pytest.TempPathFactory) -> Explore
     paint(folder / "pictures" / "lines" / explorer.HOSTILE, generator)
     settings = AtlasSettings(top=90, grid=3, min_images=3, neighbours=5, steps=2)
     with pytest.MonkeyPatch.context() as patch, single_thread():
-        run = scan_images(mini, folder / "pictures", "mixed3b:168", "mixed3a", out=folder / "run")
+        feature = tensest_unit(embedded, folder / "pictures", "mixed3b")
+        run = scan_images(embedded, folder / "pictures", feature, "mixed3a", out=folder / "run")
         # Any layout will do here, and this one takes no time; tests/atlas looks at UMAP's.
         patch.setattr(build, "lay_out", scattered)
-        atlas = make_atlas(run, network=mini, settings=settings)
+        atlas = make_atlas(run, network=embedded, settings=settings)
     columns = run.columns()
     on_map = atlas.map["image"].to_pylist()
     others = [image for image in columns.images if image not in on_map]
@@ -111,6 +114,7 @@ def desk(opened: ExplorerVisit) -> Iterator[ExplorerVisit]:
     opened.key("Escape")
     for name, value in (("colour", "activation"), ("group", ""), ("frame", "edge")):
         opened.page.select_option(f"#{name}", value)
+    opened.page.locator("#zoom").fill("100")
     opened.page.evaluate("scrollTo(0, 0)")
     opened.settle()
     assert opened.marked() == []
@@ -120,16 +124,15 @@ def desk(opened: ExplorerVisit) -> Iterator[ExplorerVisit]:
 
 
 @pytest.fixture(scope="session")
-def why_answer(run: Run, mini: Network) -> Why:
+def why_answer(run: Run, embedded: Network) -> Why:
     """Why one image does not make the feature fire."""
     with single_thread():
-        return why(mini, run.images.find("05.png").path, "mixed3b:168", "mixed3a", run=run)
+        image = run.images.find("05.png").path
+        return why(embedded, image, run.features[0], run.through, run=run)
 
 
 @pytest.fixture(scope="session")
-def who_answer(run: Run, mini: Network) -> Who:
+def who_answer(run: Run, embedded: Network) -> Who:
     """Which channels drive the feature in two images."""
     with single_thread():
-        return who(
-            run, "mixed3b:168", images=["03.png", "33.png"], channels=2, crops=2, network=mini
-        )
+        return who(run, images=["03.png", "33.png"], channels=2, crops=2, network=embedded)

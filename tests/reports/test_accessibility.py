@@ -19,13 +19,13 @@ pytestmark = [pytest.mark.browser, needs_axe]
 
 @pytest.fixture(scope="module")
 def pages(
-    run: Run, mini: Network, who_answer: Who, why_answer: Why, page: Path,
+    run: Run, embedded: Network, who_answer: Who, why_answer: Why, page: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Path]:  # fmt: skip
     """Each kind of page."""
     folder = tmp_path_factory.mktemp("pages")
     return {
-        "report": write_report(run, folder / "report.html", network=mini, k=3, settings=QUICK),
+        "report": write_report(run, folder / "report.html", network=embedded, k=3, settings=QUICK),
         "who": write_who(who_answer, folder / "who.html"),
         "why": write_why(why_answer, folder / "why.html"),
         "explorer": page,

@@ -39,10 +39,10 @@ def test_why_is_written(why_answer: Why, tmp_path: Path, suffix: str) -> None:
 
 
 def test_the_page_of_a_comparison_says_which_side_is_which(
-    run: Run, mini: Network, tmp_path: Path
+    run: Run, embedded: Network, tmp_path: Path
 ) -> None:
     image = run.images.find("05.png").path
-    answer = why(mini, image, "logits:3", "mixed3a", against="logits:9")
+    answer = why(embedded, image, "logits:3", "mixed3a", against="logits:9")
     assert answer.against is not None
     hostile = replace(answer, against=replace(answer.against, meaning=HOSTILE))
     text = write_why(hostile, tmp_path / "why.html").read_text()
@@ -61,12 +61,12 @@ def test_the_page_of_a_comparison_says_which_side_is_which(
     assert "difference" in shown
 
 
-def test_why_to_nowhere(run: Run, mini: Network, tmp_path: Path) -> None:
+def test_why_to_nowhere(run: Run, embedded: Network, tmp_path: Path) -> None:
     image = run.images.find("05.png").path
-    answer = why(mini, image, "mixed3b:168", "mixed3a")
+    answer = why(embedded, image, run.features[0], run.through)
     with pytest.raises(ValueError, match=r"ends in none of \.html"):
         write_why(answer, tmp_path / "answer.docx")
-    without = why(mini, image, "logits:3", "avgpool0")
+    without = why(embedded, image, "logits:3", "avgpool0")
     with pytest.raises(ValueError, match="no rows and columns"):
         write_why(without, tmp_path / "answer.html")
     assert list(tmp_path.iterdir()) == []
@@ -91,7 +91,7 @@ def test_the_page_of_who_says_everything(who_answer: Who, tmp_path: Path) -> Non
     drivers = replace(who_answer.drivers, exciting=named)
     hostile = replace(who_answer, about=HOSTILE, drivers=drivers)
     text = write_who(hostile, tmp_path / "who.html", checked).read_text()
-    assert "Who drives mixed3b:168@8,8?" in text
+    assert f"Who drives {who_answer.feature.label}?" in text
     assert "<img src=x" not in text
     assert "&lt;img src=x onerror=alert(1)&gt;" in text
     assert f"{who_answer.excitation.sum():.4g}" in text

@@ -247,6 +247,7 @@ def test_a_hostile_name_is_only_a_name(
 @pytest.mark.browser
 def test_it_begins_with_the_tense_images(explored: Explored, desk: ExplorerVisit) -> None:
     tense = data_of(explored.run.folder / "explorer.html")["groups"]["tense"]
+    assert tense
     assert sorted(desk.at_first) == sorted(tense)
 
 

@@ -22,11 +22,11 @@ def small() -> Network:
 
 
 @pytest.fixture(scope="session")
-def mini() -> Network:
+def embedded() -> Network:
     """The embedded network on a smaller canvas, which is no square."""
-    network = opponent.load("inceptionv1-mini")
-    prepared = replace(network.preprocessing, size=(40, 48))
-    return Network(network.module, preprocessing=prepared, name="mini at 40 x 48")
+    network = opponent.load()
+    prepared = replace(network.preprocessing, size=(80, 96))
+    return Network(network.module, preprocessing=prepared, name="embedded at 80 x 96")
 
 
 @pytest.fixture(scope="session")
@@ -48,15 +48,15 @@ def mixed() -> list[Feature]:
 
 @pytest.fixture(scope="session")
 def scanned(
-    mini: Network, mixed: list[Feature], tmp_path_factory: pytest.TempPathFactory
+    embedded: Network, mixed: list[Feature], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Run, ImageSet]:
     """60 pictures and two that cannot be read, by four features, with uneven shards and batches."""
     folder = paint_shapes(tmp_path_factory.mktemp("many"), 60)
     (folder / "017-broken.png").write_bytes((folder / "017.png").read_bytes()[:60])
     (folder / "text.jpg").write_text("no picture")
     images = open_images(folder)
-    out = tmp_path_factory.mktemp("run") / "mini"
-    run = scan_images(mini, images, mixed, "mixed3b", out=out, batch_size=7, shard_size=25)
+    out = tmp_path_factory.mktemp("run") / "embedded"
+    run = scan_images(embedded, images, mixed, "mixed3b", out=out, batch_size=7, shard_size=25)
     return run, images
 
 

@@ -53,10 +53,10 @@ def test_workers_load_a_network_by_its_name(tmp_path: Path) -> None:
     source, workers = noise_source(4, size=(70, 70)), Workers()
     for name, executor in (("alone", None), ("spread", workers)):
         scan_images(
-            "inceptionv1-mini", source, ["mixed3a:3", "mixed3a:*"], "conv2d2",
+            "inceptionv1-small", source, ["mixed3a:3", "mixed3a:*"], "conv2d2",
             out=tmp_path / name, executor=executor, **SIZES,
         )  # fmt: skip
-    assert workers.checked == [("inceptionv1-mini", True)]
+    assert workers.checked == [("inceptionv1-small", True)]
     assert files(tmp_path / "alone") == files(tmp_path / "spread")
 
 

@@ -211,12 +211,12 @@ def test_objects_by_name(
     module: str, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = f"{module}:{what}"
-    scan = ["scan", "inceptionv1-mini", "mixed3b:168", "--through", "mixed3a", "--out", "run"]
+    scan = ["scan", "inceptionv1-small", "mixed3b:189", "--through", "mixed3a", "--out", "run"]
     assert command(*scan, "--images", source) in (0, None)
     assert "3 images scanned" in capsys.readouterr().out
     assert json.loads(Path("run/manifest.json").read_text())["images"]["source"] == source
     assert command("select", "run", "-k", "1") in (0, None)
-    assert command("why", "inceptionv1-mini", f"crops:1:{source}", "mixed3b:168") == 2
+    assert command("why", "inceptionv1-small", f"crops:1:{source}", "mixed3b:189") == 2
     assert Run("run", images=source).images[0].id == ("a" if what == "make" else "0")
     capsys.readouterr()
     one = ["invert", "run", "--steps", "2", "--image"]

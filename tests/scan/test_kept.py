@@ -151,7 +151,7 @@ def test_what_is_no_unit_of_the_scan_is_refused(
 
 def test_a_scan_of_every_position_has_no_place_to_look_at(tmp_path: Path) -> None:
     images = paint_blobs(tmp_path, 2, (64, 64))
-    run = scan_images("inceptionv1-mini", images, "conv2d2:*@*", "conv2d1", out=tmp_path / "run")
+    run = scan_images("inceptionv1-small", images, "conv2d2:*@*", "conv2d1", out=tmp_path / "run")
     message = r"not where it was; for pictures of conv2d2:3 scan it at one position: opponent scan "
     with pytest.raises(ValueError, match=message):
         opponent.scan_kept(run, "conv2d2:3")

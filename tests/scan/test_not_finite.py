@@ -183,7 +183,7 @@ def test_half_precision_is_named_as_the_cause(tmp_path: Path, images: Path) -> N
 
 
 def test_a_run_in_half_precision_is_opened_again(images: Path, tmp_path: Path) -> None:
-    command = ["scan", "inceptionv1-mini", "mixed3b:5", "--through", "mixed3a"]
+    command = ["scan", "inceptionv1-small", "mixed3b:5", "--through", "mixed3a"]
     command += ["--images", str(images), "--out", str(tmp_path / "run"), "--dtype", "float16"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.exception

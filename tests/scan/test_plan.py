@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from opponent import Feature, ImageSet, Network, Run, RunError, load, scan_images
-from opponent.models.registry import MINI_INPUT
+from opponent.models.registry import SMALL_INPUT
 from opponent.scan.plan import rounding
 from opponent.scan.reopen import check_network, network_of
 
@@ -16,22 +16,24 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_the_run_says_what_was_scanned(
-    mini: Network, mixed: list[Feature], scanned: tuple[Run, ImageSet]
+    embedded: Network, mixed: list[Feature], scanned: tuple[Run, ImageSet]
 ) -> None:
     run, images = scanned
     again = Run(run.folder)
     assert again.manifest == run.manifest
-    assert again.features == tuple(mini.resolve(feature) for feature in mixed)
-    assert again.preprocessing == mini.preprocessing
+    assert again.features == tuple(embedded.resolve(feature) for feature in mixed)
+    assert again.preprocessing == embedded.preprocessing
     assert again.manifest.through_shape == (240, 10, 12)
     assert again.manifest.images.count == 62
     assert again.manifest.images.sha256 == images.digest()
     assert [entry.path for entry in again.images] == [entry.path for entry in images]
-    check_network(again, mini)
-    with pytest.raises(RunError, match="'mini at 40 x 48', cannot be loaded: no model is called"):
+    check_network(again, embedded)
+    with pytest.raises(
+        RunError, match="'embedded at 80 x 96', cannot be loaded: no model is called"
+    ):
         network_of(again)
-    with pytest.raises(RunError, match=r"prepared otherwise .*40, 48.*, now .*64, 64"):
-        check_network(again, Network(mini.module, preprocessing=MINI_INPUT))
+    with pytest.raises(RunError, match=r"prepared otherwise .*80, 96.*, now .*112, 112"):
+        check_network(again, Network(embedded.module, preprocessing=SMALL_INPUT))
 
 
 def test_an_empty_list_is_refused(small: Network, tmp_path: Path) -> None:
@@ -73,7 +75,7 @@ def test_in_half_precision_the_error_is_told_and_the_run_knows_it(tmp_path: Path
     for number in range(5):
         pixels = generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-    network = load("inceptionv1-mini")
+    network = load()
     features = ["mixed3b:9", "mixed3b:*"]
     errors = rounding(network, tmp_path, features, "mixed3a", torch.bfloat16)
     assert network.dtype == torch.bfloat16
@@ -82,7 +84,7 @@ def test_in_half_precision_the_error_is_told_and_the_run_knows_it(tmp_path: Path
     run = scan_images(network, tmp_path, features, "mixed3a", out=tmp_path / "run")
     assert run.manifest.network.dtype == "bfloat16"
     assert network_of(run).dtype == torch.bfloat16
-    exact = scan_images("inceptionv1-mini", tmp_path, features, "mixed3a", out=tmp_path / "exact")
+    exact = scan_images("inceptionv1-small", tmp_path, features, "mixed3a", out=tmp_path / "exact")
     rounded, expected = run.columns().excitation, exact.columns().excitation
     np.testing.assert_allclose(rounded, expected, rtol=0.1)
     assert (rounded != expected).any()

@@ -252,7 +252,7 @@ def test_a_network_must_lie_where_actors_compute(
         scan_images(small, features="two:3", **scan, executor=Ray(gpus=0.5))
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="the driver needs a GPU as its actors do"):
-            scan_images("inceptionv1-mini", features="mixed4a:3", **scan, executor=Ray(gpus=0.5))
+            scan_images("inceptionv1-small", features="mixed4a:3", **scan, executor=Ray(gpus=0.5))
     assert not (tmp_path / "run").exists()
 
 

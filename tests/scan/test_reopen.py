@@ -51,26 +51,26 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_weights_from_a_file_are_loaded_again(
-    tmp_path: Path, pictures: Path, mini: Network
+    tmp_path: Path, pictures: Path, embedded: Network
 ) -> None:
-    changed = {name: value.clone() for name, value in mini.module.state_dict().items()}
+    changed = {name: value.clone() for name, value in embedded.module.state_dict().items()}
     changed["conv2d0_pre_relu_conv.bias"] += 0.01
     weights = tmp_path / "mine.safetensors"
     save_file(changed, weights)
     images = sorted(pictures.iterdir())[:2]
-    network = load("inceptionv1-mini", weights)
+    network = load("inceptionv1-small", weights)
     run = scan_images(network, images, "conv2d1:3", "conv2d0", out=tmp_path / "run")
     again = network_of(Run(run.folder))
-    assert again.weights_sha256() != mini.weights_sha256()
-    with pytest.raises(RunError, match=r"scanned with other weights of inceptionv1-mini"):
-        network_of(run, mini)
+    assert again.weights_sha256() != embedded.weights_sha256()
+    with pytest.raises(RunError, match=r"scanned with other weights of inceptionv1-small"):
+        network_of(run, embedded)
     assert network_of(run, network) is network
     # The file is elsewhere now: the same scan goes on with it, and knows its place.
     moved = tmp_path / "moved.safetensors"
     weights.rename(moved)
     with pytest.raises(RunError, match=r"cannot be loaded: there is no file of weights.*mine"):
         network_of(Run(run.folder))
-    scan_images(load("inceptionv1-mini", moved), images, "conv2d1:3", "conv2d0", out=run.folder)
+    scan_images(load("inceptionv1-small", moved), images, "conv2d1:3", "conv2d0", out=run.folder)
     assert network_of(Run(run.folder)).weights_sha256() == again.weights_sha256()
 
 
@@ -125,13 +125,13 @@ def test_a_factory_that_names_its_network_is_asked_again(
 
 
 def test_the_scans_preprocessing_and_numbers_come_back(tmp_path: Path, pictures: Path) -> None:
-    size = Preprocessing(size=(20, 24), draft=True)
-    network = load("inceptionv1-mini").with_preprocessing(size).to(dtype=torch.float64)
-    assert network.asked == "inceptionv1-mini"
+    size = Preprocessing(size=(40, 48), draft=True)
+    network = load().with_preprocessing(size).to(dtype=torch.float64)
+    assert network.asked == "inceptionv1-small"
     run = scan_images(network, pictures, "conv2d1:3", "conv2d0", out=tmp_path / "run")
     again = network_of(Run(run.folder))
     assert (again.preprocessing, again.dtype) == (size, torch.float64)
-    assert network_of(run, "inceptionv1-mini").preprocessing == size
+    assert network_of(run, "inceptionv1-small").preprocessing == size
 
 
 def test_a_network_that_was_handed_over_is_handed_over_or_named_again(
@@ -164,19 +164,19 @@ def test_a_network_that_was_handed_over_is_handed_over_or_named_again(
 def test_a_manifest_that_does_not_say_what_was_asked_is_opened_by_the_name(
     tmp_path: Path, pictures: Path
 ) -> None:
-    run = scan_images("inceptionv1-mini", pictures, "conv2d1:3", "conv2d0", out=tmp_path / "run")
+    run = scan_images("inceptionv1-small", pictures, "conv2d1:3", "conv2d0", out=tmp_path / "run")
     determining = run.manifest.determining()
     path = Path(run.folder) / "manifest.json"
     values = json.loads(path.read_text())
-    assert values["network"].pop("asked") == "inceptionv1-mini"
+    assert values["network"].pop("asked") == "inceptionv1-small"
     path.write_text(json.dumps(values))
     old = Run(run.folder)
     assert old.manifest.network.asked is None
     assert old.manifest.determining() == determining
-    assert network_of(old).name == "inceptionv1-mini"
+    assert network_of(old).name == "inceptionv1-small"
     # The same scan goes on with it, and it says so from then on.
-    scan_images("inceptionv1-mini", pictures, "conv2d1:3", "conv2d0", out=run.folder)
-    assert Run(run.folder).manifest.network.asked == "inceptionv1-mini"
+    scan_images("inceptionv1-small", pictures, "conv2d1:3", "conv2d0", out=run.folder)
+    assert Run(run.folder).manifest.network.asked == "inceptionv1-small"
 
 
 @pytest.mark.parametrize(
@@ -329,8 +329,8 @@ def test_the_crop_is_that_which_suits_the_rule(tmp_path: Path, pictures: Path) -
 
 
 def test_a_crop_plan_can_be_written_down() -> None:
-    network = load("inceptionv1-mini")
-    features = [network.resolve(f"mixed3b:{unit}") for unit in (3, 168)]
+    network = load()
+    features = [network.resolve(f"mixed3b:{unit}") for unit in (3, 189)]
     plan = plan_crop(network, features, "mixed3a")
     assert plan.box is not None
     record = crop_record(plan)
@@ -341,21 +341,23 @@ def test_a_crop_plan_can_be_written_down() -> None:
 
 
 def test_crop_plans_come_back_from_the_folder(
-    mini: Network, small: Network, pictures: Path, tmp_path: Path
+    embedded: Network, small: Network, pictures: Path, tmp_path: Path
 ) -> None:
     features = ["mixed3a:5@0,0", "mixed3a:100@1,0"]
     run = scan_images(
-        mini, pictures, [*features, "mixed3a:*@0,0"], "conv2d2", out=tmp_path / "crop"
+        embedded, pictures, [*features, "mixed3a:*@0,0"], "conv2d2", out=tmp_path / "crop"
     )
     again = Run(run.folder)
-    resolved = [mini.resolve(x) for x in features]
-    plan = crop_plan_of(again, mini)
-    assert plan == plan_crop(mini, resolved, "conv2d2")
+    resolved = [embedded.resolve(x) for x in features]
+    plan = crop_plan_of(again, embedded)
+    assert plan == plan_crop(embedded, resolved, "conv2d2")
     assert plan.box is not None
-    assert crop_plan_of(again, mini, resolved[:1]) == plan_crop(mini, resolved[:1], "conv2d2")
-    units = units_plan_of(again, mini)
-    widest = [AllUnits(layer="mixed3a", position=(0, 0)).widest(mini)]
-    assert units == plan_crop(mini, widest, "conv2d2")
+    assert crop_plan_of(again, embedded, resolved[:1]) == plan_crop(
+        embedded, resolved[:1], "conv2d2"
+    )
+    units = units_plan_of(again, embedded)
+    widest = [AllUnits(layer="mixed3a", position=(0, 0)).widest(embedded)]
+    assert units == plan_crop(embedded, widest, "conv2d2")
     whole = scan_images(small, pictures, ["head:1", "head:*"], "mixed", out=tmp_path / "whole")
     plan = crop_plan_of(whole, small)
     assert plan == plan_whole_image(

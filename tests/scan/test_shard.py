@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.mark.parametrize("number", range(4))
 def test_columns_are_what_attribute_gives_image_by_image(
-    mini: Network, mixed: list[Feature], scanned: tuple[Run, ImageSet], number: int
+    embedded: Network, mixed: list[Feature], scanned: tuple[Run, ImageSet], number: int
 ) -> None:
     run, images = scanned
     feature = run.features[number]
@@ -35,7 +35,7 @@ def test_columns_are_what_attribute_gives_image_by_image(
     window = run.through_window(feature)
     for row in range(number, 60, 15):
         entry = images.find(columns.images[row])
-        one = attribute(mini, [entry.path], mixed[number], "mixed3b")
+        one = attribute(embedded, [entry.path], mixed[number], "mixed3b")
         assert one.feature == feature
         for name in SCALARS:
             np.testing.assert_allclose(
@@ -75,7 +75,7 @@ def test_the_law_holds_in_every_row(scanned: tuple[Run, ImageSet]) -> None:
 
 
 def test_exemplars_are_the_places_where_channels_are_most_active(
-    mini: Network, scanned: tuple[Run, ImageSet]
+    embedded: Network, scanned: tuple[Run, ImageSet]
 ) -> None:
     """Against all maps of all images at once, where the features look."""
     run, images = scanned
@@ -84,8 +84,8 @@ def test_exemplars_are_the_places_where_channels_are_most_active(
     bottom = max(x.top + x.height for x in boxes)
     right = max(x.left + x.width for x in boxes)
     readable = [entry for entry in images if entry.id not in run.unreadable()]
-    pixels = [load_image(entry, mini.preprocessing.fit) for entry in readable]
-    hidden = mini.run(mini.inputs(np.stack(pixels)), "mixed4a", "mixed3b").through
+    pixels = [load_image(entry, embedded.preprocessing.fit) for entry in readable]
+    hidden = embedded.run(embedded.inputs(np.stack(pixels)), "mixed4a", "mixed3b").through
     assert hidden is not None
     for channel in (0, 7, 100, 239):
         largest = hidden[:, channel, top:bottom, left:right].flatten(1).amax(1)
@@ -108,7 +108,7 @@ def test_a_tie_between_exemplars_goes_to_the_first(tmp_path: Path) -> None:
     for number in range(12):
         Image.new("RGB", (64, 64), (200, 10, 10)).save(tmp_path / f"{number:02d}.png")
     run = scan_images(
-        "inceptionv1-mini",
+        "inceptionv1-small",
         tmp_path,
         "mixed3b:1",
         "mixed3a",
@@ -182,20 +182,20 @@ def test_shards_are_plain_tables(scanned: tuple[Run, ImageSet]) -> None:
 
 
 def test_a_logit_through_a_mixed_layer_covers_the_whole_map(
-    mini: Network, tmp_path: Path, pictures: Path
+    embedded: Network, tmp_path: Path, pictures: Path
 ) -> None:
-    run = scan_images(mini, pictures, "logits:7", "mixed5a", out=tmp_path / "run", batch_size=4)
+    run = scan_images(embedded, pictures, "logits:7", "mixed5a", out=tmp_path / "run", batch_size=4)
     columns = run.columns()
     assert columns.excitation_map.shape == (9, 2, 3)
     assert run.channels().shape == (9, 416)
-    one = attribute(mini, [pictures / "005.png"], "logits:7", "mixed5a")
+    one = attribute(embedded, [pictures / "005.png"], "logits:7", "mixed5a")
     np.testing.assert_allclose(
         columns.inhibition_map[5], one.inhibition_map[0], rtol=1e-3, atol=1e-5
     )
     np.testing.assert_allclose(columns.activation[5], one.activation[0], rtol=1e-4)
     assert run.features[0].position is None
     # A logit has a bias, which S does not hold.
-    unit = mini.module.get_submodule("softmax2_pre_activation_matmul").bias[7].item()
+    unit = embedded.module.get_submodule("softmax2_pre_activation_matmul").bias[7].item()
     np.testing.assert_allclose(
         columns.excitation - columns.inhibition + unit, columns.activation, rtol=1e-3, atol=1e-3
     )

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def mini() -> Network:
-    return opponent.load("inceptionv1-mini")
+def embedded() -> Network:
+    return opponent.load()
 
 
 @pytest.fixture(scope="module")
@@ -44,16 +44,16 @@ OPTIONS = {"batch_size": 3, "shard_size": 5}
 
 
 @pytest.fixture(scope="module")
-def scanned(mini: Network, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def scanned(embedded: Network, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """All units of a layer, and two of them by themselves."""
     out = tmp_path_factory.mktemp("run") / "units"
     features = ["mixed3a:*@4,4", "mixed3a:7@4,4", "mixed3a:100@4,4"]
-    return scan_images(mini, pictures, features, "conv2d2", out=out, **OPTIONS)
+    return scan_images(embedded, pictures, features, "conv2d2", out=out, **OPTIONS)
 
 
-def test_a_scan_keeps_what_single_features_give(mini: Network, scanned: Run) -> None:
+def test_a_scan_keeps_what_single_features_give(embedded: Network, scanned: Run) -> None:
     table = scanned.units()
-    assert len(table) == mini.layer("mixed3a").shape[0] * len(SCORES)
+    assert len(table) == embedded.layer("mixed3a").shape[0] * len(SCORES)
     by_unit = {(row["unit"], row["score"]): row for row in table.to_pylist()}
     assert [x.label for x in scanned.features] == ["mixed3a:7@4,4", "mixed3a:100@4,4"]
     for feature in scanned.features:
@@ -73,16 +73,18 @@ def test_a_scan_keeps_what_single_features_give(mini: Network, scanned: Run) -> 
 
 
 def test_all_units_alone_give_the_same_summary(
-    mini: Network, pictures: Path, scanned: Run, tmp_path: Path
+    embedded: Network, pictures: Path, scanned: Run, tmp_path: Path
 ) -> None:
-    alone = scan_images(mini, pictures, "mixed3a:*@4,4", "conv2d2", out=tmp_path / "run", **OPTIONS)
+    alone = scan_images(
+        embedded, pictures, "mixed3a:*@4,4", "conv2d2", out=tmp_path / "run", **OPTIONS
+    )
     assert alone.features == ()
     assert alone.units().equals(scanned.units())
     assert alone.unreadable().keys() == {"05-broken.jpg"}
 
 
 def test_a_scan_that_stops_goes_on_to_the_same_bytes(
-    mini: Network, pictures: Path, scanned: Run, tmp_path: Path
+    embedded: Network, pictures: Path, scanned: Run, tmp_path: Path
 ) -> None:
     """It stops after each number of images, and then the same folder is scanned on."""
     features = ["mixed3a:*@4,4", "mixed3a:7@4,4", "mixed3a:100@4,4"]
@@ -96,19 +98,19 @@ def test_a_scan_that_stops_goes_on_to_the_same_bytes(
 
         with pytest.raises(KeyboardInterrupt, match="stop"):
             scan_images(
-                mini, pictures, features, "conv2d2", out=folder, progress=stop,
+                embedded, pictures, features, "conv2d2", out=folder, progress=stop,
                 **OPTIONS)  # fmt: skip
         with pytest.raises(RunError, match="is not finished"):
             Run(folder).units()
-    scan_images(mini, pictures, features, "conv2d2", out=folder, **OPTIONS)
+    scan_images(embedded, pictures, features, "conv2d2", out=folder, **OPTIONS)
     assert files(folder) == files(Path(str(scanned.folder)))
 
 
 def test_shards_may_be_of_any_size(
-    mini: Network, pictures: Path, scanned: Run, tmp_path: Path
+    embedded: Network, pictures: Path, scanned: Run, tmp_path: Path
 ) -> None:
     other = scan_images(
-        mini, pictures, "mixed3a:*@4,4", "conv2d2", out=tmp_path / "run",
+        embedded, pictures, "mixed3a:*@4,4", "conv2d2", out=tmp_path / "run",
         batch_size=3, shard_size=3)  # fmt: skip
     a, b = other.summary(), scanned.summary()
     assert a.count == b.count == 11
@@ -157,8 +159,8 @@ def test_a_unit_that_gives_no_number_is_left_out(pictures: Path, tmp_path: Path)
     assert images == {unit: 0 if unit == 4 else 11 for unit in range(6)}
 
 
-def test_a_run_of_features_has_no_units(mini: Network, pictures: Path, tmp_path: Path) -> None:
-    run = scan_images(mini, pictures, "mixed3a:3", "conv2d2", out=tmp_path / "run")
+def test_a_run_of_features_has_no_units(embedded: Network, pictures: Path, tmp_path: Path) -> None:
+    run = scan_images(embedded, pictures, "mixed3a:3", "conv2d2", out=tmp_path / "run")
     with pytest.raises(RunError, match=r"is no scan of all units; scan 'LAYER:\*' for one"):
         run.units()
 
@@ -201,7 +203,7 @@ def test_a_scan_of_every_position(tmp_path: Path) -> None:
     for number in range(3):
         noise = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         Image.fromarray(noise).save(tmp_path / f"{number}.png")
-    network = load("inceptionv1-mini")
+    network = load()
     run = scan_images(network, tmp_path, "conv2d2:*@*", "conv2d1", out=tmp_path / "run")
     here = scan_images(network, tmp_path, "conv2d2:*", "conv2d1", out=tmp_path / "here")
     assert run.manifest.units is not None

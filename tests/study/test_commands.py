@@ -11,6 +11,7 @@ import pytest
 from safetensors.torch import save_file
 from tests.support.pictures import paint_noise
 from tests.support.study import as_json, small_study
+from tests.support.weights import drawn, write
 from typer.testing import CliRunner
 
 from opponent.cli import app
@@ -32,10 +33,10 @@ def within(*words: object) -> str:
 
 
 @pytest.fixture(scope="session")
-def mini_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def small_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Scans of two early layers of the embedded network; to be read only."""
-    folder = tmp_path_factory.mktemp("mini")
-    pictures, network = paint_noise(folder / "pictures", 300, (64, 64)), load("inceptionv1-mini")
+    folder = tmp_path_factory.mktemp("embedded")
+    pictures, network = paint_noise(folder / "pictures", 300, (64, 64)), load()
     for layer, through in (("conv2d0", "pixels"), ("conv2d1", "conv2d0")):
         features = [f"{layer}:{unit}" for unit in range(8)]
         scan_images(network, pictures, features, through, out=folder / layer)
@@ -57,8 +58,8 @@ def test_help_has_an_example(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_build(mini_runs: list[Path], tmp_path: Path) -> None:
-    words = ["build", *mini_runs, "--out", tmp_path / "study", "--features", 1]
+def test_build(small_runs: list[Path], tmp_path: Path) -> None:
+    words = ["build", *small_runs, "--out", tmp_path / "study", "--features", 1]
     words += ["--label", "early", "--label", "late", "--format", "svg"]
     text = within(*words)
     study = Study(tmp_path / "study")
@@ -80,11 +81,11 @@ def test_build(mini_runs: list[Path], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_build_refuses(mini_runs: list[Path], tmp_path: Path) -> None:
+def test_build_refuses(small_runs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="figures are png"):
-        within("build", *mini_runs, "--out", tmp_path / "study", "--format", "gif")
+        within("build", *small_runs, "--out", tmp_path / "study", "--format", "gif")
     with pytest.raises(ValueError, match="1 labels for 2 layers: conv2d0, conv2d1"):
-        within("build", *mini_runs, "--out", tmp_path / "study", "--label", "early")
+        within("build", *small_runs, "--out", tmp_path / "study", "--label", "early")
     assert not any(tmp_path.iterdir())
 
 
@@ -110,7 +111,10 @@ def test_simulate_and_analyse(small: Study, tmp_path: Path) -> None:
 
 
 def test_analyse_says_what_the_test_says(small: Study, tmp_path: Path) -> None:
+    """Participants who see with random weights, so that what they answer is always the same."""
+    file = write(tmp_path / "random.safetensors", drawn(load().module))
     words = ["--participants", 6, "--temperature", 0.1, "--layer", "mixed3a", "--seed", 1]
+    words += ["--model", f"inceptionv1-small={file}"]
     within("simulate", small.folder, *words, "--out", tmp_path / "answered")
     text = within("analyse", tmp_path / "answered")
     values = as_json(analyse_folder(Study(tmp_path / "answered")))
@@ -124,19 +128,19 @@ def test_analyse_says_what_the_test_says(small: Study, tmp_path: Path) -> None:
 
 
 def test_simulate_sees_with_a_file_of_weights(small: Study, tmp_path: Path) -> None:
-    file = tmp_path / "mini.safetensors"
-    save_file(load("inceptionv1-mini").module.state_dict(), file)
+    file = tmp_path / "embedded.safetensors"
+    save_file(load().module.state_dict(), file)
     words = ["--participants", 1, "--layer", "mixed3a"]
-    for name, model in (("plain", "inceptionv1-mini"), ("file", f"inceptionv1-mini={file}")):
+    for name, model in (("plain", "inceptionv1-small"), ("file", f"inceptionv1-small={file}")):
         folder = tmp_path / name
         within("simulate", small.folder, *words, "--model", model, "--out", folder)
     records = [
         json.loads((tmp_path / name / "simulated.json").read_text()) for name in ("plain", "file")
     ]
     assert records[0] == records[1]
-    assert records[0]["network"] == "inceptionv1-mini"
-    with pytest.raises(ValueError, match="inceptionv1-mino"):
-        within("simulate", small.folder, "--model", "inceptionv1-mino")
+    assert records[0]["network"] == "inceptionv1-small"
+    with pytest.raises(ValueError, match="inceptionv1-smalo"):
+        within("simulate", small.folder, "--model", "inceptionv1-smalo")
 
 
 def test_export(small: Study, tmp_path: Path) -> None:

@@ -365,42 +365,48 @@ def test_accentuations_go_both_ways(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def mini() -> Network:
+def embedded() -> Network:
     """The embedded network on a smaller canvas."""
-    network = opponent.load("inceptionv1-mini")
-    return network.with_preprocessing(replace(network.preprocessing, size=(48, 48)))
+    network = opponent.load()
+    return network.with_preprocessing(replace(network.preprocessing, size=(96, 96)))
 
 
 @pytest.fixture(scope="module")
-def tense_images(mini: Network) -> tuple[torch.Tensor, torch.Tensor]:
-    """The three tensest of a hundred crops of photographs for 'mixed3b:40', and its activation."""
+def tense_images(embedded: Network) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Of some units the three tensest of a hundred crops of photographs, and the activations."""
     pytest.importorskip("skimage")
-    crops = open_images("photos", size=mini.preprocessing.size)[::20]
-    inputs = mini.load_inputs(ImageSet(source="crops", entries=crops))[0]
-    [result] = attribute_each(mini, inputs, [mini.resolve("mixed3b:40")], "mixed3a")
-    columns = Columns(
-        images=tuple(entry.id for entry in crops),
-        **{
-            name: getattr(result, name).numpy()
-            for name in ("activation", "excitation", "inhibition", "l1", "l2")
-        },
-        excitation_map=result.excitation_map.numpy(),
-        inhibition_map=result.inhibition_map.numpy(),
-    )
-    chosen = tense(columns, 3).tolist()
-    assert len(chosen) == 3
-    return inputs[chosen], result.activation[chosen]
+    crops = open_images("photos", size=embedded.preprocessing.size)[::20]
+    inputs = embedded.load_inputs(ImageSet(source="crops", entries=crops))[0]
+    units = [embedded.resolve(f"mixed3b:{unit}") for unit in range(5, 240, 47)]
+    found = {}
+    for result in attribute_each(embedded, inputs, units, "mixed3a"):
+        columns = Columns(
+            images=tuple(entry.id for entry in crops),
+            **{
+                name: getattr(result, name).numpy()
+                for name in ("activation", "excitation", "inhibition", "l1", "l2")
+            },
+            excitation_map=result.excitation_map.numpy(),
+            inhibition_map=result.inhibition_map.numpy(),
+        )
+        if chosen := tense(columns, 3).tolist():
+            found[result.feature.label] = inputs[chosen], result.activation[chosen]
+    assert len(found) >= 3
+    return found
 
 
 @pytest.mark.parametrize("side", SIDES)
 def test_inversions_of_tense_images_show_what_they_should(
-    mini: Network, tense_images: tuple[torch.Tensor, torch.Tensor], side: Side
+    embedded: Network, tense_images: dict[str, tuple[torch.Tensor, torch.Tensor]], side: Side
 ) -> None:
-    images, own = tense_images
-    enough = SynthesisSettings(steps=24, canvas=(52, 52), transforms=Transforms(draws=1))
-    made = invert(mini, images, "mixed3b:40", "mixed3a", side=side, settings=enough)
-    assert (side.sign * (made.final - own) > 0).all()
-    assert (made.objective[-5:].mean(0) > made.objective[:5].mean(0)).all()
+    """Not each in so few steps, but most; of a wrong side few would, of noise about half."""
+    enough = SynthesisSettings(steps=24, canvas=(104, 104), transforms=Transforms(draws=1))
+    moved = []
+    for feature, (images, own) in tense_images.items():
+        made = invert(embedded, images, feature, "mixed3a", side=side, settings=enough)
+        moved += (side.sign * (made.final - own) > 0).tolist()
+        assert (made.objective[-5:].mean(0) > made.objective[:5].mean(0)).all()
+    assert sum(moved) >= 0.8 * len(moved)
 
 
 def test_photographs_are_known_by_their_ids_and_equal_their_tensor(tmp_path: Path) -> None:

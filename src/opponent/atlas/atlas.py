@@ -183,7 +183,7 @@ class Atlas:
     >>> settings = opponent.AtlasSettings(grid=1, min_images=1, neighbours=2, steps=2)
     >>> with tempfile.TemporaryDirectory() as out:
     ...     run = opponent.scan_images(
-    ...         "inceptionv1-mini", Noise(), "mixed3b:168", "mixed3a", out=out)
+    ...         "inceptionv1-small", Noise(), "mixed3b:189", "mixed3a", out=out)
     ...     made = opponent.make_atlas(run, settings=settings)
     ...     atlas = opponent.Atlas(run, made.folder)
     ...     [len(cell.images) for cell in atlas.cells], atlas.mosaic(side=20).shape
@@ -291,10 +291,10 @@ def atlases(run: Run, feature: Feature | str | None = None) -> list[Atlas]:
     >>> settings = opponent.AtlasSettings(grid=1, min_images=1, neighbours=2, steps=2)
     >>> with tempfile.TemporaryDirectory() as out:
     ...     run = opponent.scan_images(
-    ...         "inceptionv1-mini", Noise(), "mixed3b:168", "mixed3a", out=out)
+    ...         "inceptionv1-small", Noise(), "mixed3b:189", "mixed3a", out=out)
     ...     _ = opponent.make_atlas(run, settings=settings)
-    ...     opponent.atlases(run, "mixed3b:168")
-    [Atlas('mixed3b:168@8,8': 4 images, 1 cells of 1 x 1)]
+    ...     opponent.atlases(run, "mixed3b:189")
+    [Atlas('mixed3b:189@7,7': 4 images, 1 cells of 1 x 1)]
     """
     wanted = None if feature is None else run.feature(feature)
     paths: list[AnyPath] = list(run.folder.glob("atlas/*/atlas.json"))

@@ -114,10 +114,10 @@ def make_atlas(
     ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
     >>> with tempfile.TemporaryDirectory() as out:
     ...     run = opponent.scan_images(
-    ...         "inceptionv1-mini", Noise(), "mixed3b:168", "mixed3a", out=out)
+    ...         "inceptionv1-small", Noise(), "mixed3b:189", "mixed3a", out=out)
     ...     opponent.make_atlas(run, settings=opponent.AtlasSettings(
     ...         grid=1, min_images=1, neighbours=2, steps=2))
-    Atlas('mixed3b:168@8,8': 4 images, 1 cells of 1 x 1)
+    Atlas('mixed3b:189@7,7': 4 images, 1 cells of 1 x 1)
     """
     check_whole(run, "an atlas")
     feature, settings = run.feature(feature), settings or AtlasSettings(seed=run.manifest.seed)

@@ -247,12 +247,13 @@ def attribute(
     Source: paper, eqs. 1 to 3.
 
     >>> import opponent, torch
-    >>> network = opponent.load("inceptionv1-mini")
-    >>> images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    >>> result = opponent.attribute(network, images, "mixed3b:168", "mixed3a")
+    >>> network = opponent.load()
+    >>> images = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    >>> result = opponent.attribute(network, images, "mixed3b:189", "mixed3a")
     >>> result
-    Attribution('mixed3b:168@8,8' through 'mixed3a': 2 images)
-    >>> bool(torch.isclose(result.excitation - result.inhibition, result.activation).all())
+    Attribution('mixed3b:189@7,7' through 'mixed3a': 2 images)
+    >>> total = result.excitation - result.inhibition
+    >>> torch.allclose(total, result.activation, atol=1e-4)
     True
     """
     network, rule = load(network), parse_rule(rule)

@@ -40,14 +40,14 @@ def mean_activation(
         FileNotFoundError: there is no such folder or file of images.
 
     >>> import opponent, torch
-    >>> network = opponent.load("inceptionv1-mini")
-    >>> images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    >>> network = opponent.load()
+    >>> images = torch.rand(4, 3, 112, 112, generator=torch.Generator().manual_seed(0))
     >>> mean = opponent.mean_activation(network, images, "mixed3a")
     >>> mean.shape
-    torch.Size([128, 16, 16])
+    torch.Size([128, 14, 14])
     >>> opponent.attribute(
-    ...     network, images[:1], "mixed3b:168", "mixed3a", rule="integrated-mean/2", baseline=mean)
-    Attribution('mixed3b:168@8,8' through 'mixed3a': 1 image)
+    ...     network, images[:1], "mixed3b:189", "mixed3a", rule="integrated-mean/2", baseline=mean)
+    Attribution('mixed3b:189@7,7' through 'mixed3a': 1 image)
     """
     total, done = torch.zeros(()), 0
     for inputs in _first_inputs(network, images, count):

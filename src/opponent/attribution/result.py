@@ -68,10 +68,10 @@ class Attribution:
     Source: paper, eqs. 1 to 3.
 
     >>> import opponent, torch
-    >>> images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    >>> result = opponent.attribute("inceptionv1-mini", images, "mixed3b:168", "mixed3a")
+    >>> images = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    >>> result = opponent.attribute("inceptionv1-small", images, "mixed3b:189", "mixed3a")
     >>> result.attribution.shape, result.window_attribution.shape
-    (torch.Size([2, 128, 16, 16]), torch.Size([2, 128, 5, 5]))
+    (torch.Size([2, 128, 14, 14]), torch.Size([2, 128, 5, 5]))
     >>> bool(torch.allclose(result.excitation_map.sum((1, 2)), result.excitation))
     True
     >>> list(result.to_pandas().columns)

@@ -34,10 +34,10 @@ class AttributionRule(Protocol):
     ...     label = "gradient-alone"
     ...     def attribute(self, segment):
     ...         return segment.unchanged.gradients()
-    >>> image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    >>> image = torch.rand(1, 3, 112, 112, generator=torch.Generator().manual_seed(0))
     >>> opponent.attribute(
-    ...     "inceptionv1-mini", image, "mixed3b:168", "mixed3a", rule=GradientAlone())
-    Attribution('mixed3b:168@8,8' through 'mixed3a': 1 image)
+    ...     "inceptionv1-small", image, "mixed3b:189", "mixed3a", rule=GradientAlone())
+    Attribution('mixed3b:189@7,7' through 'mixed3a': 1 image)
     """
 
     needs_mean: bool = False
@@ -66,10 +66,10 @@ class Gradient(AttributionRule):
     Source: paper, eq. 1.
 
     >>> import opponent, torch
-    >>> image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    >>> image = torch.rand(1, 3, 112, 112, generator=torch.Generator().manual_seed(0))
     >>> opponent.attribute(
-    ...     "inceptionv1-mini", image, "mixed3b:168", "mixed3a", rule=opponent.Gradient())
-    Attribution('mixed3b:168@8,8' through 'mixed3a': 1 image)
+    ...     "inceptionv1-small", image, "mixed3b:189", "mixed3a", rule=opponent.Gradient())
+    Attribution('mixed3b:189@7,7' through 'mixed3a': 1 image)
     """
 
     @property
@@ -104,9 +104,9 @@ class IntegratedGradients(AttributionRule):
     >>> rule = opponent.IntegratedGradients(steps=4)
     >>> rule.label
     'integrated-zero/4'
-    >>> image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    >>> opponent.attribute("inceptionv1-mini", image, "mixed3b:168", "mixed3a", rule=rule)
-    Attribution('mixed3b:168@8,8' through 'mixed3a': 1 image)
+    >>> image = torch.rand(1, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    >>> opponent.attribute("inceptionv1-small", image, "mixed3b:189", "mixed3a", rule=rule)
+    Attribution('mixed3b:189@7,7' through 'mixed3a': 1 image)
     """
 
     baseline: Literal["zero", "mean"] = "zero"

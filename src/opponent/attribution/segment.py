@@ -77,9 +77,9 @@ class Segment:
     ...     def attribute(self, segment: opponent.Segment):
     ...         halved = segment.forward(lambda hidden: hidden / 2)  # another pass, as it likes
     ...         return [gradient.abs() * segment.hidden for gradient in halved.gradients()]
-    >>> image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    >>> image = torch.rand(1, 3, 112, 112, generator=torch.Generator().manual_seed(0))
     >>> result = opponent.attribute(
-    ...     "inceptionv1-mini", image, "mixed3b:168", "mixed3a", rule=AbsoluteGradient())
+    ...     "inceptionv1-small", image, "mixed3b:189", "mixed3a", rule=AbsoluteGradient())
     >>> float(result.inhibition)
     0.0
     """

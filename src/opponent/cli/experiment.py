@@ -9,6 +9,7 @@ from opponent.cli.application import STUDY, app
 from opponent.cli.opening import open_network, open_run, scanned_network
 from opponent.cli.options import Device, RunModel, Seed
 from opponent.cli.output import err, new_table, out, plain, print_paths
+from opponent.models.catalogue import EMBEDDED
 
 if TYPE_CHECKING:
     from opponent.study.analysis.results import AnswersOfLayer, Results
@@ -110,7 +111,7 @@ def simulate(
     ] = 0.15,
     model: Annotated[
         str, typer.Option(metavar="MODEL[=FILE]", help="What it sees with.")
-    ] = "inceptionv1-mini",
+    ] = EMBEDDED,
     layer: Annotated[str, typer.Option(help="A late layer of that model.")] = "mixed5b",
     url: Annotated[
         str | None,

@@ -282,7 +282,7 @@ def invert(
 
 @app.command(
     rich_help_panel=EXPLAIN,
-    epilog="Example: [bold]opponent visualise inceptionv1-mini mixed4a:5 --out pictures[/]",
+    epilog="Example: [bold]opponent visualise inceptionv1-small mixed4a:5 --out pictures[/]",
 )
 def visualise(
     model: Model,

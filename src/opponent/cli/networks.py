@@ -29,8 +29,8 @@ def models() -> None:
 
 @app.command(
     rich_help_panel=START,
-    epilog="Examples: [bold]opponent layers inceptionv1-mini[/]; what to explain a feature of "
-    "mixed3b through: [bold]opponent layers inceptionv1-mini --target mixed3b --bottlenecks[/]",
+    epilog="Examples: [bold]opponent layers inceptionv1-small[/]; what to explain a feature of "
+    "mixed3b through: [bold]opponent layers inceptionv1-small --target mixed3b --bottlenecks[/]",
 )
 def layers(
     model: Model,

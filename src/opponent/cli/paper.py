@@ -21,11 +21,12 @@ from opponent.cli.options import (
 )
 from opponent.cli.output import new_table, out, plain, print_paths
 from opponent.core.text import file_name
+from opponent.models.catalogue import EMBEDDED
 
 
 @app.command(
     rich_help_panel=PAPER,
-    epilog="Examples: [bold]opponent completeness inceptionv1-mini --images photos "
+    epilog="Examples: [bold]opponent completeness inceptionv1-small --images photos "
     "--out complete[/]; "
     "[bold]opponent completeness torchvision:squeezenet1_1=squeezenet.safetensors "
     "--images ~/photographs --out complete[/]",
@@ -112,7 +113,7 @@ def completeness(
 
 @app.command(
     rich_help_panel=PAPER,
-    epilog="Example: [bold]opponent weights inceptionv1-mini "
+    epilog="Example: [bold]opponent weights inceptionv1-small "
     "torchvision:squeezenet1_1=squeezenet.safetensors --out signs[/]",
 )
 def weights(
@@ -157,7 +158,7 @@ def weights(
 @app.command(
     "verify-inversions",
     rich_help_panel=PAPER,
-    epilog="Examples: [bold]opponent verify-inversions inceptionv1-mini --images photos "
+    epilog="Examples: [bold]opponent verify-inversions inceptionv1-small --images photos "
     "--out verified[/]; [bold]opponent verify-inversions torchvision:squeezenet1_1 "
     "--images ~/photographs --pair features.7.expand3x3_activation:features.6 --units 4 "
     "--out verified[/]",
@@ -244,7 +245,7 @@ def reproduce(
     folder: Folder,
     model: Annotated[
         str, typer.Option(help="A model's name; `opponent models` lists them.")
-    ] = "inceptionv1-mini",
+    ] = EMBEDDED,
     scale: Annotated[
         str,
         typer.Option(

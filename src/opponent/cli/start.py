@@ -45,11 +45,11 @@ def demo(
 
 @app.command(
     rich_help_panel=START,
-    epilog="Examples: [bold]opponent scan inceptionv1-mini mixed4a:5 --through mixed3b "
+    epilog="Examples: [bold]opponent scan inceptionv1-small mixed4a:5 --through mixed3b "
     "--images photos --out run[/]; "
     "[bold]opponent scan torchvision:squeezenet1_1 logits:954 logits:1 --through features.9 "
     "--images ~/photographs --out bananas[/]; by many machines: [bold]opponent scan "
-    "inceptionv1-mini mixed4a:5 --through mixed3b --images /data/photographs --out /data/run "
+    "inceptionv1-small mixed4a:5 --through mixed3b --images /data/photographs --out /data/run "
     "--ray auto[/]",
 )
 def scan(
@@ -228,8 +228,8 @@ def _print_completeness(run: "Run", network: "Network") -> None:
 
 @app.command(
     rich_help_panel=START,
-    epilog="Example: [bold]opponent directions inceptionv1-mini mixed4a --images photos --k 200 "
-    "--spread 20 --out kmeans.safetensors[/]; then [bold]opponent scan inceptionv1-mini "
+    epilog="Example: [bold]opponent directions inceptionv1-small mixed4a --images photos --k 200 "
+    "--spread 20 --out kmeans.safetensors[/]; then [bold]opponent scan inceptionv1-small "
     "mixed4a:kmeans17 --directions kmeans.safetensors --through mixed3b --images photos "
     "--out run[/]",
 )
@@ -269,7 +269,7 @@ def directions(
 
 @app.command(
     rich_help_panel=START,
-    epilog="Example: [bold]opponent scan inceptionv1-mini 'mixed3b:*' --through mixed3a "
+    epilog="Example: [bold]opponent scan inceptionv1-small 'mixed3b:*' --through mixed3a "
     "--images photos --out layer[/]; then [bold]opponent units layer --score tension[/]",
 )
 def units(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @app.command(
     rich_help_panel=PAPER,
-    epilog="Examples: [bold]opponent uniqueness inceptionv1-mini --images photos --out shared[/]; "
+    epilog="Examples: [bold]opponent uniqueness inceptionv1-small --images photos --out shared[/]; "
     "[bold]opponent uniqueness torchvision:squeezenet1_1 --images ~/photographs --out shared "
     "--layers features.7.expand3x3_activation,classifier.2:features.12 --top 20[/]",
 )

@@ -12,7 +12,7 @@ class Unreadable(Exception):
     ...     file = pathlib.Path(folder, "broken.png")
     ...     _ = file.write_bytes(b"no picture")
     ...     try:
-    ...         opponent.attribute("inceptionv1-mini", file, "mixed3b:168", "mixed3a")
+    ...         opponent.attribute("inceptionv1-small", file, "mixed3b:189", "mixed3a")
     ...     except opponent.Unreadable as error:
     ...         print(error.reason.removeprefix(folder))
     /broken.png cannot be read: not an image
@@ -51,12 +51,12 @@ class EmptyTarget(ValueError):
     """Nothing excites, or inhibits, the feature in an image: there is no direction to invert.
 
     >>> import opponent, torch
-    >>> network = opponent.load("inceptionv1-mini")
+    >>> network = opponent.load()
     >>> nothing = torch.zeros(1, 128, 5, 5)
     >>> try:
     ...     opponent.invert_attribution(
-    ...         network, nothing, "mixed3b:168", "mixed3a", side="inhibition")
+    ...         network, nothing, "mixed3b:189", "mixed3a", side="inhibition")
     ... except opponent.EmptyTarget as error:
     ...     print(str(error).partition(" in image")[0])
-    nothing inhibits mixed3b:168@8,8 through 'mixed3a'
+    nothing inhibits mixed3b:189@7,7 through 'mixed3a'
     """

@@ -26,10 +26,10 @@ def silent(what: str, done: int, total: int) -> None:
         total: steps in all.
 
     >>> import opponent, torch
-    >>> image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    >>> image = torch.rand(1, 3, 112, 112, generator=torch.Generator().manual_seed(0))
     >>> opponent.attribute(
-    ...     "inceptionv1-mini", image, "mixed3b:168", "mixed3a", progress=opponent.silent)
-    Attribution('mixed3b:168@8,8' through 'mixed3a': 1 image)
+    ...     "inceptionv1-small", image, "mixed3b:189", "mixed3a", progress=opponent.silent)
+    Attribution('mixed3b:189@7,7' through 'mixed3a': 1 image)
     """
 
 

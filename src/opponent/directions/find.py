@@ -59,7 +59,7 @@ def find_directions(
     ...         return ["0", "1", "2", "3"]
     ...     def image(self, id):
     ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
-    >>> directions = opponent.find_directions("inceptionv1-mini", Noise(), "mixed3a", count=2)
+    >>> directions = opponent.find_directions("inceptionv1-small", Noise(), "mixed3a", count=2)
     >>> directions.labels, directions.vectors.shape
     (('kmeans0', 'kmeans1'), (2, 128))
     >>> directions.feature("kmeans0", power=2)

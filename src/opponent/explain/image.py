@@ -61,13 +61,13 @@ class Why:
     ...         return ["0"]
     ...     def image(self, id):
     ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
-    >>> answer = opponent.why("inceptionv1-mini", Noise(), "mixed3b:168", "mixed3a")
-    >>> answer.question
-    'Why does mixed3b:168@8,8 fire?'
-    >>> answer.facts()[4]
-    ('activation', '+3.209')
-    >>> [driver.name for driver in answer.drivers.exciting[:2]]
-    ['mixed3a:11', 'mixed3a:81']
+    >>> answer = opponent.why("inceptionv1-small", Noise(), "mixed3b:189", "mixed3a")
+    >>> answer.title, answer.facts()[3]
+    ('mixed3b:189@7,7', ('through', 'mixed3a'))
+    >>> abs(answer.excitation - answer.inhibition - answer.activation) < 1e-4
+    True
+    >>> bool(answer.drivers.exciting[0].excitation == answer.drivers.excitation.max())
+    True
     """
 
     network: str
@@ -265,8 +265,9 @@ def why(
     ...         return ["0"]
     ...     def image(self, id):
     ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
-    >>> opponent.why("inceptionv1-mini", Noise(), "mixed3b:168", "mixed3a")
-    Why('mixed3b:168@8,8' in '0': +3.21)
+    >>> answer = opponent.why("inceptionv1-small", Noise(), "mixed3b:189", "mixed3a")
+    >>> answer.title, answer.image, answer.through
+    ('mixed3b:189@7,7', '0', 'mixed3a')
     """
     network = load(network)
     feature = network.resolve(feature)

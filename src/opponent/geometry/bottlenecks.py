@@ -41,7 +41,7 @@ class ThroughLayer:
     Source: paper, appendix E, for the depth.
 
     >>> import opponent
-    >>> opponent.through_layers(opponent.load("inceptionv1-mini"), "mixed3b")[1]
+    >>> opponent.through_layers(opponent.load(), "mixed3b")[1]
     ThroughLayer(layer='conv2d0', bottleneck=True, depth=0.125, activation=True)
     """
 
@@ -68,7 +68,7 @@ def through_layers(network: Network, target: str = LOGITS) -> tuple[ThroughLayer
     Source: paper, appendix E.
 
     >>> import opponent
-    >>> layers = opponent.through_layers(opponent.load("inceptionv1-mini"), "mixed3b")
+    >>> layers = opponent.through_layers(opponent.load(), "mixed3b")
     >>> [layer.layer for layer in layers if layer.bottleneck]
     ['pixels', 'conv2d0', 'conv2d1', 'conv2d2', 'mixed3a']
     """

@@ -36,7 +36,7 @@ class ImageSource(Protocol):
     ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
     >>> opponent.open_images(Noise())
     ImageSet('noise': 2 images)
-    >>> opponent.attribute("inceptionv1-mini", Noise(), "mixed3b:168", "mixed3a").images
+    >>> opponent.attribute("inceptionv1-small", Noise(), "mixed3b:189", "mixed3a").images
     ('0', '1')
     """
 

@@ -1,4 +1,4 @@
-"""InceptionV1: the paper's network, the one that was trained in Caffe, and two at half width."""
+"""InceptionV1: the paper's network, the one that was trained in Caffe, and one at half width."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,7 +32,6 @@ class Variant:
     Args:
         width: factor on all channels, which are rounded to multiples of 8, at least 8.
         classes: number of logits.
-        first_kernel, first_stride: of conv2d0.
         normalise: local response normalisation in the stem.
         bias: biases in the mixed blocks.
         caffe: conv2d0 pads the same on every side, pools of stride 2 do not pad and round up, and
@@ -42,8 +41,6 @@ class Variant:
 
     width: float = 1.0
     classes: int = 1008
-    first_kernel: int = 7
-    first_stride: int = 2
     normalise: bool = True
     bias: bool = True
     caffe: bool = False
@@ -64,7 +61,6 @@ BVLC = Variant(
         "mixed5a": (256, 160, 320, 32, 128, 128),
     },
 )
-MINI = Variant(width=0.5, classes=200, first_kernel=5, first_stride=1, normalise=False, bias=False)
 SMALL = Variant(width=0.5, classes=1000, normalise=False, bias=False, caffe=True)
 
 
@@ -80,8 +76,7 @@ class InceptionV1(nn.Module):
         super().__init__()
         self.variant = v = variant
         stem = [v.channels(c) for c in STEM]
-        kernel, stride = v.first_kernel, v.first_stride
-        self.conv2d0_pre_relu_conv = nn.Conv2d(3, stem[0], kernel, stride)
+        self.conv2d0_pre_relu_conv = nn.Conv2d(3, stem[0], 7, 2)
         self.conv2d0 = nn.ReLU()
         self.maxpool0 = _pool(v)
         self.localresponsenorm0 = _normalisation(v)
@@ -115,8 +110,8 @@ class InceptionV1(nn.Module):
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes"]:
         """Logits of images in the network's own input range."""
-        kernel, stride = self.variant.first_kernel, self.variant.first_stride
-        x = F.pad(x, (kernel // 2,) * 4 if self.variant.caffe else _same(kernel, stride))
+        # TensorFlow's SAME, for even sizes, has a row and a column less at the top and left.
+        x = F.pad(x, (3, 3, 3, 3) if self.variant.caffe else (2, 3, 2, 3))
         x = self.conv2d0(self.conv2d0_pre_relu_conv(x))
         x = self.localresponsenorm0(self.maxpool0(x))
         x = self.conv2d1(self.conv2d1_pre_relu_conv(x))
@@ -156,12 +151,6 @@ class MaxPoolSame(nn.Module):
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c y x"]:
         """The pooled map, h // 2 by w // 2."""
         return F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-torch.inf), 3, 2)
-
-
-def _same(kernel: int, stride: int) -> tuple[int, int, int, int]:
-    """Left, right, top, bottom padding of TensorFlow's SAME for sizes that the stride divides."""
-    total = kernel - stride
-    return (total // 2, total - total // 2) * 2
 
 
 def _pool(variant: Variant) -> nn.Module:

@@ -12,7 +12,7 @@ from torch import nn
 
 from opponent.core.plugins import load_object
 from opponent.models.catalogue import EMBEDDED, check_model
-from opponent.models.inceptionv1 import BVLC, FULL, MINI, SMALL, InceptionV1
+from opponent.models.inceptionv1 import BVLC, FULL, SMALL, InceptionV1
 from opponent.models.network import Network
 from opponent.models.preprocessing import Preprocessing
 from opponent.models.weights import fetch, load_weights
@@ -27,27 +27,21 @@ INCEPTIONV1_INPUT = Preprocessing(size=(224, 224), mean=(117 / 255,) * 3, std=(1
 BVLC_INPUT = Preprocessing(
     size=(224, 224), resize=256, mean=(123 / 255, 117 / 255, 104 / 255), std=(1 / 255,) * 3
 )
-# The statistics of the images that the small networks were trained on.
+# The statistics of the images that the small network was trained on.
 SMALL_INPUT = Preprocessing(size=(112, 112), mean=(0.480, 0.448, 0.398), std=(0.277, 0.269, 0.282))
-MINI_INPUT = Preprocessing(size=(64, 64), mean=(0.480, 0.448, 0.398), std=(0.277, 0.269, 0.282))
 
-# Lists of classes, in the order of the logits: an id, a space, the name.
+# ImageNet's classes in the order of the logits: an id, a space, the name.
 IMAGENET = "imagenet-classes.txt"
-# Of the networks that ship inside: the variant, its input, its classes.
-_EMBEDDED = {
-    "inceptionv1-small": (SMALL, SMALL_INPUT, IMAGENET),
-    "inceptionv1-mini": (MINI, MINI_INPUT, "inceptionv1-mini-classes.txt"),
-}
 
 
 def load(name: str | Network | nn.Module = EMBEDDED, weights: str | Path | None = None) -> Network:
     """The network of that name.
 
     Args:
-        name: 'inceptionv1-small' or 'inceptionv1-mini' (they ship inside), 'inceptionv1' (the
-            paper's network), 'inceptionv1-bvlc' (the same from Caffe), 'torchvision:NAME',
-            'timm:NAME', or 'module:PACKAGE.MODULE:FACTORY' for what your own function returns; a
-            Network is returned as it is, a module is wrapped.
+        name: 'inceptionv1-small' (which ships inside), 'inceptionv1' (the paper's network),
+            'inceptionv1-bvlc' (the same from Caffe), 'torchvision:NAME', 'timm:NAME', or
+            'module:PACKAGE.MODULE:FACTORY' for what your own function returns; a Network is
+            returned as it is, a module is wrapped.
         weights: a file of weights: safetensors, or a state dict or checkpoint that `torch.save`
             wrote. Default: the model's own pretrained weights.
     Returns:
@@ -59,11 +53,11 @@ def load(name: str | Network | nn.Module = EMBEDDED, weights: str | Path | None 
         OSError: weights that cannot be read or, offline, fetched; says what to put where.
 
     >>> import opponent
-    >>> network = opponent.load("inceptionv1-mini")
+    >>> network = opponent.load()
     >>> network
-    Network('inceptionv1-mini')
+    Network('inceptionv1-small')
     >>> network.preprocessing.size, network.map_shape("mixed3b")
-    ((64, 64), (240, 16, 16))
+    ((112, 112), (240, 14, 14))
     """
     if not isinstance(name, str):
         if weights is not None:
@@ -88,8 +82,8 @@ def load(name: str | Network | nn.Module = EMBEDDED, weights: str | Path | None 
 def _load(name: str, weights: str | Path | None) -> Network:
     check_model(name)
     library, _, rest = name.partition(":")
-    if name in _EMBEDDED:
-        return _embedded(name, weights)
+    if name == EMBEDDED:
+        return _embedded(weights)
     if name == "inceptionv1":
         return _inceptionv1(weights)
     if name == "inceptionv1-bvlc":
@@ -99,13 +93,12 @@ def _load(name: str, weights: str | Path | None) -> Network:
     return _timm(rest, weights) if library == "timm" else _own(name, weights)
 
 
-def _embedded(name: str, weights: str | Path | None) -> Network:
-    """One of the networks that ship inside, with its own weights or others."""
-    variant, prepared, classes = _EMBEDDED[name]
-    module = InceptionV1(variant)
-    with resources.as_file(resources.files("opponent.models") / f"{name}.safetensors") as file:
+def _embedded(weights: str | Path | None) -> Network:
+    """The network that ships inside, with its own weights or others."""
+    module = InceptionV1(SMALL)
+    with resources.as_file(resources.files("opponent.models") / f"{EMBEDDED}.safetensors") as file:
         load_weights(module, weights or file)
-    return Network(module, preprocessing=prepared, name=name, classes=_names(classes))
+    return Network(module, preprocessing=SMALL_INPUT, name=EMBEDDED, classes=_names(IMAGENET))
 
 
 def _inceptionv1(weights: str | Path | None) -> Network:

@@ -61,7 +61,7 @@ class Completeness:
     ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
     >>> with tempfile.TemporaryDirectory() as out:
     ...     measured = opponent.completeness(
-    ...         "inceptionv1-mini", Noise(), out=out, features=["mixed3b:168"],
+    ...         "inceptionv1-small", Noise(), out=out, features=["mixed3b:189"],
     ...         throughs=["mixed3a"])
     >>> measured.activation.shape, measured.total.shape
     ((20, 1), (20, 1, 1))
@@ -201,7 +201,7 @@ def completeness(
     ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
     >>> with tempfile.TemporaryDirectory() as out:
     ...     measured = opponent.completeness(
-    ...         "inceptionv1-mini", Noise(), out=out, features=2, layer="mixed3b",
+    ...         "inceptionv1-small", Noise(), out=out, features=2, layer="mixed3b",
     ...         throughs=["conv2d2", "mixed3a"])
     >>> measured.pearson.shape
     (2, 2)

@@ -78,9 +78,9 @@ def shares(
 
     >>> import opponent, torch
     >>> from opponent.paper.shares import shares
-    >>> network = opponent.load("inceptionv1-mini")
-    >>> inputs = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    >>> f, e, parts = shares(network, inputs, [network.resolve("mixed3b:168")], "conv2d1")
+    >>> network = opponent.load()
+    >>> inputs = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    >>> f, e, parts = shares(network, inputs, [network.resolve("mixed3b:189")], "conv2d1")
     >>> missing = parts.share[:, 0].abs().amax(0)
     >>> [name for name, most in zip(parts.modules, missing) if most > 1e-4]
     ['conv2d2_pre_relu_conv']

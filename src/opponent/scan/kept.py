@@ -59,10 +59,10 @@ def scan_kept(
     ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
     >>> with tempfile.TemporaryDirectory() as out:
     ...     run = opponent.scan_images(
-    ...         "inceptionv1-mini", Noise(), "mixed3b:*", "mixed3a", out=out)
-    ...     kept = opponent.scan_kept(run, "mixed3b:168")
-    ...     opponent.select(kept, k=2)["exciting"].images
-    ('0', '1')
+    ...         "inceptionv1-small", Noise(), "mixed3b:*", "mixed3a", out=out)
+    ...     kept = opponent.scan_kept(run, "mixed3b:189")
+    ...     opponent.select(kept, k=2)["exciting"]
+    Selected('exciting': 2 images)
     """
     given = [units] if isinstance(units, Feature | str) else list(units)
     features = [_unit(run, each) for each in given]

@@ -87,7 +87,7 @@ def scan_images(
     ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
     >>> with tempfile.TemporaryDirectory() as out:
     ...     run = opponent.scan_images(
-    ...         "inceptionv1-mini", Noise(), "mixed3b:168", "mixed3a", out=out)
+    ...         "inceptionv1-small", Noise(), "mixed3b:189", "mixed3a", out=out)
     ...     run.columns()
     Columns(4 images, maps of 5 x 5)
     """

@@ -47,9 +47,9 @@ def network_of(run: Run, network: Network | nn.Module | str | None = None) -> Ne
     ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
     >>> with tempfile.TemporaryDirectory() as out:
     ...     run = opponent.scan_images(
-    ...         "inceptionv1-mini", Noise(), "mixed3b:168", "mixed3a", out=out)
+    ...         "inceptionv1-small", Noise(), "mixed3b:189", "mixed3a", out=out)
     ...     opponent.network_of(run)
-    Network('inceptionv1-mini')
+    Network('inceptionv1-small')
     """
     record = run.manifest.network
     if network is None:

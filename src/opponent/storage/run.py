@@ -65,10 +65,10 @@ class Run:
     ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
     >>> with tempfile.TemporaryDirectory() as out:
     ...     _ = opponent.scan_images(
-    ...         "inceptionv1-mini", Noise(), "mixed3b:168", "mixed3a", out=out)
+    ...         "inceptionv1-small", Noise(), "mixed3b:189", "mixed3a", out=out)
     ...     run = opponent.Run(out, images=Noise())
     ...     run.through, run.features, run.columns()
-    ('mixed3a', (Feature('mixed3b:168@8,8'),), Columns(4 images, maps of 5 x 5))
+    ('mixed3a', (Feature('mixed3b:189@7,7'),), Columns(4 images, maps of 5 x 5))
     """
 
     def __init__(self, folder: str | AnyPath, *, images: Images | None = None) -> None:

@@ -77,11 +77,11 @@ def invert(
     Source: paper, section 4, eqs. 4 and 5.
 
     >>> import opponent, torch
-    >>> image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    >>> image = torch.rand(1, 3, 112, 112, generator=torch.Generator().manual_seed(0))
     >>> opponent.invert(
-    ...     "inceptionv1-mini", image, "mixed3b:168", "mixed3a", side="inhibition",
+    ...     "inceptionv1-small", image, "mixed3b:189", "mixed3a", side="inhibition",
     ...     settings=opponent.SynthesisSettings(steps=2))
-    Synthesis('mixed3b:168@8,8', inhibition: 1 image of 146 x 146)
+    Synthesis('mixed3b:189@7,7', inhibition: 1 image of 256 x 256)
     """
     network, settings = load(network), settings or SynthesisSettings()
     inputs, ids = network.load_inputs(images)
@@ -128,14 +128,14 @@ def invert_attribution(
     Source: paper, section 5 and eq. 5.
 
     >>> import opponent, torch
-    >>> network = opponent.load("inceptionv1-mini")
-    >>> images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    >>> result = opponent.attribute(network, images, "mixed3b:168", "mixed3a")
+    >>> network = opponent.load()
+    >>> images = torch.rand(4, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    >>> result = opponent.attribute(network, images, "mixed3b:189", "mixed3a")
     >>> mean = result.window_attribution.mean(0, keepdim=True)
     >>> opponent.invert_attribution(
-    ...     network, mean, "mixed3b:168", "mixed3a", side="excitation",
+    ...     network, mean, "mixed3b:189", "mixed3a", side="excitation",
     ...     settings=opponent.SynthesisSettings(steps=2))
-    Synthesis('mixed3b:168@8,8', excitation: 1 image of 146 x 146)
+    Synthesis('mixed3b:189@7,7', excitation: 1 image of 256 x 256)
     """
     settings, side = settings or SynthesisSettings(), Side.of(side)
     feature = network.resolve(feature)
@@ -206,10 +206,10 @@ def accentuate(
     ...     def image(self, id):
     ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
     >>> synthesis = opponent.accentuate(
-    ...     "inceptionv1-mini", Noise(), "mixed3b:168", "mixed3a", side="excitation",
+    ...     "inceptionv1-small", Noise(), "mixed3b:189", "mixed3a", side="excitation",
     ...     settings=opponent.SynthesisSettings(steps=2))
     >>> synthesis, synthesis.images
-    (Synthesis('mixed3b:168@8,8', excitation: 1 image of 146 x 146), ('0',))
+    (Synthesis('mixed3b:189@7,7', excitation: 1 image of 256 x 256), ('0',))
     """
     network, settings = load(network), settings or SynthesisSettings()
     chosen = open_images(images, size=network.preprocessing.size)
@@ -253,8 +253,8 @@ def visualise(
 
     >>> import opponent
     >>> opponent.visualise(
-    ...     "inceptionv1-mini", "mixed3b:168", settings=opponent.SynthesisSettings(steps=2))
-    Synthesis('mixed3b:168@8,8', excitation: 1 image of 146 x 146)
+    ...     "inceptionv1-small", "mixed3b:189", settings=opponent.SynthesisSettings(steps=2))
+    Synthesis('mixed3b:189@7,7', excitation: 1 image of 256 x 256)
     """
     network, settings, side = load(network), settings or SynthesisSettings(), Side.single(side)
     feature = network.resolve(feature)

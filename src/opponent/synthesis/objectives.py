@@ -62,9 +62,9 @@ class Objective(Protocol):
     >>> objective.label
     'activation + 0.1 * (smooth)'
     >>> opponent.visualise(
-    ...     "inceptionv1-mini", "mixed3b:168",
+    ...     "inceptionv1-small", "mixed3b:189",
     ...     settings=opponent.SynthesisSettings(steps=2, objective=objective))
-    Synthesis('mixed3b:168@8,8', excitation: 1 image of 146 x 146)
+    Synthesis('mixed3b:189@7,7', excitation: 1 image of 256 x 256)
     """
 
     @property

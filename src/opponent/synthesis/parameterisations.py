@@ -36,8 +36,8 @@ class Parameterisation(Protocol):
     ...         box = box or opponent.Box.of([0, 0, *self.size])
     ...         return torch.sigmoid(self.parameters[0])[:, :, *box.slices].expand(-1, 3, -1, -1)
     >>> settings = opponent.SynthesisSettings(steps=2, parameterisation=Grey)
-    >>> opponent.visualise("inceptionv1-mini", "mixed3b:168", settings=settings)
-    Synthesis('mixed3b:168@8,8', excitation: 1 image of 146 x 146)
+    >>> opponent.visualise("inceptionv1-small", "mixed3b:189", settings=settings)
+    Synthesis('mixed3b:189@7,7', excitation: 1 image of 256 x 256)
     """
 
     parameters: list[Tensor]

@@ -32,12 +32,12 @@ class Synthesis:
 
     >>> import pathlib, tempfile, opponent
     >>> synthesis = opponent.visualise(
-    ...     "inceptionv1-mini", "mixed3b:168", settings=opponent.SynthesisSettings(steps=2))
+    ...     "inceptionv1-small", "mixed3b:189", settings=opponent.SynthesisSettings(steps=2))
     >>> synthesis.image.shape, synthesis.activation.shape
-    (torch.Size([1, 3, 146, 146]), torch.Size([2, 1]))
+    (torch.Size([1, 3, 256, 256]), torch.Size([2, 1]))
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     [path.name for path in synthesis.save(pathlib.Path(folder, "168.png"))]
-    ['168.png']
+    ...     [path.name for path in synthesis.save(pathlib.Path(folder, "189.png"))]
+    ['189.png']
     """
 
     feature: Feature

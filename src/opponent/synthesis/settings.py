@@ -46,8 +46,8 @@ class SynthesisSettings:
 
     >>> import opponent
     >>> settings = opponent.SynthesisSettings(steps=50, parameterisation="fourier")
-    >>> settings.canvas_for(opponent.load("inceptionv1-mini"))
-    (146, 146)
+    >>> settings.canvas_for(opponent.load())
+    (256, 256)
     """
 
     steps: int = 100

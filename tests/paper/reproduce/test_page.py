@@ -23,10 +23,10 @@ TINY = Scale(
 
 
 @pytest.fixture(scope="session")
-def page(mini: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page(embedded: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("skimage")
     folder = tmp_path_factory.mktemp("paper") / "out"
-    return reproduce(mini, "photos", out=folder, scale=TINY)
+    return reproduce(embedded, "photos", out=folder, scale=TINY)
 
 
 @pytest.mark.slow
@@ -77,30 +77,30 @@ def test_numbers_come_from_the_steps_own_files(page: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_second_call_computes_nothing_again(page: Path, mini: Network) -> None:
+def test_a_second_call_computes_nothing_again(page: Path, embedded: Network) -> None:
     folder = page.parent
     folders = (CHECKPOINTS, "scan", "icons")
     kept = [path for path in folder.rglob("*") if path.parent.name in folders]
     before = {path: path.stat().st_mtime_ns for path in kept}
     assert len(before) > 20
     text, numbers = page.read_bytes(), (folder / "reproduce.json").read_bytes()
-    assert reproduce(mini, "photos", out=folder, scale=TINY) == page
+    assert reproduce(embedded, "photos", out=folder, scale=TINY) == page
     assert {path: path.stat().st_mtime_ns for path in kept} == before
     assert page.read_bytes() == text
     assert (folder / "reproduce.json").read_bytes() == numbers
 
 
 @pytest.mark.slow
-def test_another_question_is_refused(page: Path, mini: Network) -> None:
+def test_another_question_is_refused(page: Path, embedded: Network) -> None:
     with pytest.raises(RunError, match=r"another question \(other than this one in images, seed\)"):
-        reproduce(mini, "photos", out=page.parent, scale=TINY, seed=1)
+        reproduce(embedded, "photos", out=page.parent, scale=TINY, seed=1)
     with pytest.raises(RunError, match=r"another question \(other than this one in scale\)"):
-        reproduce(mini, "photos", out=page.parent, scale=replace(TINY, steps=3))
+        reproduce(embedded, "photos", out=page.parent, scale=replace(TINY, steps=3))
 
 
-def test_a_scale_has_a_name(mini: Network, tmp_path: Path) -> None:
+def test_a_scale_has_a_name(embedded: Network, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--scale is one of quick, paper, not 'huge'"):
-        reproduce(mini, "photos", out=tmp_path / "out", scale="huge")
+        reproduce(embedded, "photos", out=tmp_path / "out", scale="huge")
     assert not (tmp_path / "out").exists()
 
 

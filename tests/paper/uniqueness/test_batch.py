@@ -43,8 +43,8 @@ def test_measured_at_once_is_as_measured_one_by_one(small: Network) -> None:
     equal(small, choose_layers(small, ["fourth:first"]))
 
 
-def test_the_embedded_network_too(mini: Network) -> None:
-    equal(mini, choose_layers(mini, ["mixed3a", "mixed4d"]))
+def test_the_embedded_network_too(embedded: Network) -> None:
+    equal(embedded, choose_layers(embedded, ["mixed3a", "mixed4d"]))
 
 
 def test_a_layer_within_a_branch_runs_the_whole_network(small: Network) -> None:

@@ -19,8 +19,8 @@ from opponent.paper.uniqueness.measure import (
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_the_papers_layers_are_the_default(mini: Network) -> None:
-    pairs = choose_layers(mini)
+def test_the_papers_layers_are_the_default(embedded: Network) -> None:
+    pairs = choose_layers(embedded)
     blocks = ["3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b"]
     names = ["conv2d0", "conv2d1", "conv2d2", *(f"mixed{x}" for x in blocks)]
     assert [pair.target for pair in pairs] == names[1:]

@@ -53,7 +53,7 @@ def test_not_a_number_is_none_in_json() -> None:
 
 
 def test_the_command(pictures: Path, tmp_path: Path) -> None:
-    words = ["uniqueness", "inceptionv1-mini", "--images", pictures, "--out", tmp_path / "out"]
+    words = ["uniqueness", "inceptionv1-small", "--images", pictures, "--out", tmp_path / "out"]
     words += ["--layers", "conv2d1,conv2d2", "--features", 3, "--kmeans", 6]
     for more, m in (([], 1), (["--top", 5, "--format", "svg", "--show", "conv2d2"], 5)):
         result = CliRunner().invoke(app, [*map(str, (*words, *more))], catch_exceptions=False)

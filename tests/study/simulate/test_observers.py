@@ -38,7 +38,7 @@ def test_guesses_are_even() -> None:
 
 def test_pictures_are_seen_as_looks_and_content(study: Study) -> None:
     ids = sorted(study.stimuli)[:3]
-    network = load("inceptionv1-mini")
+    network = load()
     pictures = {id: study.stimulus(id).read_bytes() for id in ids}
     calls: list[tuple[int, int]] = []
     embeddings = embed(

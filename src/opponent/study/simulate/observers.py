@@ -11,6 +11,7 @@ from PIL import Image
 
 from opponent.core.progress import Progress, silent
 from opponent.images.decode import fit_image
+from opponent.models.catalogue import EMBEDDED
 from opponent.models.network import Network
 from opponent.study.design.study import Study
 
@@ -19,7 +20,7 @@ SKILLS = ("chance", "perfect", "similarity")
 TEMPERATURE = 0.15
 # The similarity observer's embedding of a picture: a small thumbnail for colour and layout, and a
 # late layer for content. Both are ours.
-THUMBNAIL, MODEL, LAYER = 6, "inceptionv1-mini", "mixed5b"
+THUMBNAIL, MODEL, LAYER = 6, EMBEDDED, "mixed5b"
 _BATCH = 32
 
 Vector = Float[np.ndarray, " _"]
