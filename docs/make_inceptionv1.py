@@ -12,6 +12,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 from playwright.sync_api import sync_playwright
@@ -20,8 +21,12 @@ import opponent
 from opponent import Network, Run
 from opponent.atlas.atlas import AtlasSettings
 from opponent.atlas.build import make_atlas
+from opponent.core.feature import Feature
 from opponent.core.progress import Progress, shown
+from opponent.explain.crops import run_tiles
+from opponent.images.loader import load_images
 from opponent.paper.completeness import completeness, write_completeness
+from opponent.paper.layer_pairs import bottleneck_pairs, random_units
 from opponent.paper.missing import measure_missing, write_missing
 from opponent.paper.reproduce.atlases import atlas_entries
 from opponent.paper.reproduce.entries import Entry
@@ -31,6 +36,8 @@ from opponent.paper.reproduce.scales import SCALES, Scale
 from opponent.paper.reproduce.uniqueness import uniqueness_entries
 from opponent.paper.weight_signs import weight_signs, write_weights
 from opponent.plots import (
+    ExemplarRow,
+    exemplars_figure,
     plot_atlas,
     plot_energies,
     plot_exemplars,
@@ -42,6 +49,7 @@ from opponent.plots import (
     save,
 )
 from opponent.reports.explorer import write_explorer
+from opponent.selection import exciting, inhibiting
 
 HERE = Path(__file__).parent
 OUT = HERE / "inceptionv1"
@@ -150,6 +158,46 @@ def other_layers(network: Network, photographs: Path, work: Path, progress: Prog
     (OUT / "claims.json").write_text(json.dumps(claims, indent=1) + "\n", encoding="utf-8")
 
 
+def reversal(network: Network, photographs: Path, work: Path) -> None:
+    """Whether what inhibits early units is what excites them, with colours and contrast reversed.
+
+    Of 20 random units of a layer: the correlation of the mean crop of the 20 most exciting
+    photographs with that of the 20 most inhibiting ones, by pixel and colour, less the mean of all.
+    """
+    samples = opponent.open_images(photographs / SAMPLES)
+    pixels = np.stack(list(load_images(list(samples), network.preprocessing.fit))).astype(
+        np.float32
+    )
+    found, rows_shown = dict[str, list[float]](), list[ExemplarRow]()
+    for pair in bottleneck_pairs(network)[:6]:
+        units = random_units(network, pair.target, 20, 0)
+        features = [Feature(layer=pair.target, unit=unit) for unit in units]
+        folder = work / "reversal" / pair.target
+        run = opponent.scan_images(network, samples, features, pair.through, out=folder)
+        crops = pixels[:, *run.receptive_field(run.features[0]).slices]
+        crops = crops - crops.mean(0)
+        for feature in run.features:
+            columns = run.columns(feature, maps=False)
+            chosen = [choose(columns, 20) for choose in (exciting, inhibiting)]
+            high, low = (crops[rows].mean(0).ravel() for rows in chosen)
+            found.setdefault(pair.target, []).append(float(np.corrcoef(high, low)[0, 1]))
+        if pair.target in ("conv2d1", "conv2d2", "mixed3a"):
+            for feature in run.features[:3]:
+                columns = run.columns(feature)
+                high, low = (
+                    run_tiles(run, feature, columns, choose(columns, 4).tolist())
+                    for choose in (exciting, inhibiting)
+                )
+                row = ExemplarRow(
+                    label=feature.label, exciting=high, inhibiting=low, group=feature.layer
+                )
+                rows_shown.append(row)
+    keep(exemplars_figure(rows_shown), work, "figure2-early")
+    medians = {name: round(float(np.median(values)), 3) for name, values in found.items()}
+    (OUT / "reversal.json").write_text(json.dumps(medians, indent=1) + "\n", encoding="utf-8")
+    print(medians)
+
+
 def details() -> None:
     """README's small pictures."""
     for name, (picture, left, top, side) in DETAILS.items():
@@ -189,6 +237,7 @@ def main() -> None:
         details()
     if given.only in (None, "measures"):
         measure(network, given.photographs, given.work)
+        reversal(network, given.photographs, given.work)
     if given.only in (None, "layers"):
         with shown(None) as progress:
             other_layers(network, given.photographs, given.work, progress)
