@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -141,6 +142,12 @@ def execute(code: str, where: str, names: dict[str, object]) -> None:
     exec(compile(code, where, "exec"), names)
 
 
+def fragments() -> dict[str, object]:
+    """What pieces of Python on a page take for granted."""
+    noise = np.random.default_rng(0).integers(0, 256, (20, 112, 112, 3), np.uint8)
+    return {"opponent": opponent, "network": opponent.load(), "dataset": list(noise)}
+
+
 def run(command: str) -> None:
     """A command, in this process, made smaller."""
     for pattern, smaller in SMALLER.items():
@@ -170,7 +177,7 @@ def test_the_commands_of_a_page_run_in_its_order(
                     run(command)
         else:
             shutil.rmtree("run", ignore_errors=True)
-            execute(block.text, f"{page.name}, line {block.line}", {})
+            execute(block.text, f"{page.name}, line {block.line}", fragments())
 
 
 @pytest.mark.slow
