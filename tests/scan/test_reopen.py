@@ -100,13 +100,35 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"module:{name}"
 
 
-def test_a_factory_that_names_its_network_is_asked_again(
+def test_a_folder_never_names_code_that_is_run(
+    own: str, tmp_path: Path, pictures: Path
+) -> None:
+    run = scan_images(branched(), pictures, "mixed:1", "early", out=tmp_path / "run")
+    (tmp_path / "helper.py").write_text("raise SystemExit('it ran')\n")
+    path = Path(run.folder) / "manifest.json"
+    values = json.loads(path.read_text())
+    for key in ("name", "asked"):
+        values["network"][key] = "module:helper:make"
+        path.write_text(json.dumps(values))
+        with pytest.raises(
+            RunError, match=r"network=.*--model module:helper:make\)$"
+        ) as refused:
+            network_of(Run(run.folder))
+        assert str(refused.value).count("\n") == 0
+    values["network"]["weights_file"] = "w.pt"
+    path.write_text(json.dumps(values))
+    with pytest.raises(RunError, match=r"--model module:helper:make=FILE\)$"):
+        network_of(Run(run.folder))
+    assert "helper" not in sys.modules
+
+
+def test_a_factory_is_asked_again_where_the_caller_names_it(
     own: str, tmp_path: Path, pictures: Path
 ) -> None:
     run = scan_images(f"{own}:network", pictures, "mixed:1", "early", out=tmp_path / "run")
     record = Run(run.folder).manifest.network
     assert (record.name, record.asked, record.weights_file) == ("mine", f"{own}:network", None)
-    again = network_of(Run(run.folder))
+    again = network_of(Run(run.folder), f"{own}:network")
     assert (again.name, again.asked) == ("mine", f"{own}:network")
     assert again.weights_sha256() == record.weights_sha256
     # With a file of weights too.
@@ -119,7 +141,7 @@ def test_a_factory_that_names_its_network_is_asked_again(
         f"{own}:network",
         str(tmp_path / "w.safetensors"),
     )
-    reopened = network_of(Run(run.folder))
+    reopened = network_of(Run(run.folder), load(f"{own}:network", tmp_path / "w.safetensors"))
     for name, value in reopened.module.state_dict().items():
         assert torch.equal(value, changed[name])
 

@@ -32,7 +32,8 @@ def network_of(run: Run, network: Network | nn.Module | str | None = None) -> Ne
 
     Args:
         run: the run.
-        network: the network, where the caller has it; default: loaded as it was for the scan.
+        network: the network, where the caller has it; default: loaded as it was for the scan, but
+            for what 'module:...' names: a run folder never names code that is run.
     Returns:
         The network, checked against the run.
     Raises:
@@ -53,14 +54,20 @@ def network_of(run: Run, network: Network | nn.Module | str | None = None) -> Ne
     """
     record = run.manifest.network
     if network is None:
+        # Before manifests said how it was asked for, only the name could tell.
+        asked = record.asked or record.name
+        if names_object(asked):
+            raise RunError(
+                f"{run.folder} was scanned with {asked}, code of somebody's own, and a folder does "
+                f"not say what is run: hand the network over (network=), or name it (--model {asked}"
+                f"{'' if record.weights_file is None else '=FILE'})"
+            )
         try:
-            # Before manifests said how it was asked for, only the name could tell.
-            opened = load(record.asked or record.name, record.weights_file)
+            opened = load(asked, record.weights_file)
         except (ValueError, OSError, ImportError) as error:
             raise RunError(
-                f"the network of {run.folder}, {record.asked or record.name!r}, cannot be loaded: "
-                f"{error}. Hand the network itself over (network=...), or name it (--model "
-                "MODEL[=FILE])"
+                f"the network of {run.folder}, {asked!r}, cannot be loaded: {error}. Hand the "
+                "network itself over (network=...), or name it (--model MODEL[=FILE])"
             ) from error
     else:
         opened = load(network)
