@@ -100,9 +100,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"module:{name}"
 
 
-def test_a_folder_never_names_code_that_is_run(
-    own: str, tmp_path: Path, pictures: Path
-) -> None:
+def test_a_folder_never_names_code_that_is_run(own: str, tmp_path: Path, pictures: Path) -> None:
     run = scan_images(branched(), pictures, "mixed:1", "early", out=tmp_path / "run")
     (tmp_path / "helper.py").write_text("raise SystemExit('it ran')\n")
     path = Path(run.folder) / "manifest.json"
@@ -110,9 +108,7 @@ def test_a_folder_never_names_code_that_is_run(
     for key in ("name", "asked"):
         values["network"][key] = "module:helper:make"
         path.write_text(json.dumps(values))
-        with pytest.raises(
-            RunError, match=r"network=.*--model module:helper:make\)$"
-        ) as refused:
+        with pytest.raises(RunError, match=r"network=.*--model module:helper:make\)$") as refused:
             network_of(Run(run.folder))
         assert str(refused.value).count("\n") == 0
     values["network"]["weights_file"] = "w.pt"
@@ -144,6 +140,18 @@ def test_a_factory_is_asked_again_where_the_caller_names_it(
     reopened = network_of(Run(run.folder), load(f"{own}:network", tmp_path / "w.safetensors"))
     for name, value in reopened.module.state_dict().items():
         assert torch.equal(value, changed[name])
+
+
+def test_a_scan_says_what_comes_next_ready_to_be_pasted(
+    own: str, tmp_path: Path, pictures: Path
+) -> None:
+    words = ["scan", f"{own}:network", "mixed:1", "--through", "early", "--images", str(pictures)]
+    done = CliRunner().invoke(app, [*words, "--out", "my run"])
+    assert done.exit_code == 0, done.output
+    [line] = [line for line in done.output.splitlines() if line.startswith("next: ")]
+    assert line == (
+        f"next: opponent select 'my run'; opponent report 'my run' --model {own}:network"
+    )
 
 
 def test_the_scans_preprocessing_and_numbers_come_back(tmp_path: Path, pictures: Path) -> None:

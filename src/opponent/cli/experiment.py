@@ -8,7 +8,7 @@ import typer
 from opponent.cli.application import STUDY, app
 from opponent.cli.opening import open_network, open_run, scanned_network
 from opponent.cli.options import Device, RunModel, Seed
-from opponent.cli.output import err, new_table, out, plain, print_paths
+from opponent.cli.output import command, err, new_table, out, plain, print_paths
 from opponent.models.catalogue import EMBEDDED
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def simulate(
     taken = f"{participants} simulated participants took part in {where}"
     out.print(taken, markup=False, soft_wrap=True)
     if url is None:
-        following = f"next: opponent experiment analyse {where}"
+        following = f"next: {command('experiment', 'analyse', where)}"
         out.print(following, style="dim", markup=False, soft_wrap=True)
 
 

@@ -1,5 +1,6 @@
 """What all commands print with: consoles, tables, lines."""
 
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -14,6 +15,15 @@ err = Console(stderr=True, highlight=False)
 def plain(text: str) -> str:
     """Text whose brackets are not taken for markup."""
     return text.replace("[", r"\[")
+
+
+def command(*words: object) -> str:
+    """A command of this program, to be pasted into a shell.
+
+    >>> command("report", "my run")
+    "opponent report 'my run'"
+    """
+    return shlex.join(["opponent", *map(str, words)])
 
 
 def new_table(*columns: str) -> Table:

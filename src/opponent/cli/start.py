@@ -24,7 +24,8 @@ from opponent.cli.options import (
     Seed,
     Through,
 )
-from opponent.cli.output import new_table, out, plain
+from opponent.cli.output import command, new_table, out, plain
+from opponent.core.plugins import names_object
 from opponent.storage.files import to_path
 
 if TYPE_CHECKING:
@@ -185,14 +186,18 @@ def _print_scan(run: "Run", network: "Network", folder: Path) -> None:
     if run.manifest.units is not None:
         count, layer = run.manifest.units.count, run.manifest.units.layer
         out.print(
-            f"all {count:,} units: opponent units {folder}; one of them: "
-            f"opponent figures {folder} --feature {layer}:0",
+            f"all {count:,} units: {command('units', folder)}; one of them: "
+            + command("figures", folder, "--feature", f"{layer}:0"),
             style="dim",
             markup=False,
         )
     if run.features:
-        following = f"next: opponent select {folder}; opponent report {folder}"
-        out.print(following, style="dim", markup=False)
+        # A folder never names code that is run: later commands name it again.
+        asked, file = network.asked or "", network.weights_file
+        model = asked if file is None else f"{asked}={file}"
+        named = ("--model", model) if names_object(asked) else ()
+        following = f"next: {command('select', folder)}; {command('report', folder, *named)}"
+        out.print(following, style="dim", markup=False, soft_wrap=True)
 
 
 def _by_problem(unreadable: Mapping[str, str]) -> dict[str, dict[str, str]]:

@@ -58,9 +58,9 @@ def network_of(run: Run, network: Network | nn.Module | str | None = None) -> Ne
         asked = record.asked or record.name
         if names_object(asked):
             raise RunError(
-                f"{run.folder} was scanned with {asked}, code of somebody's own, and a folder does "
-                f"not say what is run: hand the network over (network=), or name it (--model {asked}"
-                f"{'' if record.weights_file is None else '=FILE'})"
+                f"{run.folder} was scanned with {asked}, code of somebody's own, and a folder "
+                "does not say what is run: hand the network over (network=), or name it "
+                f"(--model {asked}{'' if record.weights_file is None else '=FILE'})"
             )
         try:
             opened = load(asked, record.weights_file)
