@@ -22,7 +22,7 @@ from PIL import Image
 
 from opponent.core.errors import RunError
 from opponent.core.feature import Feature
-from opponent.core.pictures import on_paper, png_bytes
+from opponent.core.pictures import on_paper, png_bytes, read_png
 from opponent.core.side import Side
 from opponent.storage.files import AnyPath, local, opened
 from opponent.storage.manifest import FeatureRecord
@@ -159,8 +159,8 @@ class Cell:
         path = self.icon.with_name(icon_name(self.row, self.column, Side.of(side)))
         if not path.is_file():
             return None
-        with damage_refused(path, COMMAND), local(path) as file, Image.open(file) as image:
-            return np.asarray(image.convert("RGBA"))
+        with damage_refused(path, COMMAND), local(path) as file:
+            return read_png(file)
 
 
 class Atlas:
@@ -224,7 +224,8 @@ class Atlas:
                     **{name: row[name] for name in names},
                     images=tuple(row["images"]),
                     activations={side: row.get(activation_column(side)) for side in Side},
-                    icon=self.folder / row["icon"],
+                    # Not the path in the table, which might lead elsewhere.
+                    icon=self.folder / "icons" / icon_name(row["row"], row["column"], Side.BOTH),
                 )
                 for row in read_table(path, COMMAND).to_pylist()
             )

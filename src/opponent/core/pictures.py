@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
@@ -17,6 +18,21 @@ def png_bytes(pixels: Pixels) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "png", optimize=True)
     return buffer.getvalue()
+
+
+def read_png(file: str | Path | io.BytesIO, mode: str = "RGBA") -> UInt8[np.ndarray, "h w c"]:
+    """A PNG file that this package wrote.
+
+    Whatever else stands in its place is refused: for some formats Pillow starts other programs.
+
+    Args:
+        file: a path, or an open file.
+        mode: Pillow's name for the colours, 'RGB' or 'RGBA'.
+    Raises:
+        OSError: it is no PNG file.
+    """
+    with Image.open(file, formats=["PNG"]) as image:
+        return np.asarray(image.convert(mode))
 
 
 def data_uri(pixels: Pixels, *, side: int | None = None, quality: int = 88) -> str:

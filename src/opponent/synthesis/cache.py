@@ -16,6 +16,7 @@ from PIL import Image
 from opponent.attribution.rules import AttributionRule, Gradient
 from opponent.core.errors import RunError
 from opponent.core.feature import Feature
+from opponent.core.pictures import read_png
 from opponent.core.progress import Progress, silent
 from opponent.core.side import Side
 from opponent.core.text import file_name
@@ -57,8 +58,8 @@ class CachedImage:
 
     def pixels(self) -> UInt8[np.ndarray, "h w 4"]:
         """The image, with its opacity as alpha channel."""
-        with local(self.path) as file, Image.open(file) as image:
-            return np.asarray(image.convert("RGBA"))
+        with local(self.path) as file:
+            return read_png(file)
 
 
 def synthesise(

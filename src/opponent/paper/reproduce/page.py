@@ -10,10 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from opponent.core.pictures import data_uri
+from opponent.core.pictures import data_uri, read_png
 from opponent.core.progress import Progress, displayed, silent
 from opponent.images.imageset import ImageSet
 from opponent.images.sources import open_images
@@ -159,6 +156,6 @@ def _write_page(
 
 def _shown(path: AnyPath) -> tuple[str, str, int]:
     """A picture for the page: its data, its name and its width in the page."""
-    with local(path) as file, Image.open(file) as image:
-        pixels = np.asarray(image.convert("RGB"))
+    with local(path) as file:
+        pixels = read_png(file, "RGB")
     return data_uri(pixels, side=1800, quality=90), path.stem, round(_SHOWN * pixels.shape[1])

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
+from opponent.core.pictures import read_png
 from opponent.core.progress import Progress, displayed, silent
 from opponent.core.text import file_name
 from opponent.explain.crops import Tile
@@ -111,8 +111,7 @@ def _about(row: Mapping[str, Any]) -> list[str]:
 
 
 def _pixels(path: Path) -> UInt8[np.ndarray, "h w 3"]:
-    with Image.open(path) as image:
-        return np.array(image.convert("RGB"))
+    return read_png(path, "RGB")
 
 
 def _data_uri(path: Path) -> str:

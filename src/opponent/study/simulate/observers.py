@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from opponent.core.pictures import read_png
 from opponent.core.progress import Progress, silent
 from opponent.images.decode import fit_image
 from opponent.models.catalogue import EMBEDDED
@@ -139,7 +140,7 @@ def embed(
     ids, progress = list(pictures), progress or silent
     for start in range(0, len(ids), _BATCH):
         batch = ids[start : start + _BATCH]
-        images = [Image.open(io.BytesIO(pictures[id])).convert("RGB") for id in batch]
+        images = [Image.fromarray(read_png(io.BytesIO(pictures[id]), "RGB")) for id in batch]
         inputs = network.inputs(np.stack([fit_image(x, network.preprocessing.fit) for x in images]))
         hidden = network.run(inputs, layer, after=True).target.double().mean((2, 3)).cpu().numpy()
         for id, image, content in zip(batch, images, hidden, strict=True):
