@@ -28,8 +28,7 @@ from opponent.images.loader import load_images
 from opponent.paper.completeness import completeness, write_completeness
 from opponent.paper.layer_pairs import bottleneck_pairs, random_units
 from opponent.paper.missing import measure_missing, write_missing
-from opponent.paper.reproduce.atlases import atlas_entries
-from opponent.paper.reproduce.entries import Entry
+from opponent.paper.reproduce.atlases import atlas_entry
 from opponent.paper.reproduce.inversions import inversion_entries
 from opponent.paper.reproduce.reproduction import Reproduction
 from opponent.paper.reproduce.scales import SCALES, Scale
@@ -140,20 +139,15 @@ def other_layers(network: Network, photographs: Path, work: Path, progress: Prog
         )  # fmt: skip
 
     one = shared(samples, "samples", SCALE)
-    # Icons of 60 steps are hardly to be told from those of 100: see icon-settings.webp.
-    two = shared(f"crops:2:{samples}", "crops", replace(SCALE, steps=60))
-    entries = list[Entry]()
-    for step, reproduction in (
-        (uniqueness_entries, one),
-        (inversion_entries, one),
-        (atlas_entries, two),
-    ):
-        entries += step(reproduction)
-        for entry in entries:
-            for number, path in enumerate(entry.pictures):
-                name = f"figure{entry.figure}" + chr(ord("a") + number) * (len(entry.pictures) > 1)
-                if entry.figure not in ("6", "11"):
-                    shrink(Path(str(path)), name)
+    # Icons of half the steps are hardly to be told from the others: see icon-settings.webp.
+    two = shared(f"crops:2:{samples}", "crops", replace(SCALE, grid=10, steps=50))
+    entries = [*uniqueness_entries(one), *inversion_entries(one)]
+    entries += [atlas_entry(two, figure) for figure in ("17", "18", "19")]
+    for entry in entries:
+        for number, path in enumerate(entry.pictures):
+            name = f"figure{entry.figure}" + chr(ord("a") + number) * (len(entry.pictures) > 1)
+            if entry.figure != "11":
+                shrink(Path(str(path)), name)
     claims = {entry.figure: [asdict(claim) for claim in entry.claims] for entry in entries}
     (OUT / "claims.json").write_text(json.dumps(claims, indent=1) + "\n", encoding="utf-8")
 
