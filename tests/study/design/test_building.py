@@ -32,8 +32,13 @@ def test_a_study_comes_of_scans(study: Study, runs: list[Run], network: Network)
     for trial in study.trials:
         assert len(trial.examples) == 6
         assert len(trial.choices) == 9
-        assert (trial.mei in trial.examples) == (trial.kind == "catch")
-        assert trial.mii not in trial.examples
+        assert not {*trial.examples} & {*trial.choices}, "no id tells that a choice is an example"
+    for row in study.table.to_pylist():
+        assert (row["choices_image"][0] in row["examples_image"]) == (row["kind"] == "catch")
+        assert row["choices_image"][1] not in row["examples_image"]
+    # Nor does the time at which a picture was written.
+    times = {path.stat().st_mtime_ns for path in (study.folder / "stimuli").iterdir()}
+    assert times == {0}
     scan = study.settings.runs[0]
     assert scan.weights_sha256 == network.weights_sha256()
     assert scan.images.count == 401

@@ -158,27 +158,31 @@ def _fill(
     for done, (kind, images) in enumerate(zip(kinds, chosen, strict=True)):
         feature = scanned[images.feature]
         rows.append(_row(feature, images, kind, seed))
-        for i in (*images.exciting, images.mii, *images.distractors):
-            feature.write_crop(i, folder)
+        for i in _examples(images, kind):
+            feature.write_crop(i, folder, example=True)
+        for i in (images.mei, images.mii, *images.distractors):
+            feature.write_crop(i, folder, example=False)
         progress(f"{layer}: pictures", done + 1, len(kinds))
     return rows, passed
+
+
+def _examples(chosen: Chosen, kind: str) -> Sequence[int]:
+    """The images that a trial shows as examples: in a catch trial the MEI is the first of them."""
+    return chosen.exciting[: len(chosen.examples)] if kind == "catch" else chosen.examples
 
 
 def _row(scanned: ScannedFeature, chosen: Chosen, kind: str, seed: int) -> _Row:
     """A trial, and what else its row of the table says."""
     feature, candidate = scanned.feature, scanned.candidate
-    examples = chosen.examples
-    if kind == "catch":
-        examples = chosen.exciting[: len(examples)]
-    choices = (chosen.mei, chosen.mii, *chosen.distractors)
-    ids = {i: candidate.crop(i) for i in (*examples, *choices)}
+    examples, choices = _examples(chosen, kind), (chosen.mei, chosen.mii, *chosen.distractors)
+    ids = {i: scanned.stimulus(i, example=False) for i in choices}
     name = json.dumps([seed, kind, feature.layer, feature.label])
     trial = Trial(
         id=hashlib.sha256(name.encode()).hexdigest()[:12],
         kind=kind,
         layer=feature.layer,
         feature=feature.label,
-        examples=tuple(ids[i] for i in examples),
+        examples=tuple(scanned.stimulus(i, example=True) for i in examples),
         choices=tuple(ids[i] for i in choices),
         mei=ids[chosen.mei],
         mii=ids[chosen.mii],

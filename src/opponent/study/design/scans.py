@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -80,6 +81,8 @@ class Crops:
         Image.fromarray(self.pixels(entry)).save(data, "png", optimize=True)
         with atomic_write(path) as temporary:
             temporary.write_bytes(data.getvalue())
+        # When it was written would tell which picture of a trial was chosen first.
+        os.utime(path, (0, 0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,15 +103,29 @@ class ScannedFeature:
     images: tuple[str, ...]
     crops: Crops
 
-    def write_crop(self, index: int, folder: Path) -> None:
+    def stimulus(self, index: int, *, example: bool) -> str:
+        """The id of an image's crop, another where it is an example than where it is a choice.
+
+        In a catch trial the right choice is an example too: the same id would tell it.
+
+        Args:
+            index: of the image.
+            example: whether it is shown among the examples.
+        """
+        crop = self.candidate.crop(index)
+        return hashlib.sha256(f"example {crop}".encode()).hexdigest()[:16] if example else crop
+
+    def write_crop(self, index: int, folder: Path, *, example: bool) -> None:
         """Write the crop of an image, unless the file exists.
 
         Args:
             index: of the image.
             folder: of the study.
+            example: whether it is shown among the examples.
         """
         entry = self.run.images.find(self.images[index])
-        self.crops.write(entry, folder / "stimuli" / f"{self.candidate.crop(index)}.png")
+        name = f"{self.stimulus(index, example=example)}.png"
+        self.crops.write(entry, folder / "stimuli" / name)
 
 
 def check_finished(run: Run) -> None:

@@ -36,7 +36,8 @@ class Trial:
 
     Args:
         id: 12 hexadecimal digits.
-        kind: 'practice', 'catch' or 'trial'. In a catch trial the MEI is among the examples.
+        kind: 'practice', 'catch' or 'trial'. In a catch trial the MEI is among the examples,
+            by another id.
         layer: of the network.
         feature: its label.
         examples: ids of stimuli that excite the feature.
