@@ -4,7 +4,9 @@
 """
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +22,7 @@ from opponent.models.registry import load
 from opponent.scan.local import scan_images
 from opponent.study.analysis.report import analyse_folder
 from opponent.study.design.study import Study
+from opponent.study.server import server, site
 
 PLAN = {"draws": 200, "power_draws": 2, "power_for": [4]}
 
@@ -55,6 +58,26 @@ def test_help_has_an_example(name: str) -> None:
     text = " ".join(within(name, "--help").split())
     assert "Example" in text
     assert f"opponent experiment {name}" in text
+
+
+def test_serve_refuses_what_is_not_filled_in(
+    small: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(small.folder, tmp_path / "study")
+    path = tmp_path / "study" / "study.json"
+    values = json.loads(path.read_text())
+    values["consent"]["text"] = "Who is responsible: [name]."
+    path.write_text(json.dumps(values))
+    served = list[dict[str, Any]]()
+    monkeypatch.setattr(server, "serve", lambda _, **given: served.append(given))
+    monkeypatch.setattr(site, "page_files", lambda _, pilot: {"pilot": pilot})
+    done = CliRunner().invoke(app, ["experiment", "serve", str(tmp_path / "study")])
+    assert isinstance(done.exception, ValueError)
+    assert "consent ([name])" in str(done.exception)
+    assert "--pilot" in str(done.exception)
+    assert served == []
+    within("serve", tmp_path / "study", "--pilot")
+    assert [(x["files"], x["answers"]) for x in served] == [({"pilot": True}, "pilot.sqlite3")]
 
 
 @pytest.mark.slow

@@ -244,6 +244,10 @@ def serve(
         str | None,
         typer.Option(help="A reverse proxy's address, to be believed about who the client is."),
     ] = None,
+    pilot: Annotated[
+        bool,
+        typer.Option("--pilot", help="Only try it: every page says so; answers are kept apart."),
+    ] = False,
 ) -> None:
     """Show a study to participants and store what they answer, until Ctrl-C.
 
@@ -253,25 +257,34 @@ def serve(
     import logging
     from dataclasses import replace
 
+    from opponent.study.design.settings import unfinished
     from opponent.study.design.study import Study
     from opponent.study.server import site
 
     try:
         from opponent.study.server.guard import LIMITS
+        from opponent.study.server.server import ANSWERS, PILOT
         from opponent.study.server.server import serve as run
     except ImportError as error:
         raise ImportError(f'{error}: pip install "opponent[experiment]"') from error
 
+    shown, answers = Study(study), PILOT if pilot else ANSWERS
+    if (left := unfinished(shown.settings)) and not pilot:
+        raise ValueError(
+            f"participants would see what is not filled in yet in {study / 'study.json'}: "
+            f"{', '.join(left)}. Fill it in (a code that is not wanted is null), or try the study "
+            "with --pilot"
+        )
     if install:
         site.install(jspsych)
-    files = site.page_files(jspsych)
+    files = site.page_files(jspsych, pilot=pilot)
     limits = replace(
         LIMITS, calls=(rate, max(6 * rate, 1)), sessions=(LIMITS.sessions[0], float(sessions))
     )
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    run(Study(study), host=host, port=port, files=files, limits=limits, proxy=proxy)
-    stopped = f"stopped; all answers are in {study / 'answers.sqlite3'}"
+    run(shown, host=host, port=port, files=files, limits=limits, proxy=proxy, answers=answers)
+    stopped = f"stopped; all answers are in {study / answers}"
     err.print(stopped, markup=False, soft_wrap=True)
 
 

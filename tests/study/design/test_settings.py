@@ -9,6 +9,7 @@ import pytest
 from tests.support.study import small_settings, small_study
 
 from opponent.core.errors import RunError
+from opponent.study.design import texts
 from opponent.study.design.settings import (
     Plan,
     Settings,
@@ -17,6 +18,7 @@ from opponent.study.design.settings import (
     read_settings,
     read_simulation,
     to_json,
+    unfinished,
 )
 from opponent.study.design.study import Study
 
@@ -151,3 +153,25 @@ def test_a_simulation_s_record(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(RunError, match=r"simulated\.json is damaged"):
         read_simulation(path)
+
+
+def test_what_is_not_filled_in_is_named(tmp_path: Path) -> None:
+    values = small_settings()
+    assert unfinished(read(tmp_path, values)) == []
+    new = {
+        "consent": {"version": "1", "text": texts.CONSENT},
+        "debriefing": texts.DEBRIEFING,
+        "codes": {"complete": "", "screened_out": None, "no_consent": ""},
+    }
+    left = unfinished(read(tmp_path, values | new))
+    assert left == [
+        "consent ([name, institution and e-mail; ethics approval])",
+        "debriefing ([e-mail of who is responsible])",
+        "codes.complete",
+        "codes.no_consent",
+    ]
+    # Without an address to return to there is no use for a code.
+    assert len(unfinished(read(tmp_path, values | new | {"completion_url": ""}))) == 2
+    assert unfinished(read(tmp_path, values | {"title": "A [working] title"})) == [
+        "title ([working])"
+    ]

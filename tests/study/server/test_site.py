@@ -16,7 +16,7 @@ from opponent.study.server import site
 
 
 def test_what_is_installed_is_what_is_pinned(
-    files: dict[str, site.File], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: dict[str, site.File], jspsych: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert set(files) == {"/", *(f"/page/{x}" for x in (*site.OURS[1:], *site.THEIRS))}
     for path, file in files.items():
@@ -26,6 +26,12 @@ def test_what_is_installed_is_what_is_pinned(
         if path == "/":
             assert not re.search(r"(src|href)=\"(?!/page/)", text)
             assert not re.search(r"<script>|\son\w+=|style=", text)
+    # A pilot differs by one line, which every page shows.
+    shown = b'<p id="pilot">This is a pilot'
+    assert shown not in files["/"].content
+    piloted = site.page_files(jspsych, pilot=True)
+    assert shown in piloted["/"].content
+    assert {path for path in files if files[path] != piloted[path]} == {"/"}
     modules = tmp_path / "node_modules"
     with pytest.raises(RunError, match="npm ci --ignore-scripts --prefix"):
         site.page_files(tmp_path)

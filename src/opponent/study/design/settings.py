@@ -1,6 +1,7 @@
 """`study.json` and `simulated.json`: their fields, typed and validated."""
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -165,6 +166,29 @@ class Settings(Struct, frozen=True, kw_only=True):
     breaks: bool
     min_window: tuple[Count, Count]
     analysis: Plan
+
+
+def unfinished(settings: Settings) -> list[str]:
+    """What of `study.json` has still to be filled in before participants may see the study.
+
+    Placeholders stand in square brackets. A completion code that is not wanted is null.
+
+    Args:
+        settings: of a study.
+    """
+    found = [
+        f"{name} ({match[0]})"
+        for name, text in (
+            ("title", settings.title),
+            ("consent", settings.consent.text),
+            ("debriefing", settings.debriefing),
+        )
+        for match in re.finditer(r"\[[^\]]*\]", text)
+    ]
+    if settings.completion_url:
+        codes = msgspec.to_builtins(settings.codes)
+        found += [f"codes.{name}" for name, code in codes.items() if code == ""]
+    return found
 
 
 class SimulationRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -29,6 +29,8 @@ from opponent.study.server.guard import LIMITS, LOG, Guard, Limits, refused
 from opponent.study.server.site import File
 from opponent.study.server.store import Store
 
+# Where answers go, and where those of a pilot do: they are no participants'.
+ANSWERS, PILOT = "answers.sqlite3", "pilot.sqlite3"
 # Connections that may wait to be accepted.
 BACKLOG = 1024
 
@@ -53,20 +55,22 @@ def create_app(
     *,
     files: Mapping[str, File] | None = None,
     limits: Limits | None = LIMITS,
+    answers: str = ANSWERS,
 ) -> Starlette:
-    """The server as an ASGI application; answers go into the study's `answers.sqlite3`.
+    """The server as an ASGI application.
 
     Args:
         study: a study, or its folder.
         files: of the page (`site.page_files`); without them there is only the interface.
         limits: of one client; None for no limits.
+        answers: the file in the study's folder that answers go into.
     Returns:
         The application.
     Raises:
         RunError: the study is damaged, or has changed since its first answer.
     """
     study = study if isinstance(study, Study) else Study(study)
-    store = Store(study.folder / "answers.sqlite3", create=True)
+    store = Store(study.folder / answers, create=True)
     try:
         experiment = Experiment(study, store, limits)
     except BaseException:
@@ -106,6 +110,7 @@ def serve(
     files: Mapping[str, File] | None = None,
     limits: Limits | None = LIMITS,
     proxy: str | None = None,
+    answers: str = ANSWERS,
 ) -> None:
     """Serve a study until Ctrl-C.
 
@@ -116,6 +121,7 @@ def serve(
         files: of the page (`site.page_files`); without them there is only the interface.
         limits: of one client; None for no limits.
         proxy: the address of a reverse proxy. Only its X-Forwarded-For header is believed.
+        answers: the file in the study's folder that answers go into.
     Raises:
         RunError: the study cannot be served, or the address cannot be listened at.
     """
@@ -123,7 +129,7 @@ def serve(
 
     import uvicorn
 
-    app = create_app(study, files=files, limits=limits)
+    app = create_app(study, files=files, limits=limits, answers=answers)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     try:

@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -24,6 +24,8 @@ TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
 }
+# The line that every page of a pilot shows.
+_PILOT_HIDDEN, _PILOT_SHOWN = b'<p id="pilot" hidden>', b'<p id="pilot">'
 # Points to a file's source elsewhere. The page loads nothing from elsewhere.
 _ELSEWHERE = re.compile(rb"^//# sourceMappingURL=.*$", re.MULTILINE)
 
@@ -47,12 +49,13 @@ def pinned() -> dict[str, str]:
     return {str(name): str(version) for name, version in json.loads(text)["dependencies"].items()}
 
 
-def page_files(jspsych: Path | None = None) -> dict[str, File]:
+def page_files(jspsych: Path | None = None, *, pilot: bool = False) -> dict[str, File]:
     """The page's files by their path in the address.
 
     Args:
         jspsych: the folder in which `npm ci` was run, or its node_modules. Default: the package's
             own folder of the page.
+        pilot: whether every page says that the study is only being tried.
     Returns:
         Files by path, such as '/' and '/page/style.css'.
     Raises:
@@ -67,7 +70,10 @@ def page_files(jspsych: Path | None = None) -> dict[str, File]:
         f"/page/{name}": File(content=content, type=TYPES[Path(name).suffix])
         for name, content in files.items()
     }
-    return {"/": by_path.pop("/page/index.html"), **by_path}
+    page = by_path.pop("/page/index.html")
+    if pilot:
+        page = replace(page, content=page.content.replace(_PILOT_HIDDEN, _PILOT_SHOWN))
+    return {"/": page, **by_path}
 
 
 def _modules(folder: Path) -> Path:
