@@ -34,7 +34,9 @@ def _expected(error: Exception) -> bool:
 
 
 def _leave(message: str, code: int) -> None:
-    print(f"opponent: {message}", file=sys.stderr)
+    from opponent.core.text import printable
+
+    print(f"opponent: {printable(message)}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -1,5 +1,6 @@
 """Labels as file names, and numbers as people read them."""
 
+import io
 import re
 from pathlib import Path
 
@@ -8,7 +9,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from opponent import Feature
-from opponent.core.text import LONGEST, file_name, first_few, in_deviations, one_line
+from opponent.cli.output import new_table, out, plain
+from opponent.core.text import (
+    LONGEST,
+    csv_cell,
+    file_name,
+    first_few,
+    in_deviations,
+    one_line,
+    printable,
+)
 
 LABELS = st.text() | st.text("./\\-_ :@,~ab0é\0", max_size=12) | st.text(min_size=150)
 
@@ -118,3 +128,31 @@ def test_an_error_in_one_line() -> None:
     assert one_line(KeyboardInterrupt()) == "KeyboardInterrupt"
     assert len(one_line(ValueError("x" * 999))) == 200
     assert one_line(ValueError("abcdef"), 3) == "abc"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[2J\x1b]0;title\x07", r"\x1b[2J\x1b]0;title\x07"),
+        ("photo\u202egpj.exe", r"photo\u202egpj.exe"),
+        ("\u2066a\u2069", r"\u2066a\u2069"),
+        ("a\rb\tc\x9bd\u2028e", r"a\x0db\x09c\x9bd\u2028e"),
+        ("two\nlines, naïve, 写真, 👩\u200d🎨", "two\nlines, naïve, 写真, 👩\u200d🎨"),
+    ],
+)
+def test_nothing_steers_a_terminal(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    written = io.StringIO()
+    console = type(out)(file=written, force_terminal=True, width=200)
+    console.print(text, markup=False)
+    table = new_table("name")
+    table.add_row(plain(text))
+    console.print(table)
+    for line in shown.splitlines():
+        assert re.sub(r"\x1b\[[0-9;]*m", "", written.getvalue()).count(line) == 2
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(1)", "\t=1", "＝1"])
+def test_nothing_is_a_formula_in_a_spreadsheet(text: str) -> None:
+    assert csv_cell(text) == f"'{text}"
+    assert csv_cell(f" {text}") == f"' {text}"

@@ -25,6 +25,7 @@ from opponent.cli.options import (
     Steps,
 )
 from opponent.cli.output import new_table, out, plain, print_paths
+from opponent.core.text import csv_cell
 
 if TYPE_CHECKING:
     from opponent.atlas.atlas import Atlas
@@ -73,7 +74,8 @@ def select(
     if csv_file is not None:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerows([("feature", "group", "image", *_COLUMNS), *rows])
+        lines = [("feature", "group", "image", *_COLUMNS), *rows]
+        writer.writerows([csv_cell(value) for value in row] for row in lines)
         write_text(csv_file, text.getvalue())
 
 

@@ -3,13 +3,25 @@
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from opponent.core.text import printable
+
+
+class _Console(Console):
+    """A console that names of files and features cannot steer."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        return super().render_str(printable(text), **how)
+
 
 # A pipe has no width of its own: tables keep their lines whole there.
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
-err = Console(stderr=True, highlight=False)
+out = _Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+err = _Console(stderr=True, highlight=False)
 
 
 def plain(text: str) -> str:

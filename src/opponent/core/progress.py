@@ -8,6 +8,8 @@ from functools import wraps
 from importlib.util import find_spec
 from typing import Any, TypeVar, cast
 
+from opponent.core.text import printable
+
 # Called with what is being done, the steps done and the steps in all.
 Progress = Callable[[str, int, int], None]
 
@@ -105,7 +107,7 @@ class Display:
             self._draw()
         elif now - self._last >= PAUSE:
             self._last = now
-            print(self._line(what, now), file=sys.stderr, flush=True)
+            print(printable(self._line(what, now)), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Take the bars down; the last state of them stays on the screen."""
@@ -119,7 +121,7 @@ class Display:
             self._bars.start()
         for what, (done, total) in self._latest.items():
             if what not in self._tasks:
-                self._tasks[what] = self._bars.add_task(what, total=total)
+                self._tasks[what] = self._bars.add_task(printable(what), total=total)
             self._bars.update(self._tasks[what], completed=done, total=total)
 
     def _line(self, what: str, now: float) -> str:

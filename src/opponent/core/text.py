@@ -2,9 +2,14 @@
 
 import hashlib
 import re
+import unicodedata
 
 # File systems take names of 255 bytes; a name here may get a suffix and a digest.
 LONGEST = 100
+# Marks, embeddings, overrides and isolates of the direction of writing. Source: Unicode UAX 9.
+_DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+# What begins a formula. Source: OWASP, CSV injection.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _PLAIN = str.maketrans({":": "-", "@": "-", ",": "_", "/": "-", " ": "_"})
 
 
@@ -27,6 +32,52 @@ def file_name(text: str) -> str:
         return name
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{name[:LONGEST]}-{digest}"
+
+
+def printable(text: str) -> str:
+    r"""A text without what would steer a terminal, or turn its line around.
+
+    Control characters, but for line feeds, and marks that change the direction of writing are
+    written as escapes.
+
+    >>> printable("a\x1b[2J\u202ebmp.exe")
+    'a\\x1b[2J\\u202ebmp.exe'
+    """
+    return "".join(_escaped(c) if _steers(c) else c for c in text)
+
+
+def _steers(character: str) -> bool:
+    if character == "\n":
+        return False
+    # Cc: controls. Cf: formats, of which these change the direction; Zl, Zp: line separators.
+    kind = unicodedata.category(character)
+    return kind in ("Cc", "Zl", "Zp", "Cs") or (kind == "Cf" and character in _DIRECTIONS)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+def csv_cell(value: object) -> object:
+    """A value for a cell of a CSV file: what a spreadsheet would take for a formula is text.
+
+    >>> csv_cell("=HYPERLINK(1)"), csv_cell("-0.5"), csv_cell(True), csv_cell(3)
+    ("'=HYPERLINK(1)", '-0.5', 'true', 3)
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str) and value.lstrip(" ").startswith(_FORMULA) and not _number(value):
+        return f"'{value}"
+    return value
+
+
+def _number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def in_deviations(value: float, digits: int = 1) -> str:

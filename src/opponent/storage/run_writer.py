@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from opponent.core.errors import RunError
+from opponent.core.text import csv_cell
 from opponent.images.imageset import ImageSet
 from opponent.storage.columns import SCALARS
 from opponent.storage.files import AnyPath, atomic_write, to_path, write_text
@@ -156,7 +157,8 @@ def finish_run(run: Run) -> None:
     """Write the list of images that are left out, for people, and the table of all units."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([("image", "reason"), *run.unreadable().items()])
+    lines = [("image", "reason"), *run.unreadable().items()]
+    writer.writerows([csv_cell(value) for value in line] for line in lines)
     write_text(run.folder / "unreadable.csv", text.getvalue())
     if run.manifest.units is not None:
         ids = [entry.id for entry in run.images]

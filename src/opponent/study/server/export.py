@@ -6,12 +6,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from opponent.core.text import csv_cell
 from opponent.storage.files import atomic_write
 from opponent.study.server.store import Store
-
-# Characters with which spreadsheets begin a formula.
-# Source: OWASP, "CSV Injection".
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def export_tables(store: Store, folder: Path) -> list[Path]:
@@ -41,12 +38,4 @@ def _write_csv(path: Path, table: pa.Table) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(table.column_names)
         for row in zip(*(column.to_pylist() for column in table.columns), strict=True):
-            writer.writerow([_cell(value) for value in row])
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str) and value.lstrip(" ").startswith(FORMULA):
-        return f"'{value}"
-    return value
+            writer.writerow([csv_cell(value) for value in row])
