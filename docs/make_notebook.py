@@ -22,10 +22,13 @@ WIDTH = 1000
 
 
 def executed(weights: Path, photographs: Path, folder: Path) -> nbformat.NotebookNode:
-    """The notebook with its outputs, run in a folder in which the files have the names it gives."""
-    (folder / "bvlc_googlenet.caffemodel").symlink_to(weights.absolute())
+    """The notebook with its outputs, run in a folder that has what it names."""
+    (folder / weights.name).symlink_to(weights.absolute())
     (folder / "photographs").symlink_to(photographs.absolute())
     notebook = nbformat.read(NOTEBOOK, as_version=4)
+    for cell in notebook.cells:
+        # The format of weights is told by the name.
+        cell.source = cell.source.replace("bvlc_googlenet.caffemodel", weights.name)
     resources = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=7200, resources=resources).execute()
     return notebook
