@@ -26,6 +26,7 @@ from opponent import (
     make_atlas,
 )
 from opponent.atlas.atlas import Cell
+from opponent.core.pictures import seen_part
 from opponent.core.side import Side
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -214,6 +215,8 @@ def test_a_mosaic_has_the_icons_in_their_cells_on_white(
     wave_atlas: tuple[Atlas, list[Call]], tmp_path: Path
 ) -> None:
     atlas = wave_atlas[0]
+    part = seen_part([cell.pixels() for cell in atlas.cells])
+    assert part == (slice(0, 11), slice(0, 11)), "opaque all over: all of it is shown"
     mosaic = atlas.mosaic(11)  # the icons' own size
     assert mosaic.shape == (33, 33, 3)
     assert mosaic.dtype == np.uint8
@@ -237,3 +240,10 @@ def test_a_mosaic_has_the_icons_in_their_cells_on_white(
     Path(first.icon).unlink()
     tile = copied.mosaic(11)[11 * first.row :, 11 * first.column :][:11, :11]
     assert (tile == 255).all()
+    # Margins in which no icon shows anything are cut off.
+    for cell in copied.cells:
+        small = np.zeros((11, 11, 4), np.uint8)
+        small[3:8, 4:9] = (0, 1, 2, 255)
+        Image.fromarray(small).save(Path(cell.icon))
+        tile = copied.mosaic(5)[5 * cell.row :, 5 * cell.column :][:5, :5]
+    assert (tile == (0, 1, 2)).all()

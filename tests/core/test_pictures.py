@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from opponent.core.pictures import contact_sheet, data_uri, on_paper, png_bytes
+from opponent.core.pictures import contact_sheet, data_uri, on_paper, png_bytes, seen_part
 
 NOISE = np.random.default_rng(0).integers(0, 256, (5, 9, 4), dtype=np.uint8)
 
@@ -102,3 +102,16 @@ def test_transparent_images_lie_on_white() -> None:
 def test_a_sheet_is_as_large_as_it_must_be(count: int, across: int, shape: tuple[int, int]) -> None:
     pictures = [flat(3, 3, 9, 9, 9)] * count
     assert contact_sheet(pictures, across=across, side=10, gap=2).shape == (*shape, 3)
+
+
+def test_icons_are_cut_to_the_square_in_which_any_of_them_shows_something() -> None:
+    icons = [np.zeros((40, 30, 4), np.uint8) for _ in range(3)]
+    icons[0][10:20, 5:9, 3] = 200
+    icons[1][12:22, 7:11, 3] = 200
+    icons[2][:, :, 3] = 1  # next to nothing
+    assert seen_part(icons) == (slice(10, 22), slice(2, 14))
+    # At a border the square lies inside; of a narrow image it is the image.
+    icons[0][0:40, 0:2, 3] = 255
+    assert seen_part(icons) == (slice(0, 40), slice(0, 30))
+    clear = [np.zeros((4, 5, 4), np.uint8)]
+    assert seen_part(clear) == (slice(0, 4), slice(0, 5))

@@ -18,7 +18,6 @@ from opponent.explain.crops import (
     crop_tile,
     photograph,
     run_tiles,
-    seen_part,
     upsample_map,
     zoom_for,
 )
@@ -295,16 +294,3 @@ def test_the_whole_input_is_a_field_too() -> None:
     assert each.excitation[2, 2] == 1
     assert not each.inhibition.any()
     assert each.caption == "x"
-
-
-def test_icons_are_cut_to_the_square_in_which_any_of_them_shows_something() -> None:
-    icons = [np.zeros((40, 30, 4), np.uint8) for _ in range(3)]
-    icons[0][10:20, 5:9, 3] = 200
-    icons[1][12:22, 7:11, 3] = 200
-    icons[2][:, :, 3] = 1  # next to nothing
-    assert seen_part(icons) == (slice(10, 22), slice(2, 14))
-    # At a border the square lies inside; of a narrow image it is the image.
-    icons[0][0:40, 0:2, 3] = 255
-    assert seen_part(icons) == (slice(0, 40), slice(0, 30))
-    clear = [np.zeros((4, 5, 4), np.uint8)]
-    assert seen_part(clear) == (slice(0, 4), slice(0, 5))

@@ -22,7 +22,7 @@ from PIL import Image
 
 from opponent.core.errors import RunError
 from opponent.core.feature import Feature
-from opponent.core.pictures import on_paper, png_bytes, read_png
+from opponent.core.pictures import on_paper, png_bytes, read_png, seen_part
 from opponent.core.side import Side
 from opponent.storage.files import AnyPath, local, opened
 from opponent.storage.manifest import FeatureRecord
@@ -238,7 +238,7 @@ class Atlas:
             return activation_column(Side.EXCITATION) in pq.read_schema(file).names
 
     def mosaic(self, side: int = 40) -> UInt8[np.ndarray, "h w 3"]:
-        """The icons in their cells, on white: a preview without borders.
+        """The icons in their cells, on white, cut to where they are opaque: without borders.
 
         Args:
             side: side of a cell, in pixels.
@@ -247,11 +247,11 @@ class Atlas:
         """
         grid = self.settings.grid
         sheet = Image.new("RGB", (grid * side, grid * side), "white")
-        for cell in self.cells:
-            pixels = cell.pixels()
-            if pixels is not None:
-                icon = Image.fromarray(on_paper(pixels)).resize((side, side))
-                sheet.paste(icon, (cell.column * side, cell.row * side))
+        icons = [(cell, pixels) for cell in self.cells if (pixels := cell.pixels()) is not None]
+        part = seen_part([pixels for _, pixels in icons]) if icons else ()
+        for cell, pixels in icons:
+            icon = Image.fromarray(on_paper(pixels[part])).resize((side, side))
+            sheet.paste(icon, (cell.column * side, cell.row * side))
         return np.asarray(sheet)
 
     def _repr_html_(self) -> str:

@@ -74,6 +74,35 @@ def trimmed(pictures: UInt8[np.ndarray, "n h w 4"], least: int = 8) -> UInt8[np.
     return pictures[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
+# Outside of this share of the largest opacity, icons show nothing to speak of.
+_SEEN = 0.12
+
+
+def seen_part(
+    icons: Sequence[UInt8[np.ndarray, "h w 4"]],
+) -> tuple[slice, slice]:
+    """The smallest square, of all icons the same, outside of which they show hardly anything.
+
+    Args:
+        icons: of one size, with their opacity.
+    Returns:
+        Rows and columns; all of them where nothing is opaque.
+    """
+    height, width = icons[0].shape[:2]
+    opacity = np.mean([icon[..., 3] for icon in icons], 0, dtype=np.float64)
+    seen = opacity > _SEEN * opacity.max()
+    rows, columns = (np.flatnonzero(seen.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return slice(0, height), slice(0, width)
+    side = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
+    parts = []
+    for found, size in ((rows, height), (columns, width)):
+        long = min(int(side), size)
+        start = int(np.clip((found[0] + found[-1] + 1 - long) // 2, 0, size - long))
+        parts.append(slice(start, start + long))
+    return parts[0], parts[1]
+
+
 def contact_sheet(
     pictures: Sequence[UInt8[np.ndarray, "_ _ _"]],
     *,

@@ -13,8 +13,8 @@ from matplotlib.patches import Rectangle
 
 from opponent.atlas.atlas import Atlas
 from opponent.core.colour import ACTIVATION, activation_colours, balance_colours, on_white
+from opponent.core.pictures import seen_part
 from opponent.core.side import SIDES, Side
-from opponent.explain.crops import seen_part
 from opponent.plots.layout import (
     COLUMN,
     FAINT,

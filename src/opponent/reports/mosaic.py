@@ -13,9 +13,9 @@ from PIL import Image
 from opponent.atlas.atlas import Atlas
 from opponent.core.colour import activation_colours, balance_colours, hex_colours, on_white
 from opponent.core.errors import RunError
+from opponent.core.pictures import seen_part
 from opponent.core.side import Side
 from opponent.core.text import in_deviations
-from opponent.explain.crops import seen_part
 
 # The longer side of an icon, in pixels.
 _ICON = 160
