@@ -58,6 +58,8 @@ SHOWN = UNITS[0]
 SAMPLES = "imagenet-samples"
 # The paper's sizes, but for what would take days: images, and inversions of each unit.
 SCALE = replace(SCALES["paper"], top=2000, grid=12, units=4, tense=2)
+# Cells a side of the atlases of later layers.
+ATLASES = {"17": 10, "18": 7, "19": 7}
 WIDTH = 1400
 # README's row of details: of which picture, and the square of it by left, top and side, in widths.
 DETAILS = {
@@ -139,10 +141,11 @@ def other_layers(network: Network, photographs: Path, work: Path, progress: Prog
         )  # fmt: skip
 
     one = shared(samples, "samples", SCALE)
-    # Icons of half the steps are hardly to be told from the others: see icon-settings.webp.
-    two = shared(f"crops:2:{samples}", "crops", replace(SCALE, grid=10, steps=50))
     entries = [*uniqueness_entries(one), *inversion_entries(one)]
-    entries += [atlas_entry(two, figure) for figure in ("17", "18", "19")]
+    for figure, grid in ATLASES.items():
+        # Icons of half the steps are hardly to be told from the others: see icon-settings.webp.
+        two = shared(f"crops:2:{samples}", "crops", replace(SCALE, grid=grid, steps=50))
+        entries.append(atlas_entry(two, figure))
     for entry in entries:
         for number, path in enumerate(entry.pictures):
             name = f"figure{entry.figure}" + chr(ord("a") + number) * (len(entry.pictures) > 1)
