@@ -322,6 +322,14 @@ def test_ctrl_c_says_how_to_go_on_and_loses_nothing(pictures: Path, tmp_path: Pa
     assert list((folder / "scan").glob("0*.parquet"))
 
 
+def test_the_demo_says_what_network_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opponent.reports.demo.run_demo", lambda folder: folder / "report.html")
+    text = " ".join(within("demo", "--out", tmp_path / "demo").split())
+    assert text.startswith("The network is inceptionv1-small, which ships inside")
+    assert "inceptionv1-bvlc=FILE" in text
+    assert text.endswith("report.html")
+
+
 def test_the_demo_names_a_feature_of_the_embedded_network() -> None:
     network = opponent.load()
     network.layers.check(network.resolve(FEATURE).layer, THROUGH)

@@ -39,8 +39,15 @@ def demo(
     folder: Annotated[Path, typer.Option("--out", help="The run folder.")] = Path("demo"),
 ) -> None:
     """Scan the embedded network over photographs, and write the report of a tense feature."""
+    from opponent.models.catalogue import EMBEDDED
     from opponent.reports.demo import run_demo
 
+    out.print(
+        f"The network is {EMBEDDED}, which ships inside: half as wide as InceptionV1, and trained "
+        "to do as it does. For the real one get the Caffe model zoo's bvlc_googlenet.caffemodel, "
+        "and name it as inceptionv1-bvlc=FILE.",
+        markup=False,
+    )
     out.print(str(run_demo(folder).absolute()), markup=False, soft_wrap=True)
 
 
