@@ -21,6 +21,7 @@ from opponent.atlas.atlas import atlases
 from opponent.core.box import scale_box
 from opponent.core.pictures import on_paper
 from opponent.core.side import Side
+from opponent.core.text import in_deviations
 from opponent.synthesis.inversion import invert_attribution
 from opponent.synthesis.settings import SynthesisSettings
 from opponent.synthesis.transforms import Transforms
@@ -86,7 +87,7 @@ def main() -> None:
         for axes, pixels, value in zip(panel[1:], made.rgba(), final, strict=True):
             box = scale_box(run.receptive_field(feature), run.preprocessing.size, pixels.shape[:2])
             axes.imshow(Image.fromarray(on_paper(pixels[box.slices])))
-            axes.set_title(f"{value / deviation:+.1f} sd", fontsize=7)
+            axes.set_title(in_deviations(value / deviation), fontsize=7)
         for axes in panel:
             axes.axis("off")
     figure.savefig(given.out, dpi=130)
