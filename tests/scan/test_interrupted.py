@@ -87,7 +87,7 @@ def stop(name, signal_number, choose):
 
 def die_at(step):
     """Scan, and die as the step-th file or folder would be flushed, or renamed."""
-    fsync, replace, count = os.fsync, Path.replace, 0
+    fsync, replace, link, count = os.fsync, Path.replace, os.link, 0
 
     def counted(do):
         def wrapper(*arguments):
@@ -98,7 +98,7 @@ def die_at(step):
             return do(*arguments)
         return wrapper
 
-    os.fsync, Path.replace = counted(fsync), counted(replace)
+    os.fsync, Path.replace, os.link = counted(fsync), counted(replace), counted(link)
     scan(f"step{step}", count=7)
 
 

@@ -17,6 +17,7 @@ from opponent.storage import files
 from opponent.storage.files import (
     AnyPath,
     atomic_write,
+    create_text,
     local,
     names,
     opened,
@@ -186,6 +187,22 @@ def test_text_comes_back(tmp_path_factory: pytest.TempPathFactory, text: str) ->
     path = tmp_path_factory.mktemp("text") / "x.txt"
     write_text(path, text)
     assert path.read_bytes().decode() == text
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_many_that_create_a_file_one_succeeds(
+    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not links:
+
+        def link(*_: object) -> None:
+            raise PermissionError("no links here")
+
+        monkeypatch.setattr(os, "link", link)
+    path = tmp_path / "new" / "x.txt"
+    assert [create_text(path, text) for text in ("first", "second")] == [True, False]
+    assert path.read_text() == "first"
+    assert [x.name for x in path.parent.iterdir()] == ["x.txt"]
 
 
 def test_a_sweep_takes_what_was_left_on_any_machine_and_nothing_else(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from tests.support.run_folders import FEATURES, WINDOWS, Batches, images_for, ma
 
 from opponent import Run, RunError
 from opponent.images.imageset import ImageEntry, ImageSet
+from opponent.storage import run_writer
 from opponent.storage.files import _machine
 from opponent.storage.run import SCALARS
 from opponent.storage.run_writer import begin_run, write_shard
@@ -123,6 +124,29 @@ def test_what_a_scan_leaves_that_was_killed_at_its_beginning_is_no_hindrance(
     (tmp_path / f".manifest.{_machine()}4194399.tmp.json").write_bytes(b"half")
     begin_run(tmp_path, manifest_for(2), images_for(2))
     assert {path.name for path in tmp_path.iterdir()} == {"manifest.json", "images.parquet"}
+
+
+def test_of_two_scans_that_begin_at_once_one_has_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = manifest_for(2)
+    other = msgspec.structs.replace(ours, seed=ours.seed + 1)
+
+    def meanwhile(folder: Path) -> bool:
+        monkeypatch.undo()
+        begin_run(folder, other, images_for(2))
+        return True
+
+    monkeypatch.setattr(run_writer, "_is_free", meanwhile)
+    with pytest.raises(RunError, match=r"holds another scan \(seed was 1, is 0\)"):
+        begin_run(tmp_path, ours, images_for(2))
+    assert Run(tmp_path).manifest == other
+    # The same scan twice is no quarrel.
+    monkeypatch.setattr(run_writer, "_is_free", meanwhile)
+    again = tmp_path / "again"
+    again.mkdir()
+    begin_run(again, other, images_for(2))
+    assert Run(again).manifest == other
 
 
 @pytest.mark.parametrize("name", [".git", "notes.txt", "images.parquet", "scan"])

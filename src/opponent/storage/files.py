@@ -91,20 +91,25 @@ def atomic_write(path: AnyPath) -> Iterator[Path]:
             path.fs.put_file(str(temporary), path.path)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{_machine()}{os.getpid()}.tmp{path.suffix}")
+    temporary = _temporary(path)
     _clear(path)
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush(folder: Path) -> None:
+    """Have the names in a folder on the disk."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def _machine() -> str:
@@ -135,6 +140,52 @@ def _lives(process: int) -> bool:
         return False
     except PermissionError:
         pass
+    return True
+
+
+def _temporary(path: Path) -> Path:
+    """The name under which this process writes a file first."""
+    return path.with_name(f".{path.stem}.{_machine()}{os.getpid()}.tmp{path.suffix}")
+
+
+def create_text(path: AnyPath, text: str) -> bool:
+    """Write a text file whole, unless there is one of that name.
+
+    Of several processes that do so at once, one succeeds. Object stores have no such promise: there
+    the last one wins.
+
+    Args:
+        path: of the file.
+        text: its content.
+    Returns:
+        Whether the file was created; False where there was one.
+    """
+    if not isinstance(path, Path):
+        if path.exists():
+            return False
+        write_text(path, text)
+        return True
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    _clear(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links: there the name comes before the text
+            try:
+                with path.open("x", encoding="utf-8") as file:
+                    file.write(text)
+            except FileExistsError:
+                return False
+        _flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
     return True
 
 

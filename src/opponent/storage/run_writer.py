@@ -19,7 +19,7 @@ from opponent.core.errors import RunError
 from opponent.core.text import csv_cell
 from opponent.images.imageset import ImageSet
 from opponent.storage.columns import SCALARS
-from opponent.storage.files import AnyPath, atomic_write, to_path, write_text
+from opponent.storage.files import AnyPath, atomic_write, create_text, to_path, write_text
 from opponent.storage.image_table import image_table
 from opponent.storage.manifest import Manifest
 from opponent.storage.run import CHANNELS, MAPS, UNREADABLE, Run
@@ -38,29 +38,15 @@ def begin_run(folder: str | AnyPath, manifest: Manifest, images: ImageSet) -> Ru
         RunError: the folder holds another scan, or other files.
     """
     folder = to_path(folder)
-    if (folder / "manifest.json").exists():
-        there = Run(folder).manifest
-        ours, theirs = manifest.determining(), there.determining()
-        different = [key for key in ours if ours[key] != theirs.get(key)]
-        if different:
-            changes = "; ".join(_difference(key, theirs.get(key), ours[key]) for key in different)
-            raise RunError(
-                f"{folder} holds another scan ({changes}). Scan into another folder, or delete "
-                "this one"
-            )
-        # The same network may have been loaded by name before, and be handed over now.
-        handed_over = there.network.asked and not manifest.network.asked
-        named = there if handed_over else manifest
-        manifest = msgspec.structs.replace(
-            manifest,
-            network=named.network,
-            crop_plan=there.crop_plan,
-            units_crop_plan=there.units_crop_plan,
-        )
-    elif folder.exists() and not _is_free(folder):
-        raise RunError(f"{folder} exists and is not a run folder; choose a folder of its own")
-    # The manifest comes first: where it lies, all else is ours to write.
-    write_text(folder / "manifest.json", manifest.to_json())
+    path = folder / "manifest.json"
+    # The manifest comes first: where it lies, all else is ours to write. Of several scans that
+    # begin here at once, one creates it, and the others are compared with it.
+    free = not path.exists() and (not folder.exists() or _is_free(folder))
+    if not (free and create_text(path, manifest.to_json())):
+        if not path.exists():
+            raise RunError(f"{folder} exists and is not a run folder; choose a folder of its own")
+        manifest = _continued(Run(folder), manifest)
+        write_text(path, manifest.to_json())
     # Each time anew: the images, or a file of weights, may have moved since.
     write_table(folder / "images.parquet", image_table(images))
     run = Run(folder)
@@ -74,6 +60,34 @@ def begin_run(folder: str | AnyPath, manifest: Manifest, images: ImageSet) -> Ru
         origin=images.origin,
     )
     return run
+
+
+def _continued(run: Run, manifest: Manifest) -> Manifest:
+    """The manifest with which a run goes on.
+
+    Args:
+        run: what the folder holds.
+        manifest: of the scan that goes on.
+    Raises:
+        RunError: it is another scan.
+    """
+    there = run.manifest
+    ours, theirs = manifest.determining(), there.determining()
+    different = [key for key in ours if ours[key] != theirs.get(key)]
+    if different:
+        changes = "; ".join(_difference(key, theirs.get(key), ours[key]) for key in different)
+        raise RunError(
+            f"{run.folder} holds another scan ({changes}). Scan into another folder, or delete "
+            "this one"
+        )
+    # The same network may have been loaded by name before, and be handed over now.
+    handed_over = there.network.asked and not manifest.network.asked
+    return msgspec.structs.replace(
+        manifest,
+        network=(there if handed_over else manifest).network,
+        crop_plan=there.crop_plan,
+        units_crop_plan=there.units_crop_plan,
+    )
 
 
 def write_baseline(run: Run, baseline: Float[Tensor, "k h w"]) -> None:
