@@ -153,17 +153,18 @@ def test_channels_are_visualised_where_settings_are_given(run: Run, embedded: Ne
     quick = SynthesisSettings(steps=1, canvas=(48, 48), transforms=Transforms(draws=1))
     calls: list[tuple[str, int, int]] = []
     answer = who(
-        run, "mixed3b:189", channels=1, crops=0, network=embedded, visualise=quick,
+        run, "mixed3b:189", channels=3, crops=0, network=embedded, visualise=quick,
         progress=lambda *x: calls.append(x),
     )  # fmt: skip
+    made: dict[int, bytes] = {}
     for driver in (*answer.exciting, *answer.inhibiting):
         assert driver.exemplars == ()
         assert driver.visualisation is not None
         assert driver.visualisation.image.shape[2] == 4
         assert np.isfinite(driver.visualisation.image).all()
-    first, second = (side[0].visualisation for side in (answer.exciting, answer.inhibiting))
-    assert first is not None
-    assert second is not None
-    assert first.image.shape != second.image.shape or (first.image != second.image).any()
-    assert calls[-1][1:] == (2, 2)
-    assert all(done <= steps == 2 for _, done, steps in calls)
+        # A channel on both sides has one visualisation, and no two channels have the same.
+        pixels = driver.visualisation.image.tobytes()
+        assert made.setdefault(driver.channel, pixels) == pixels
+    assert len(set(made.values())) == len(made) >= 3
+    assert calls[-1][1:] == (len(made), len(made))
+    assert all(done <= steps == len(made) for _, done, steps in calls)

@@ -25,8 +25,8 @@ from tests.support.explorer import (
 )
 
 from opponent.core.colour import activation_colours, balance_colours, on_white
+from opponent.core.pictures import seen_part
 from opponent.core.text import in_deviations
-from opponent.explain.crops import seen_part
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
