@@ -1,6 +1,6 @@
 """A sheet that compares settings of atlas icons: what each looks like, and what it costs.
 
-    python -m benchmarks.icon_settings RUN --out sheet.png [--cells 7] [--weights FILE]
+    python -m benchmarks.icon_settings RUN --out sheet.png [--cells 7] [--model MODEL=FILE]
 
 RUN holds a finished atlas. Its cells are inverted anew by each setting, all alike otherwise, and
 shown as the atlas shows them: on white, where they are opaque.
@@ -15,9 +15,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import load_file
+from scipy.stats import spearmanr
 
-from opponent import Run, load
+from opponent import Run
 from opponent.atlas.atlas import atlases
+from opponent.cli.opening import scanned_network
 from opponent.core.box import scale_box
 from opponent.core.pictures import on_paper
 from opponent.core.side import Side
@@ -54,11 +56,11 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cells", type=int, default=7)
-    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--model", help="default: as the run names it")
     parser.add_argument("--only", nargs="*", help="names of settings")
     given = parser.parse_args()
     run = Run(given.run)
-    network = load(run.manifest.network.asked or "", weights=given.weights)
+    network = scanned_network(run, model=given.model)
     [atlas] = atlases(run)
     feature, means = atlas.feature, load_file(Path(str(atlas.folder)) / "cells.safetensors")
     cells = atlas.cells
@@ -79,8 +81,8 @@ def main() -> None:
             network, target, feature, run.through, side=Side.BOTH, settings=settings
         )
         seconds = (time.perf_counter() - began) / given.cells
-        final = np.array(made.final.tolist())
-        rank = float(np.corrcoef(final.argsort().argsort(), np.argsort(np.argsort(wanted)))[0, 1])
+        final = made.final.tolist()
+        rank = float(spearmanr(final, wanted).statistic)
         text = f"{name}\n{seconds:.1f} s an icon\nSpearman {rank:.2f}"
         panel[0].text(0, 0.5, text, va="center", fontsize=8)
         print(text.replace("\n", ", "), flush=True)

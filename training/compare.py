@@ -16,18 +16,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import opponent
+from opponent.cli.opening import open_network
+from opponent.core.box import scale_box
 from opponent.core.pictures import on_paper
 from opponent.explain.crops import run_tiles
 from opponent.selection import exciting, inhibiting, tense
 
 UNITS, IMAGES, STEPS, SIDE = 10, 3, 100, 112
 Picture = UInt8[np.ndarray, "h w c"]
-
-
-def opened(text: str) -> opponent.Network:
-    """NAME or NAME=FILE."""
-    name, _, file = text.partition("=")
-    return opponent.load(name, weights=file or None)
 
 
 def square(picture: Picture) -> Picture:
@@ -39,11 +35,9 @@ def square(picture: Picture) -> Picture:
 def cropped(network: opponent.Network, run: opponent.Run, made: opponent.Synthesis) -> Picture:
     """The first synthesised image on white, where the feature sees it."""
     pixels = made.rgba()[0]
-    size, box = network.preprocessing.size, run.receptive_field(made.feature)
-    scale = [pixels.shape[k] / size[k] for k in (0, 1)]
-    rows = slice(round(box.top * scale[0]), round((box.top + box.height) * scale[0]))
-    columns = slice(round(box.left * scale[1]), round((box.left + box.width) * scale[1]))
-    return square(on_paper(pixels[rows, columns]))
+    field, size = run.receptive_field(made.feature), network.preprocessing.size
+    box = scale_box(field, size, pixels.shape[:2])
+    return square(on_paper(pixels[box.slices]))
 
 
 def row(network: opponent.Network, run: opponent.Run, unit: opponent.Feature) -> list[Picture]:
@@ -86,7 +80,7 @@ def main() -> None:
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     for number, text in enumerate(given.networks):
-        network = opened(text)
+        network = open_network(text)
         channels = network.layer(given.layer).shape[0]
         chosen = sorted(np.random.default_rng(0).choice(channels, UNITS, False).tolist())
         units = [f"{given.layer}:{unit}" for unit in chosen]

@@ -1,7 +1,5 @@
 """Commands to look at a run: groups of images, figures, the report, the atlas, the explorer."""
 
-import csv
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +23,7 @@ from opponent.cli.options import (
     Steps,
 )
 from opponent.cli.output import new_table, out, plain, print_paths
-from opponent.core.text import csv_cell
+from opponent.core.text import csv_text
 
 if TYPE_CHECKING:
     from opponent.atlas.atlas import Atlas
@@ -72,11 +70,8 @@ def select(
                 table.add_row(name, "[dim]none among these images[/]")
         out.print(table)
     if csv_file is not None:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
         lines = [("feature", "group", "image", *_COLUMNS), *rows]
-        writer.writerows([csv_cell(value) for value in row] for row in lines)
-        write_text(csv_file, text.getvalue())
+        write_text(csv_file, csv_text(lines))
 
 
 @app.command(rich_help_panel=LOOK, epilog="Example: [bold]opponent figures run --format pdf[/]")

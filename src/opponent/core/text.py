@@ -1,13 +1,17 @@
 """Labels as file names, and numbers as people read them."""
 
+import csv
 import hashlib
+import io
 import re
 import unicodedata
+from collections.abc import Iterable
 
 # File systems take names of 255 bytes; a name here may get a suffix and a digest.
 LONGEST = 100
 # Marks, embeddings, overrides and isolates of the direction of writing. Source: Unicode UAX 9.
 _DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+_CONTROLS = ("Cc", "Zl", "Zp", "Cs")
 # What begins a formula. Source: OWASP, CSV injection.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _PLAIN = str.maketrans({":": "-", "@": "-", ",": "_", "/": "-", " ": "_"})
@@ -47,11 +51,9 @@ def printable(text: str) -> str:
 
 
 def _steers(character: str) -> bool:
-    if character == "\n":
-        return False
-    # Cc: controls. Cf: formats, of which these change the direction; Zl, Zp: line separators.
-    kind = unicodedata.category(character)
-    return kind in ("Cc", "Zl", "Zp", "Cs") or (kind == "Cf" and character in _DIRECTIONS)
+    # Controls, separators of lines and paragraphs, and halves of a character.
+    steering = character in _DIRECTIONS or unicodedata.category(character) in _CONTROLS
+    return steering and character != "\n"
 
 
 def _escaped(character: str) -> str:
@@ -70,6 +72,14 @@ def csv_cell(value: object) -> object:
     if isinstance(value, str) and value.lstrip(" ").startswith(_FORMULA) and not _number(value):
         return f"'{value}"
     return value
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows as the text of a CSV file, without formulas."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([csv_cell(value) for value in row] for row in rows)
+    return text.getvalue()
 
 
 def _number(text: str) -> bool:

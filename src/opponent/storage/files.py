@@ -177,12 +177,12 @@ def create_text(path: AnyPath, text: str) -> bool:
             os.link(temporary, path)
         except FileExistsError:
             return False
-        except OSError:  # a file system without links: there the name comes before the text
+        except OSError:  # a file system without links: an empty file keeps the name for a moment
             try:
-                with path.open("x", encoding="utf-8") as file:
-                    file.write(text)
+                path.touch(exist_ok=False)
             except FileExistsError:
                 return False
+            temporary.replace(path)
         _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)

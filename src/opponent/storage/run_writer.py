@@ -1,7 +1,5 @@
 """What a scan writes into a run folder: the manifest first, then shards, whole, in any order."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from opponent.core.errors import RunError
-from opponent.core.text import csv_cell
+from opponent.core.text import csv_text
 from opponent.images.imageset import ImageSet
 from opponent.storage.columns import SCALARS
 from opponent.storage.files import AnyPath, atomic_write, create_text, to_path, write_text
@@ -169,11 +167,8 @@ def write_summary(run: Run, number: int, summary: Summary) -> None:
 
 def finish_run(run: Run) -> None:
     """Write the list of images that are left out, for people, and the table of all units."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     lines = [("image", "reason"), *run.unreadable().items()]
-    writer.writerows([csv_cell(value) for value in line] for line in lines)
-    write_text(run.folder / "unreadable.csv", text.getvalue())
+    write_text(run.folder / "unreadable.csv", csv_text(lines))
     if run.manifest.units is not None:
         ids = [entry.id for entry in run.images]
         write_table(run.units_file, pa.table(dict(rows(run.summary(), ids))))

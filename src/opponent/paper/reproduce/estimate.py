@@ -35,16 +35,19 @@ def expected_seconds(network: Network, images: int, scale: Scale) -> dict[str, f
     images = min(images, scale.images or images)
     layers, one = len(bottleneck_pairs(network)), seconds_a_pass(network)
     cells = min(FILLED * scale.grid**2, scale.top / scale.least)
-    inversions = min(scale.layers, layers) * scale.units * len(SIDES) * scale.tense
+    inverted = min(scale.layers, layers)
+    inversions = inverted * scale.units * len(SIDES) * scale.tense
     # Three units with three images: accentuations and inversions, and two visualisations each.
     shown = 3 * (3 * 2 * len(SIDES) + 2)
     passes = {
         "exemplars": 3 * images * (VECTORS + SCAN),
         "completeness": min(images, scale.measured) * layers * TOTALS,
         "case study": 2 * images * SCAN + shown * scale.steps * STEP,
-        "atlases": scale.atlases * (min(images, scale.top) * SCAN + cells * scale.steps * STEP),
+        # Candidates, the tensest of them, the means of its cells; then the icons.
+        "atlases": scale.atlases
+        * ((2 * images + min(images, scale.top)) * SCAN + cells * scale.steps * STEP),
         "uniqueness": images * layers * SHARED,
-        "inversions": scale.layers * images * SCAN + inversions * scale.steps * STEP,
+        "inversions": inverted * images * SCAN + inversions * scale.steps * STEP,
     }
     seconds = {name: count * one for name, count in passes.items()}
     return seconds | {"toy models": scale.seeds * TOY / min(2, os.cpu_count() or 1)}

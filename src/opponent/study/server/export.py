@@ -1,13 +1,11 @@
 """Answers and participants as tables: Parquet for programs, CSV for people."""
 
-import csv
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from opponent.core.text import csv_cell
-from opponent.storage.files import atomic_write
+from opponent.core.text import csv_text
+from opponent.storage.files import atomic_write, write_text
 from opponent.study.server.store import Store
 
 
@@ -29,13 +27,6 @@ def export_tables(store: Store, folder: Path) -> list[Path]:
         with atomic_write(path) as temporary:
             pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
         paths += [path, folder / f"{name}.csv"]
-        _write_csv(paths[-1], table)
+        rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
+        write_text(paths[-1], csv_text([table.column_names, *rows]))
     return paths
-
-
-def _write_csv(path: Path, table: pa.Table) -> None:
-    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(table.column_names)
-        for row in zip(*(column.to_pylist() for column in table.columns), strict=True):
-            writer.writerow([csv_cell(value) for value in row])
