@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 import opponent
 from opponent.cli import app
-from opponent.images.decode import Fit
+from opponent.images.fit import Fit
 from opponent.images.loader import load_images
 from opponent.reports import demo
 

@@ -24,7 +24,7 @@ from tests.support.directions import (
 from opponent import Directions, Network, RunError, find_directions, open_images
 from opponent.directions import find_and_save_directions, load_or_find_directions
 from opponent.images.imageset import ImageEntry
-from opponent.images.loader import stream
+from opponent.images.loader import _stream
 from opponent.storage.checkpoints import map_images
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -172,9 +172,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def spy(entries: Sequence[ImageEntry], *given: Any, **named: Any) -> Any:
         counts.append(len(entries))
-        return stream(entries, *given, **named)
+        return _stream(entries, *given, **named)
 
-    monkeypatch.setattr("opponent.images.loader.stream", spy)
+    monkeypatch.setattr("opponent.images.loader._stream", spy)
     return counts
 
 
@@ -234,7 +234,7 @@ def test_a_failure_keeps_what_was_done(
 
     def fails(*given: Any, **named: Any) -> Any:
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) == 3:  # the first tells what the network computes
             raise RuntimeError("out of memory")
         return run(*given, **named)
 
@@ -288,7 +288,7 @@ def test_a_damaged_checkpoint_is_named_and_made_again_once_deleted(
         find_directions(small, pictures, "mixed", count=6, checkpoints=kept)
     shard.unlink()
     again = find_directions(small, pictures, "mixed", count=6, checkpoints=kept)
-    assert decoded == [70, 38, 32]
+    assert decoded == [70, 70]
     assert saved(again, tmp_path / "a.safetensors") == saved(found, tmp_path / "b.safetensors")
 
 

@@ -14,7 +14,8 @@ from tests.support.image_files import GREY, JPEG, RGBA, SHARP, WHOLE, encoded, p
 
 from opponent import Unreadable, open_images
 from opponent.images.archives import expand
-from opponent.images.decode import Fit, decode, load_image
+from opponent.images.decode import decode, load_image
+from opponent.images.fit import Fit
 
 PNG = encoded(SHARP, "PNG")
 

@@ -24,7 +24,8 @@ from tests.support.image_files import (
 from torch.nn import functional
 
 from opponent import Unreadable
-from opponent.images.decode import Fit, decode, fit_image, load_image
+from opponent.images.decode import decode, fit_image, load_image
+from opponent.images.fit import Fit
 from opponent.images.imageset import ImageEntry
 from opponent.images.values import as_picture
 

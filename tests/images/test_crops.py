@@ -12,7 +12,8 @@ from tests.support.scans import paint_shapes
 
 from opponent import Crops, Unreadable, open_images
 from opponent.images.crops import crop_boxes
-from opponent.images.decode import Fit, decode, load_image, shape_of
+from opponent.images.decode import decode, load_image, shape_of
+from opponent.images.fit import Fit
 from opponent.images.imageset import ImageEntry
 
 

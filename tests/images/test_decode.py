@@ -12,7 +12,9 @@ from tests.support.image_files import JPEG, SHARP, TURNS, encoded, entry, writte
 
 from opponent.core.errors import Unreadable
 from opponent.images import decode as decoding
-from opponent.images.decode import Fit, decode, fit_image, load_image
+from opponent.images.content import opened
+from opponent.images.decode import decode, fit_image, load_image
+from opponent.images.fit import Fit
 from opponent.images.loader import stream
 
 
@@ -208,14 +210,16 @@ def test_drafts_are_of_the_same_place(
 )
 def test_drafts_have_at_least_twice_the_pixels(tmp_path: Path, short: int, smaller: int) -> None:
     item = written(tmp_path, "a.jpg", encoded(waves(short, short + 50), "JPEG"))
-    [image], place = decoding._decoded(item, Fit(size=(20, 20), draft=True))
+    with opened(item) as (file, _):
+        [image], place = decoding._decoded(file, item, Fit(size=(20, 20), draft=True))
     assert place.shape == (short, short + 50)
     assert image.size == (-(-(short + 50) // smaller), -(-short // smaller))
     plain, draft = (load_image(item, Fit(size=(20, 20), draft=x)) for x in (False, True))
     same = np.array_equal(plain, draft)
     assert same == (smaller == 1)
     # a larger short side before the crop needs more of the pixels
-    _, finer = decoding._decoded(item, Fit(size=(20, 20), resize=40, draft=True))
+    with opened(item) as (file, _):
+        _, finer = decoding._decoded(file, item, Fit(size=(20, 20), resize=40, draft=True))
     assert finer.smaller == max(1, smaller if short == 900 else smaller // 2)
 
 

@@ -95,7 +95,10 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\
 LINES = st.lists(
     st.lists(NAMES, min_size=1, max_size=3)
     .map("/".join)
-    .filter(lambda line: line == line.strip() and not line.startswith(("#", "\ufeff"))),
+    .filter(lambda line: line == line.strip() and not line.startswith(("#", "\ufeff")))
+    .filter(
+        lambda line: ".tar" not in line.lower() and not line.lower().endswith((".tgz", ".zip"))
+    ),
     min_size=1,
     unique_by=lambda line: PurePath(line).as_posix(),
 )

@@ -17,7 +17,8 @@ import opponent
 from opponent import open_images, scan_images
 from opponent.core.errors import Unreadable
 from opponent.images import loader
-from opponent.images.decode import Fit
+from opponent.images.decode import Loaded
+from opponent.images.fit import Fit
 from opponent.images.imageset import ImageEntry
 from opponent.images.loader import Batch, load_batches, load_images, stream
 
@@ -34,6 +35,20 @@ def wait_until(condition: Callable[[], bool]) -> None:
     pytest.fail("what the test waits for did not happen")
 
 
+def stand_in(
+    monkeypatch: pytest.MonkeyPatch, load: Callable[[ImageEntry, Fit], np.ndarray]
+) -> None:
+    """What loads an image, for tests without files."""
+
+    def load_with_content(item: ImageEntry, fit: Fit) -> Loaded:
+        try:
+            return Loaded(load(item, fit), item.id.encode())
+        except Unreadable as error:
+            return Loaded(Unreadable(error.reason), b"")
+
+    monkeypatch.setattr(loader, "load_with_content", load_with_content)
+
+
 # Streams
 
 
@@ -48,7 +63,7 @@ def test_stream_keeps_the_order(
             raise Unreadable("the fifth")
         return pixel(number)
 
-    monkeypatch.setattr(loader, "load_image", uneven)
+    stand_in(monkeypatch, uneven)
     results = list(stream(numbered(20), Fit(size=(1, 1)), workers=workers, ahead=ahead))
     failed = results.pop(5)
     assert isinstance(failed, Unreadable)
@@ -68,7 +83,7 @@ def test_stream_never_holds_more_than_ahead(monkeypatch: pytest.MonkeyPatch) -> 
         decoded.append(int(item.id))
         return pixel(int(item.id))
 
-    monkeypatch.setattr(loader, "load_image", counting)
+    stand_in(monkeypatch, counting)
     total, ahead = 30, 7
     for consumed, _ in enumerate(stream(numbered(total), Fit(size=(1, 1)), workers=3, ahead=ahead)):
         # all that may be decoded will be, and no more: the one in hand counts
@@ -86,7 +101,7 @@ def test_closing_the_stream_stops_decoding(monkeypatch: pytest.MonkeyPatch) -> N
             gate.wait()
         return pixel(int(item.id))
 
-    monkeypatch.setattr(loader, "load_image", gated)
+    stand_in(monkeypatch, gated)
     before = set(threading.enumerate())
     running = stream(numbered(50), Fit(size=(1, 1)), workers=2, ahead=20)
     next(running)
@@ -108,15 +123,16 @@ import threading
 from pathlib import Path
 import numpy as np
 from opponent.images import loader
-from opponent.images.decode import Fit
+from opponent.images.decode import Loaded
+from opponent.images.fit import Fit
 from opponent.images.imageset import ImageEntry
 
 def load_image(entry, fit):
     if entry.id != "0":
         threading.Event().wait()
-    return np.zeros((1, 1, 3), dtype=np.uint8)
+    return Loaded(np.zeros((1, 1, 3), dtype=np.uint8), b"")
 
-loader.load_image = load_image
+loader.load_with_content = load_image
 entries = [ImageEntry(id=str(n), path=Path("x")) for n in range(50)]
 for image in loader.stream(entries, Fit(size=(1, 1))):
     raise KeyboardInterrupt
@@ -141,7 +157,7 @@ class Pictures:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, unreadable: set[int]) -> None:
         self.loaded: list[int] = []
         self.unreadable = unreadable
-        monkeypatch.setattr(loader, "load_image", self.load)
+        stand_in(monkeypatch, self.load)
 
     def load(self, item: ImageEntry, _fit: Fit) -> np.ndarray:
         number = int(item.id)
@@ -250,7 +266,7 @@ def test_what_is_not_the_files_fault_is_raised(monkeypatch: pytest.MonkeyPatch) 
     def exhaust(_entry: ImageEntry, _fit: Fit) -> np.ndarray:
         raise MemoryError("no memory for this test")
 
-    monkeypatch.setattr(loader, "load_image", exhaust)
+    stand_in(monkeypatch, exhaust)
     with pytest.raises(MemoryError, match="no memory for this test"):
         batches(2, batch_size=2)
     with pytest.raises(MemoryError, match="no memory for this test"):

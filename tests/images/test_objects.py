@@ -11,7 +11,8 @@ from tests.support.image_files import GREY, SHARP, as_rgb
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from opponent import ImageSet, Unreadable, open_images
-from opponent.images.decode import Fit, decode, load_image
+from opponent.images.decode import decode, load_image
+from opponent.images.fit import Fit
 from opponent.images.loader import stream
 
 TENSOR = torch.from_numpy(SHARP).permute(2, 0, 1)

@@ -8,7 +8,8 @@ import pytest
 from tests.support.image_files import entry, in_new_interpreter
 
 from opponent.images import photos
-from opponent.images.decode import Fit, decode, load_image
+from opponent.images.decode import decode, load_image
+from opponent.images.fit import Fit
 from opponent.images.sources import open_images
 
 needs_demo = pytest.mark.skipif(

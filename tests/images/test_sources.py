@@ -12,7 +12,8 @@ from PIL import Image
 from tests.support.image_files import GREY, SHARP, encoded
 
 from opponent.core.errors import Unreadable
-from opponent.images.decode import Fit, decode, fit_image, load_image
+from opponent.images.decode import decode, fit_image, load_image
+from opponent.images.fit import Fit
 from opponent.images.imageset import ImageEntry, ImageSet
 from opponent.images.loader import stream
 from opponent.images.sources import ImageSource, open_images

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from opponent import Preprocessing
-from opponent.images.decode import Fit
+from opponent.images.fit import Fit
 from opponent.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 

@@ -150,7 +150,7 @@ def test_the_table_of_images_says_where_in_an_archive(tmp_path: Path) -> None:
     run = scan_images(two_convolutions(), path, "two:3", "relu", out=tmp_path / "run", **SIZES)
     table = pq.read_table(run.folder / "images.parquet")
     assert table.column_names[2:] == [
-        "top", "left", "height", "width", "offset", "length", "zipped"
+        "top", "left", "height", "width", "offset", "length", "zipped", "content"
     ]  # fmt: skip
     assert set(table["path"].to_pylist()) == {str(path)}
     # Changed since: told, not read from the wrong place.

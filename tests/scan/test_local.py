@@ -64,7 +64,7 @@ def test_crops_come_back_with_their_boxes(small: Network, tmp_path: Path, pictur
     assert run.columns(run.features[0]).images == ("000@2,3+10x12", "all")
     assert "is not inside the photograph" in run.unreadable()["000@0,0+9999"]
     table = pq.read_table(run.folder / "images.parquet")
-    assert table.column_names == ["image", "path", "top", "left", "height", "width"]
+    assert table.column_names == ["image", "path", "top", "left", "height", "width", "content"]
     assert table["width"].to_pylist() == [12, None, 9999]
 
 
@@ -287,7 +287,10 @@ def test_a_full_disk_breaks_nothing_and_the_scan_goes_on(
         failures += 1
         after = files(out)
         assert not [name for name in after if "tmp" in name]
-        assert all(after[name] == content for name, content in before.items())
+        # At the end the list of images learns what their files held.
+        changed = {name for name, content in before.items() if after[name] != content}
+        assert changed <= {"images.parquet"}
+        assert "images.parquet" not in after or len(Run(out).images) == len(whole[0].images)
     assert failures > 5
     assert files(out) == whole[1]
 

@@ -15,7 +15,8 @@ from tests.support.scans import SIZE, Branched
 
 from opponent import Feature, ImageSet, Network, Preprocessing, Run, attribute, scan_images
 from opponent.attribution.attribute import attribute_each
-from opponent.images.decode import Fit, load_image
+from opponent.images.decode import load_image
+from opponent.images.fit import Fit
 from opponent.images.imageset import ImageEntry
 from opponent.scan.shard import _fitting
 from opponent.storage.run import CHANNELS, MAPS, SCALARS

@@ -182,9 +182,9 @@ def test_one_summary_is_held_at_a_time(scanned: Run, monkeypatch: pytest.MonkeyP
     """While all are merged, none but the sum and the one that is read are alive."""
     summaries: list[weakref.ref[Summary]] = []
     alive = []
-    read, initialise = Summary.from_bytes, Summary.__init__
+    read, initialise = Summary.from_arrays, Summary.__init__
 
-    def watched(data: bytes) -> Summary:
+    def watched(data: dict[str, np.ndarray]) -> Summary:
         alive.append(sum(x() is not None for x in summaries))
         return read(data)
 
@@ -192,7 +192,7 @@ def test_one_summary_is_held_at_a_time(scanned: Run, monkeypatch: pytest.MonkeyP
         initialise(self, **values)
         summaries.append(weakref.ref(self))
 
-    monkeypatch.setattr(Summary, "from_bytes", watched)
+    monkeypatch.setattr(Summary, "from_arrays", watched)
     monkeypatch.setattr(Summary, "__init__", remember)
     assert scanned.summary().count == 11
     # The first; then the sum, and what was read last.

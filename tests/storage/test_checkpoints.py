@@ -17,7 +17,8 @@ from opponent.storage.checkpoints import CheckpointFolder, map_images, plain, qu
 from opponent.storage.files import AnyPath, to_path
 
 NETWORK = Network(
-    nn.Conv2d(3, 1, 1), preprocessing=Preprocessing(size=(4, 6), mean=(0.0,) * 3, std=(1.0,) * 3)
+    nn.Sequential(nn.Conv2d(3, 1, 1)),
+    preprocessing=Preprocessing(size=(4, 6), mean=(0.0,) * 3, std=(1.0,) * 3),
 )
 GOOD = [i for i in range(11) if i != 5]
 
@@ -164,6 +165,7 @@ def test_all_images_are_computed_once_and_in_order(pictures: Path, tmp_path: Pat
         NETWORK,
         open_images(pictures),
         compute,
+        until="0",
         batch_size=3,
         shard_size=4,
         what="means",
@@ -181,7 +183,7 @@ def test_an_interruption_costs_its_shard_and_changes_no_byte(
 ) -> None:
     images = open_images(pictures)
     whole = CheckpointFolder(tmp_path / "whole", {})
-    map_images(whole, NETWORK, images, means, batch_size=3, shard_size=4)
+    map_images(whole, NETWORK, images, means, until="0", batch_size=3, shard_size=4)
     broken, calls = CheckpointFolder(tmp_path / "broken", {}), 0
 
     def stop(inputs: torch.Tensor, numbers: np.ndarray) -> dict[str, np.ndarray]:
@@ -192,7 +194,7 @@ def test_an_interruption_costs_its_shard_and_changes_no_byte(
         return means(inputs, numbers)
 
     with pytest.raises(KeyboardInterrupt):
-        map_images(broken, NETWORK, images, stop, batch_size=3, shard_size=4)
+        map_images(broken, NETWORK, images, stop, until="0", batch_size=3, shard_size=4)
     again: list[list[int]] = []
     seen: list[int] = []
 
@@ -201,7 +203,7 @@ def test_an_interruption_costs_its_shard_and_changes_no_byte(
         return means(inputs, numbers)
 
     arrays, ids, unreadable = map_images(
-        broken, NETWORK, images, go_on, batch_size=3, shard_size=4,
+        broken, NETWORK, images, go_on, until="0", batch_size=3, shard_size=4,
         progress=lambda _what, done, _total: seen.append(done),
     )  # fmt: skip
     assert again == [[4, 6, 7], [8, 9, 10]]  # but for the first shard
@@ -217,7 +219,7 @@ def test_an_interruption_costs_its_shard_and_changes_no_byte(
 
 def test_shards_in_the_middle_that_are_missing_are_computed(pictures: Path, tmp_path: Path) -> None:
     images, checkpoints = open_images(pictures), CheckpointFolder(tmp_path / "out", {})
-    wanted = map_images(checkpoints, NETWORK, images, means, batch_size=3, shard_size=2)
+    wanted = map_images(checkpoints, NETWORK, images, means, until="0", batch_size=3, shard_size=2)
     for number in (1, 4):
         checkpoints.drop(f"images-{number:06d}")
     again: list[list[int]] = []
@@ -226,7 +228,9 @@ def test_shards_in_the_middle_that_are_missing_are_computed(pictures: Path, tmp_
         again.append(numbers.tolist())
         return means(inputs, numbers)
 
-    arrays, *rest = map_images(checkpoints, NETWORK, images, compute, batch_size=3, shard_size=2)
+    arrays, *rest = map_images(
+        checkpoints, NETWORK, images, compute, until="0", batch_size=3, shard_size=2
+    )
     # No batch holds images of two shards.
     assert again == [[2, 3], [8, 9]]
     assert np.array_equal(arrays["red"], wanted[0]["red"])
@@ -235,18 +239,18 @@ def test_shards_in_the_middle_that_are_missing_are_computed(pictures: Path, tmp_
 
 def test_what_is_finished_is_read_and_not_computed(pictures: Path, tmp_path: Path) -> None:
     images, checkpoints = open_images(pictures), CheckpointFolder(tmp_path / "out", {})
-    wanted = map_images(checkpoints, NETWORK, images, means, batch_size=3, shard_size=4)
+    wanted = map_images(checkpoints, NETWORK, images, means, until="0", batch_size=3, shard_size=4)
     seen: list[tuple[str, int, int]] = []
     arrays, *rest = map_images(
         checkpoints, NETWORK, images, lambda *_: pytest.fail("it was computed again"),
-        batch_size=3, shard_size=4, progress=lambda *step: seen.append(step),
+        until="0", batch_size=3, shard_size=4, progress=lambda *step: seen.append(step),
     )  # fmt: skip
     assert np.array_equal(arrays["red"], wanted[0]["red"])
     assert rest == list(wanted[1:])
     assert seen == [("images", 11, 11)]
     checkpoints.path("images-000001").write_bytes(b"half")
     with pytest.raises(RunError, match=r"images-000001\.safetensors is damaged"):
-        map_images(checkpoints, NETWORK, images, means, batch_size=3, shard_size=4)
+        map_images(checkpoints, NETWORK, images, means, until="0", batch_size=3, shard_size=4)
 
 
 def test_a_shard_that_cannot_be_read_at_all_is_finished(pictures: Path, tmp_path: Path) -> None:
@@ -255,7 +259,7 @@ def test_a_shard_that_cannot_be_read_at_all_is_finished(pictures: Path, tmp_path
     images, checkpoints = open_images(pictures), CheckpointFolder(tmp_path / "out", {})
     for compute in (means, lambda *_: pytest.fail("it was computed again")):
         arrays, ids, unreadable = map_images(
-            checkpoints, NETWORK, images, compute, batch_size=3, shard_size=4
+            checkpoints, NETWORK, images, compute, until="0", batch_size=3, shard_size=4
         )
         assert np.allclose(arrays["red"], [0, 1, 2, 3, 8, 9, 10])
         assert len(ids) == 7
@@ -276,6 +280,7 @@ def test_no_readable_image_is_an_error(tmp_path: Path) -> None:
             NETWORK,
             open_images(tmp_path / "pictures"),
             means,
+            until="0",
             batch_size=3,
         )
 
@@ -289,7 +294,13 @@ def test_images_whose_numbers_are_not_finite_are_left_out(pictures: Path, tmp_pa
 
     images = open_images(pictures, size=(4, 6))
     arrays, ids, left_out = map_images(
-        CheckpointFolder(tmp_path / "out", {}), NETWORK, images, fragile, batch_size=3, shard_size=4
+        CheckpointFolder(tmp_path / "out", {}),
+        NETWORK,
+        images,
+        fragile,
+        until="0",
+        batch_size=3,
+        shard_size=4,
     )
     kept = [i for i in GOOD if i not in (3, 8)]
     assert ids == tuple(f"{i:02d}.png" for i in kept)

@@ -30,7 +30,7 @@ from opponent.storage.run_writer import begin_run
 def test_the_manifest_comes_back(run: Run) -> None:
     manifest = manifest_for(5)
     assert Run(run.folder).manifest == manifest
-    assert json.loads(manifest.to_json())["format"] == 3
+    assert json.loads(manifest.to_json())["format"] == 4
     assert run.features == FEATURES
     assert run.preprocessing == Preprocessing(size=(8, 9), mean=(0.5,) * 3, std=(1.0,) * 3)
     assert run.through_window(FEATURES[0]) == Box(top=0, left=1, height=2, width=3)
@@ -119,7 +119,7 @@ def test_boxes_come_back() -> None:
 def test_what_does_not_determine_numbers_is_left_out() -> None:
     values = FULL.determining()
     assert set(values) == set(VALUES) - {"crop_plan", "units_crop_plan"}
-    assert set(values["network"]) == set(VALUES["network"]) - {"weights_file", "asked"}
+    assert set(values["network"]) == set(VALUES["network"]) - {"weights_file", "asked", "signature"}
     assert set(values["images"]) == {"count", "sha256"}
     assert {key: value for key, value in values.items() if key not in ("network", "images")} == {
         key: VALUES[key] for key in values if key not in ("network", "images")
@@ -217,7 +217,7 @@ WRONG: list[tuple[tuple[str | int, ...], object, str]] = [
     (("kept", "keep"), GONE, "keep` - at `$.kept"),
     (("kept", "deviations"), [1.0], "2 features have 1 deviations"),
     (("kept", "deviations"), [1.0, float("nan")], "$.kept.deviations[1]"),
-    (("format",), 3.0, "$.format"),
+    (("format",), 4.0, "$.format"),
     (("new",), {}, "unknown field `new`"),
 ]
 
@@ -263,7 +263,7 @@ def test_what_json_cannot_say_is_refused_all_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("depth", [100, 990, 100_000])
-@pytest.mark.parametrize("place", ['{"format": 3, "versions": ', "", '{"format": '])
+@pytest.mark.parametrize("place", ['{"format": 4, "versions": ', "", '{"format": '])
 def test_depth_is_damage(tmp_path: Path, depth: int, place: str) -> None:
     end = "}" if place else ""
     path = written(tmp_path, place + "[" * depth + "]" * depth + end)
@@ -315,7 +315,7 @@ def test_a_truncated_manifest_is_told(
 
 
 @pytest.mark.parametrize(
-    "content", [b"[]", b"null", b"{}", b'{"format": 3}', b'{"format": 3, "new": 2}', b"\xff\xfe"]
+    "content", [b"[]", b"null", b"{}", b'{"format": 4}', b'{"format": 4, "new": 2}', b"\xff\xfe"]
 )
 def test_a_manifest_of_another_form_is_told(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "manifest.json").write_bytes(content)
@@ -325,6 +325,6 @@ def test_a_manifest_of_another_form_is_told(tmp_path: Path, content: bytes) -> N
 
 def test_a_manifest_of_another_version_is_told(run: Run) -> None:
     path = run.folder / "manifest.json"
-    path.write_text(path.read_text().replace('"format": 3', '"format": 9'))
-    with pytest.raises(RunError, match=r"has format 9, this version .* reads format 3; scan again"):
+    path.write_text(path.read_text().replace('"format": 4', '"format": 9'))
+    with pytest.raises(RunError, match=r"has format 9, this version .* reads format 4; scan again"):
         Run(run.folder)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import Float
+from safetensors.numpy import load
 
 from opponent.storage.summary import QUANTILES, SCORES, Summary, merge, rows, summarise
 
@@ -80,7 +81,7 @@ def test_extremes_are_those_of_a_sorted_list(values: Float[np.ndarray, "n u s"],
 def test_a_summary_comes_back_from_its_bytes(values: Float[np.ndarray, "n u s"], keep: int) -> None:
     numbers = np.arange(len(values)) * 1000
     summary = summarise(values, numbers, keep)
-    found = Summary.from_bytes(summary.to_bytes())
+    found = Summary.from_arrays(load(summary.to_bytes()))
     for each in fields(Summary):
         np.testing.assert_array_equal(getattr(found, each.name), getattr(summary, each.name))
         assert np.asarray(getattr(found, each.name)).dtype == (

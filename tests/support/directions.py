@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from opponent import Directions, Network, Preprocessing, open_images
-from opponent.images.decode import Fit, load_image
+from opponent.images.decode import load_image
+from opponent.images.fit import Fit
 from opponent.images.imageset import ImageEntry
 
 SIZE = (12, 10)

@@ -36,7 +36,8 @@ from opponent import (
 from opponent.attribution.attribute import attribute_each
 from opponent.core.progress import silent
 from opponent.core.side import SIDES, Side
-from opponent.images.decode import Fit, load_image
+from opponent.images.decode import load_image
+from opponent.images.fit import Fit
 from opponent.selection import tense
 from opponent.synthesis import objectives
 from opponent.synthesis.objectives import DotCosine, dot_cosine

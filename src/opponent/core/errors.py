@@ -35,6 +35,10 @@ class RunError(RuntimeError):
     """
 
 
+class Changed(RunError):
+    """An image whose content is another than it was when it was scanned."""
+
+
 class UnknownGeometry(RuntimeError):
     """The network does something that makes it impossible to say what a position depends on."""
 

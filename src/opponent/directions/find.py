@@ -190,7 +190,7 @@ def _hidden_vectors(
         return {"vectors": vectors.float().cpu().numpy()}
 
     arrays, _, _ = map_images(
-        folder, network, images, compute, batch_size=BATCH, what="hidden vectors",
-        progress=progress,
+        folder, network, images, compute, until=layer, batch_size=BATCH,
+        what="hidden vectors", progress=progress,
     )  # fmt: skip
     return arrays["vectors"]

@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from fractions import Fraction
 from io import BytesIO
 from pathlib import PurePath
@@ -14,11 +13,12 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from opponent.core.errors import Unreadable
+from opponent.core.errors import Changed, Unreadable
 from opponent.core.text import one_line
-from opponent.images.archives import open_entry
 from opponent.images.arrays import NPY, ZIP, read_array
 from opponent.images.bands import Raw, load_pixels, rgb_of, unit_bands, unit_pixels
+from opponent.images.content import Source, opened
+from opponent.images.fit import Fit
 from opponent.images.formats import (
     FROM_BOTTOM,
     FROM_RIGHT,
@@ -32,68 +32,11 @@ from opponent.images.formats import (
     plugin_for,
 )
 from opponent.images.imageset import ImageEntry
-from opponent.images.values import Decoded, Range, check_range
+from opponent.images.values import Decoded
 
 # What libjpeg divides the sides by, and how many times the pixels wanted must be left: `Fit` says
 # what fewer would change. Pillow's `Image.thumbnail` has the same 2.
 _DRAFTS, _SPARE = (8, 4, 2), 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fit:
-    """How a photograph is brought to the size that a network takes.
-
-    Torchvision's Resize and CenterCrop, but for rounding: antialiased bilinear interpolation, then
-    the centre; enlarged where the image is small.
-
-    Args:
-        size: (height, width) of the result in pixels.
-        resize: pixels that the short side is scaled to before the crop. None, or fewer than it
-            takes to cover `size`: as many as just cover it.
-        draft: decode a JPEG at 1/2, 1/4 or 1/8 of its sides, where that leaves at least twice as
-            many as are wanted: several times as fast on large photographs (`benchmarks.decode`),
-            but other pixels. They moved SqueezeNet 1.1's activations by 2 to 7 % of their norm
-            (medians of 10 to 100 photographs, from early layers to late), a quarter to a half of
-            what saving the network's input as JPEG of quality 95 does. With as many pixels as
-            wanted, and not twice as many, it would be 4 to 23 %. So it is for those who ask, and
-            a scan of drafts is another scan.
-        channels: bands of the result.
-        value_range: the values that become 0 and 1; None leaves that to the image.
-    Raises:
-        ValueError: a size, resize or number of channels below 1, or a range that is none.
-    """
-
-    size: tuple[int, int]
-    resize: int | None = None
-    draft: bool = False
-    channels: int = 3
-    value_range: Range | None = None
-
-    @property
-    def in_bytes(self) -> bool:
-        """Whether the result is 8-bit RGB; else it is floats, with 0 for black and 1 for white."""
-        return self.channels == 3 and self.value_range is None
-
-    def __post_init__(self) -> None:
-        check_range(self.value_range)
-        if self.channels < 1:
-            raise ValueError(f"{self.channels} channels: give at least 1")
-        if min(self.size) < 1 or (self.resize is not None and self.resize < 1):
-            raise ValueError(
-                f"size {self.size} and resize {self.resize} are in pixels: give at least 1"
-            )
-
-    def enlarged(self, factor: int) -> "Fit":
-        """The same part of a photograph, so many times as large."""
-        height, width = self.size
-        resize = None if self.resize is None else self.resize * factor
-        return replace(self, size=(height * factor, width * factor), resize=resize)
-
-    def scale(self, shape: tuple[int, int]) -> Fraction:
-        """What a photograph of (height, width) pixels is scaled by."""
-        # Fractions, because a side scaled to exactly 224 must not be rounded down to 223.
-        covering = max(Fraction(self.size[0], shape[0]), Fraction(self.size[1], shape[1]))
-        return max(covering, Fraction(self.resize or 1, min(shape)))
 
 
 class _Place(NamedTuple):
@@ -113,6 +56,20 @@ class _Place(NamedTuple):
 
 # An image in RGB, or each band of one as floats.
 _Bands = tuple[Image.Image, ...]
+
+
+class Loaded(NamedTuple):
+    """An image, or why it cannot be read; and the digest of its content, empty where there is none.
+
+    Args:
+        image: the image.
+        content: as `images.content` gives it.
+    """
+
+    image: Decoded | Unreadable
+    content: bytes
+
+
 # What `shape_of` looks through: any file that can be read, and the fewest pixels.
 _SHAPE = Fit(size=(1, 1), draft=True, value_range=(0, 65535))
 
@@ -131,7 +88,8 @@ def decode(entry: ImageEntry) -> Image.Image:
             and for more pixels than `PIL.Image.MAX_IMAGE_PIXELS`, a guard against decompression
             bombs.
     """
-    [image], _ = _decoded(entry, None)
+    with _reasons(), opened(entry) as (source, _):
+        [image], _ = _decoded(source, entry, None)
     return image
 
 
@@ -143,20 +101,19 @@ def shape_of(entry: ImageEntry) -> tuple[int, int]:
     """
     if entry.box is not None:
         return entry.box[2:]
-    with _reasons():
-        return _raw(entry, _SHAPE)[1].shape
+    with _reasons(), opened(entry) as (source, _):
+        return _raw(source, entry, _SHAPE)[1].shape
 
 
-def _decoded(entry: ImageEntry, fit: Fit | None) -> tuple[_Bands, _Place]:
+def _decoded(source: Source, entry: ImageEntry, fit: Fit | None) -> tuple[_Bands, _Place]:
     """The bands that a network takes; None for 8-bit RGB."""
-    with _reasons():
-        raw, place = _raw(entry, fit)
-        bands = (
-            (rgb_of(raw),)
-            if fit is None or fit.in_bytes
-            else unit_bands(raw, fit.channels, fit.value_range)
-        )
-        return _crop(bands, place, entry.box)
+    raw, place = _raw(source, entry, fit)
+    bands = (
+        (rgb_of(raw),)
+        if fit is None or fit.in_bytes
+        else unit_bands(raw, fit.channels, fit.value_range)
+    )
+    return _crop(bands, place, entry.box)
 
 
 @contextmanager
@@ -164,7 +121,7 @@ def _reasons() -> Iterator[None]:
     """Anything that goes wrong with an image, as the reason why it cannot be read."""
     try:
         yield
-    except (MemoryError, Unreadable):
+    except (MemoryError, Unreadable, Changed):
         raise
     except PermissionError as error:
         raise Unreadable("permission denied") from error
@@ -172,40 +129,11 @@ def _reasons() -> Iterator[None]:
         raise Unreadable(f"cannot be read: {one_line(error)}") from error
 
 
-def _raw(entry: ImageEntry, fit: Fit | None) -> tuple[Raw, _Place]:
-    if entry.path is None:
-        raw = _from_source(entry)
-        return raw, _Place.whole(raw)
-    with open_entry(entry) as file:
-        name = entry.path if entry.member is None else PurePath(entry.id)
-        return _read(file, name.suffix.lower(), entry.box, fit)
-
-
-def _from_source(entry: ImageEntry) -> Raw:
-    """The photograph that an image source of the user's own gives."""
-    if entry.read is None:
-        raise Unreadable("it is no file, and its image source was not handed over")
-    try:
-        picture = entry.read(entry.id)
-    except (MemoryError, Unreadable):
-        raise
-    except Exception as error:  # of the user's own code
-        raise Unreadable(one_line(error)) from error
-    if isinstance(picture, np.ndarray):
-        if picture.ndim not in (2, 3):
-            raise Unreadable(
-                f"its image source gave an array of shape {picture.shape}, not (height, width) or "
-                "(height, width, channels)"
-            )
-        shape = picture.shape[:2]
-    elif isinstance(picture, Image.Image):
-        shape = picture.size
-    else:
-        kind = type(picture).__name__
-        raise Unreadable(f"its image source gave {kind}, not a PIL image or an array")
-    if not all(shape):
-        raise Unreadable("its image source gave an image without pixels")
-    return picture
+def _raw(source: Source, entry: ImageEntry, fit: Fit | None) -> tuple[Raw, _Place]:
+    if isinstance(source, Image.Image | np.ndarray):
+        return source, _Place.whole(source)
+    name = entry.path if entry.path and entry.member is None else PurePath(entry.id)
+    return _read(source, name.suffix.lower(), entry.box, fit)
 
 
 def fit_image(image: Image.Image, fit: Fit) -> UInt8[np.ndarray, "h w 3"]:
@@ -234,7 +162,38 @@ def load_image(entry: ImageEntry, fit: Fit) -> Decoded:
     Raises:
         Unreadable: as `decode`; other bands than the network takes.
     """
-    bands, place = _decoded(entry, fit)
+    with _reasons(), opened(entry) as (source, _):
+        return _loaded(source, entry, fit)
+
+
+def load_with_content(entry: ImageEntry, fit: Fit) -> Loaded:
+    """As `load_image`, with the digest of the image's content; what is unreadable is returned.
+
+    Raises:
+        Changed: the entry says that its content was another.
+    """
+    content = b""
+    try:
+        with _reasons(), opened(entry, digested=True) as (source, content):
+            return Loaded(_loaded(source, entry, fit), content)
+    except Unreadable as error:
+        # A new one: the old one's traceback would keep the file's bytes in memory.
+        return Loaded(Unreadable(error.reason), content)
+
+
+def digest_of(entry: ImageEntry) -> bytes:
+    """The digest of an image's content as it is now.
+
+    Raises:
+        Unreadable: it cannot be opened.
+        Changed: the entry says that it was another.
+    """
+    with _reasons(), opened(entry, digested=True) as (_, content):
+        return content
+
+
+def _loaded(source: Source, entry: ImageEntry, fit: Fit) -> Decoded:
+    bands, place = _decoded(source, entry, fit)
     fitted = tuple(_fitted(band, place, fit) for band in bands)
     return np.array(fitted[0]) if fit.in_bytes else unit_pixels(fitted)
 

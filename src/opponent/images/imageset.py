@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, overload
@@ -50,6 +50,8 @@ class ImageEntry:
         member: which part of the file it is, where the file is an archive.
         box: (top, left, height, width) of a crop of the upright photograph, in its own pixels.
         read: gives the upright photograph for the id, where there is no file.
+        content: what its content is known to be, as `images.content.digest_of` gives it; an image
+            of another content is refused.
     """
 
     id: str
@@ -57,6 +59,7 @@ class ImageEntry:
     member: Member | None = None
     box: tuple[int, int, int, int] | None = None
     read: Callable[[str], Picture] | None = field(default=None, compare=False, repr=False)
+    content: bytes | None = field(default=None, compare=False, repr=False)
 
     @property
     def where(self) -> str:
@@ -139,6 +142,16 @@ class ImageSet(Sequence[ImageEntry]):
         """
         lines = (json.dumps([e.id, e.box, e.bytes]) + "\n" for e in self.entries)
         return hashlib.sha256("".join(lines).encode("ascii")).hexdigest()
+
+    def with_contents(self, contents: Sequence[bytes | None]) -> "ImageSet":
+        """The same images, with what their contents are known to be.
+
+        Args:
+            contents: of each image the digest of its content; None where that is not known.
+        """
+        known = zip(self.entries, contents, strict=True)
+        entries = tuple(replace(entry, content=content) for entry, content in known)
+        return replace(self, entries=entries)
 
     def find(self, id: str) -> ImageEntry:
         """The one entry with this id, this file name, or an id that ends so.

@@ -14,12 +14,12 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from opponent.core.errors import Unreadable
-from opponent.images.decode import Fit, load_image
+from opponent.images.decode import Loaded, load_with_content
+from opponent.images.fit import Fit
 from opponent.images.imageset import ImageEntry
 from opponent.images.values import Decoded
 
-_Loaded = Decoded | Unreadable
-_Job = tuple[Future[_Loaded], ImageEntry]
+_Job = tuple[Future[Loaded], ImageEntry]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,7 @@ class Batch:
         numbers: their places among the entries.
         pixels: the images.
         unreadable: reasons by place, of the images since the batch before that cannot be read.
+        contents: digests by place, of all images since the batch before.
         done: how many entries have been worked on, this batch's among them.
         ends_group: whether it is the last batch of its group.
     """
@@ -39,6 +40,7 @@ class Batch:
     numbers: tuple[int, ...]
     pixels: UInt8[np.ndarray, "n h w 3"] | Float32[np.ndarray, "n h w c"]
     unreadable: dict[int, str] = field(default_factory=dict)
+    contents: dict[int, bytes] = field(default_factory=dict)
     done: int
     ends_group: bool
 
@@ -62,44 +64,49 @@ def load_batches(
         Batches. The last of a group always comes, with no image if none is left. Closing the
         generator drops what has not begun.
     """
-    loaded = stream(entries, fit, ahead=max(64, 2 * batch_size))
+    loaded = _stream(entries, fit, _threads(None), max(64, 2 * batch_size))
     end = 0
     with closing(loaded):
         for group, length in enumerate([len(entries)] if groups is None else groups):
-            numbers, pixels, unreadable = list[int](), list[np.ndarray](), dict[int, str]()
+            gathered = _Gathered(group, fit)
             end += length
             for number in range(end - length, end):
-                image = next(loaded)
-                if isinstance(image, Unreadable):
-                    unreadable[number] = image.reason
-                else:
-                    numbers.append(number)
-                    pixels.append(image)
-                if len(pixels) == batch_size and number < end - 1:
-                    yield _batch(group, numbers, pixels, unreadable, fit, number + 1, False)
-                    numbers, pixels, unreadable = [], [], {}
-            yield _batch(group, numbers, pixels, unreadable, fit, end, True)
+                gathered.add(number, next(loaded))
+                if len(gathered.pixels) == batch_size and number < end - 1:
+                    yield gathered.batch(number + 1)
+                    gathered = _Gathered(group, fit)
+            yield gathered.batch(end, ends_group=True)
 
 
-def _batch(
-    group: int,
-    numbers: list[int],
-    pixels: list[np.ndarray],
-    unreadable: dict[int, str],
-    fit: Fit,
-    done: int,
-    ends_group: bool,
-) -> Batch:
-    kind = np.uint8 if fit.in_bytes else np.float32
-    nothing = np.empty((0, *fit.size, fit.channels), kind)
-    return Batch(
-        group=group,
-        numbers=tuple(numbers),
-        pixels=np.stack(pixels) if pixels else nothing,
-        unreadable=unreadable,
-        done=done,
-        ends_group=ends_group,
-    )
+class _Gathered:
+    """What a batch will hold."""
+
+    def __init__(self, group: int, fit: Fit) -> None:
+        self.group, self.fit = group, fit
+        self.numbers, self.pixels = list[int](), list[np.ndarray]()
+        self.unreadable, self.contents = dict[int, str](), dict[int, bytes]()
+
+    def add(self, number: int, loaded: Loaded) -> None:
+        self.contents[number] = loaded.content
+        if isinstance(loaded.image, Unreadable):
+            self.unreadable[number] = loaded.image.reason
+        else:
+            self.numbers.append(number)
+            self.pixels.append(loaded.image)
+
+    def batch(self, done: int, *, ends_group: bool = False) -> Batch:
+        fit = self.fit
+        kind = np.uint8 if fit.in_bytes else np.float32
+        nothing = np.empty((0, *fit.size, fit.channels), kind)
+        return Batch(
+            group=self.group,
+            numbers=tuple(self.numbers),
+            pixels=np.stack(self.pixels) if self.pixels else nothing,
+            unreadable=self.unreadable,
+            contents=self.contents,
+            done=done,
+            ends_group=ends_group,
+        )
 
 
 def load_images(
@@ -123,7 +130,7 @@ def load_images(
 
 def stream(
     entries: Sequence[ImageEntry], fit: Fit, *, workers: int | None = None, ahead: int = 64
-) -> Generator[_Loaded, None, None]:
+) -> Generator[Decoded | Unreadable, None, None]:
     """Load images in order, in threads, while the consumer works on earlier ones.
 
     Threads, not processes, which also can die or be left behind. On two cores processes took 1.2 to
@@ -144,17 +151,29 @@ def stream(
     Raises:
         ValueError: workers or ahead below 1.
     """
-    threads = min(8, os.cpu_count() or 1) if workers is None else workers
+    threads = _threads(workers)
     if threads < 1 or ahead < 1:
         raise ValueError(f"workers {threads} and ahead {ahead}: give at least 1 of each")
-    return _stream(entries, fit, threads, ahead)
+    return _images_alone(_stream(entries, fit, threads, ahead))
+
+
+def _threads(workers: int | None) -> int:
+    return min(8, os.cpu_count() or 1) if workers is None else workers
+
+
+def _images_alone(
+    loaded: Generator[Loaded, None, None],
+) -> Generator[Decoded | Unreadable, None, None]:
+    with closing(loaded):
+        for image, _ in loaded:
+            yield image
 
 
 def _stream(
     entries: Sequence[ImageEntry], fit: Fit, threads: int, ahead: int
-) -> Generator[_Loaded, None, None]:
+) -> Generator[Loaded, None, None]:
     jobs: SimpleQueue[_Job | None] = SimpleQueue()
-    pending: deque[Future[_Loaded]] = deque()
+    pending: deque[Future[Loaded]] = deque()
     waiting = iter(entries)
 
     def submit(count: int) -> None:
@@ -182,10 +201,7 @@ def _work(jobs: SimpleQueue[_Job | None], fit: Fit) -> None:
         future, entry = job
         if future.set_running_or_notify_cancel():
             try:
-                future.set_result(load_image(entry, fit))
-            except Unreadable as error:
-                # A new one: the old one's traceback would keep the file's bytes in memory.
-                future.set_result(Unreadable(error.reason))
+                future.set_result(load_with_content(entry, fit))
             except BaseException as error:
                 future.set_exception(error)
         del job, future

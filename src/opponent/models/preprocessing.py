@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
-from opponent.images.decode import Fit
+from opponent.images.fit import Fit
 from opponent.images.values import Range
 
 # ImageNet's statistics, those of torchvision's classifiers.

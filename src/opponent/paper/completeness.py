@@ -235,6 +235,7 @@ def completeness(
             network,
             source,
             compute,
+            until=chosen[0].layer,
             batch_size=batch_size,
             what=f"{network.name}: E of all layers",
             progress=report,

@@ -131,7 +131,8 @@ def measure_missing(
     with shown(progress) as report:
         arrays, _, _ = map_images(
             CheckpointFolder(out, question), network, source, compute,
-            batch_size=batch_size, what=f"{network.name}: what f - E is made of", progress=report,
+            until=chosen[0].layer, batch_size=batch_size,
+            what=f"{network.name}: what f - E is made of", progress=report,
         )  # fmt: skip
     return Missing(
         network=network.name, through=through, features=tuple(chosen), modules=modules, **arrays

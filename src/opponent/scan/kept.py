@@ -10,10 +10,11 @@ from opponent.core.errors import RunError
 from opponent.core.feature import Feature
 from opponent.core.progress import Progress, displayed, silent
 from opponent.core.text import file_name
+from opponent.images.compare import refuse_changed
 from opponent.images.imageset import ImageSet
 from opponent.models.network import Network
 from opponent.scan.local import begin_scan
-from opponent.scan.reopen import network_of
+from opponent.scan.reopen import known_images, network_of
 from opponent.scan.shard import compute_shards
 from opponent.storage.lookup import scan_command
 from opponent.storage.manifest import KeptRecord
@@ -90,6 +91,7 @@ def scan_kept(
             deviations=deviations[places].tolist(),
         ),
     )
+    refuse_changed(known_images(kept), progress or silent)
     compute_shards(kept, opened, rule, kept.missing(), progress or silent)
     finish_run(kept)
     return kept

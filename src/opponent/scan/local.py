@@ -16,6 +16,7 @@ from opponent.attribution.rules import AttributionRule, parse_rule
 from opponent.core.errors import RunError
 from opponent.core.progress import Progress, shown
 from opponent.geometry.crop_check import copy_of
+from opponent.images.compare import refuse_changed
 from opponent.images.imageset import ImageSet
 from opponent.images.sources import Images
 from opponent.models.finite import NOT_FINITE, likely_cause
@@ -23,7 +24,7 @@ from opponent.models.network import Network
 from opponent.models.registry import load
 from opponent.scan.executor import Executor
 from opponent.scan.plan import Features, plan_scan, with_crop_plans
-from opponent.scan.reopen import network_of
+from opponent.scan.reopen import check_computation, known_images, network_of
 from opponent.scan.shard import compute_shards
 from opponent.storage.checkpoints import SHARD
 from opponent.storage.files import AnyPath, sweep, to_path
@@ -99,6 +100,7 @@ def scan_images(
         shard_size=shard_size, seed=seed,
     )  # fmt: skip
     with shown(progress) as report:
+        refuse_changed(known_images(run), report)
         if executor is None:
             compute_shards(run, opened, rule, run.missing(), report)
         else:
@@ -146,6 +148,7 @@ def begin_scan(
         baseline = mean_activation(network, chosen, through) if rule.needs_mean else None
         manifest = with_crop_plans(network, manifest, chosen, rule, baseline)
     run = begin_run(out, manifest, chosen)
+    check_computation(run, network, manifest.network.signature)
     if rule.needs_mean and not run.baseline_file.is_file():
         if baseline is None:
             baseline = mean_activation(network, chosen, through)

@@ -21,6 +21,7 @@ from opponent.images.loader import load_batches
 from opponent.images.sources import Images, open_images
 from opponent.models.finite import likely_cause, not_finite_weight
 from opponent.models.network import PIXELS, Network
+from opponent.models.signature import signature
 from opponent.storage.manifest import (
     BoxNumbers,
     CropRecord,
@@ -85,6 +86,7 @@ def plan_scan(
             dtype=_dtype_name(network.dtype),
             narrower=_narrower(network),
             asked=network.asked,
+            signature=tuple(signature(network, layers[0], through)),
         ),
         features=[feature_record(feature) for feature in resolved],
         through=through,

@@ -1,6 +1,7 @@
 """From a run folder back to what it was scanned with: network, rule, baseline, crop plan."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -14,8 +15,10 @@ from opponent.core.feature import Feature
 from opponent.core.plugins import names_object
 from opponent.geometry.crop import CropPlan, plan_whole_image
 from opponent.geometry.planning import plan_crop
+from opponent.images.imageset import ImageEntry
 from opponent.models.network import PIXELS, Network
 from opponent.models.registry import load
+from opponent.models.signature import is_other, signature
 from opponent.storage.lookup import scan_command
 from opponent.storage.manifest import CropRecord
 from opponent.storage.run import Run
@@ -87,7 +90,7 @@ def check_network(run: Run, network: Network) -> None:
     """Check that a network is the one that was scanned.
 
     Raises:
-        RunError: its weights or its preprocessing are others.
+        RunError: its weights, its preprocessing or what it computes are others.
     """
     record, weights = run.manifest.network, network.weights_sha256()
     if record.weights_sha256 != weights:
@@ -100,6 +103,50 @@ def check_network(run: Run, network: Network) -> None:
             f"{run.folder} was scanned with images prepared otherwise ({run.preprocessing}, "
             f"now {network.preprocessing}); hand over the network that was scanned"
         )
+    check_computation(run, network)
+
+
+def check_computation(run: Run, network: Network, found: Sequence[float] | None = None) -> None:
+    """Check that a network of the same weights computes what was computed for the scan.
+
+    Args:
+        run: the run.
+        network: the network.
+        found: its signature, where that is known.
+    Raises:
+        RunError: it computes something else.
+    """
+    manifest = run.manifest
+    recorded, units = manifest.network.signature, manifest.units
+    if not recorded:
+        return
+    target = run.features[0].layer if units is None else units.layer
+    ours = signature(network, target, run.through) if found is None else found
+    on_cpu = manifest.device == network.device.type == "cpu"
+    if is_other(ours, recorded, on_cpu=on_cpu, dtype=network.dtype):
+        raise RunError(
+            f"{run.folder} was scanned with a network of the same weights that computes something "
+            f"else up to {target!r} (of one made-up image): was the code of {network.name} "
+            "changed? Take that of the scan, or scan again into another folder"
+        )
+
+
+def known_images(run: Run) -> list[ImageEntry]:
+    """The images of the shards that are there, with what they contained.
+
+    Args:
+        run: the run; it need not be finished.
+    Raises:
+        RunError: a shard is damaged, or of another scan.
+    """
+    there = sorted(set(range(run.shard_count)) - set(run.missing()))
+    return [
+        replace(run.images[place], content=content)
+        for number in there
+        for place, content in zip(
+            run.shard_rows(number), run.read_shard(number).contents(), strict=True
+        )
+    ]
 
 
 def check_whole(run: Run, what: str) -> None:

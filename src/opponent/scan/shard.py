@@ -85,6 +85,7 @@ class _Shard:
         self.images: list[str] = []
         self.scored: list[int] = []  # places of the images of `scores`
         self.unreadable: dict[str, str] = {}
+        self.contents: list[bytes] = []
         self.columns: list[list[dict[str, np.ndarray]]] = [[] for _ in run.features]
         self.scores: list[Float[np.ndarray, "n u s"]] = []
         channels = run.manifest.through_shape[0]
@@ -101,7 +102,7 @@ class _Shard:
             summary = summarise(np.concatenate([empty, *self.scores]), places, units.keep)
             write_summary(self.run, number, summary)
         write_exemplars(self.run, number, self.images, *self.exemplars)
-        write_shard(self.run, number, self.images, self.columns, self.unreadable)
+        write_shard(self.run, number, self.images, self.columns, self.unreadable, self.contents)
 
 
 class _Scanner:
@@ -122,6 +123,7 @@ class _Scanner:
             places: by number of the batch's images, their places among the run's.
         """
         images = self.run.images
+        shard.contents += [content for _, content in sorted(batch.contents.items())]
         for number, reason in batch.unreadable.items():
             shard.unreadable[images[places[number]].id] = reason
         if not batch.numbers:

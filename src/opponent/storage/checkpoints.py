@@ -10,24 +10,26 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from safetensors import safe_open
 from safetensors.numpy import save
 from torch import Tensor
 
 from opponent.core.errors import RunError
 from opponent.core.progress import Progress, silent
 from opponent.core.text import file_name, one_line
-from opponent.images.imageset import ImageSet
+from opponent.images.compare import refuse_changed
+from opponent.images.imageset import ImageEntry, ImageSet
 from opponent.images.loader import Batch, load_batches
 from opponent.models.finite import NOT_FINITE, likely_cause, not_finite
 from opponent.models.network import Network
-from opponent.storage.files import AnyPath, atomic_write, local, names, to_path, write_text
-from opponent.storage.tables import damage_refused
+from opponent.models.signature import is_other, signature
+from opponent.storage.files import AnyPath, atomic_write, names, to_path, write_text
+from opponent.storage.tables import damage_refused, read_arrays
 
 # Images a checkpoint holds: files are few, and an interruption costs seconds.
 SHARD = 256
@@ -128,13 +130,9 @@ class CheckpointFolder:
             RunError: it is damaged.
         """
         path = self.path(name)
-        with (
-            damage_refused(path),
-            local(path) as here,
-            safe_open(here, framework="numpy") as file,
-        ):
-            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return arrays, json.loads(file.metadata()["about"])
+        with damage_refused(path):
+            arrays, metadata = read_arrays(path)
+            return arrays, dict(json.loads(metadata["about"]))
 
 
 # What a pass computes of a batch: arrays with one row an image, from the network's input and the
@@ -150,6 +148,7 @@ def map_images(
     images: ImageSet,
     compute: Compute,
     *,
+    until: str,
     batch_size: int,
     shard_size: int = SHARD,
     what: str = "images",
@@ -162,6 +161,7 @@ def map_images(
         network: whose input the images become.
         images: all of them.
         compute: what is computed of a batch.
+        until: the last layer that the numbers depend on.
         batch_size, shard_size: images a pass and a checkpoint.
         what: what progress calls it.
         progress: called with `what`, the images done and the images in all.
@@ -169,7 +169,8 @@ def map_images(
         The arrays over all images that could be read and gave finite numbers, those images' ids,
         and all other images with their reasons.
     Raises:
-        RunError: a shard is damaged, no image could be read, or none gave finite numbers.
+        RunError: a shard is damaged, or of images or a network that have changed; no image could
+            be read, or none gave finite numbers.
     """
     shards = [
         range(first, min(first + shard_size, len(images)))
@@ -177,6 +178,13 @@ def map_images(
     ]
     shard_names = [f"images-{number:06d}" for number in range(len(shards))]
     missing = [i for i, name in enumerate(shard_names) if not checkpoints.has(name)]
+    made_by = {"signature": signature(network, until), "device": network.device.type}
+    known = list[ImageEntry]()
+    for number in sorted(set(range(len(shards))) - set(missing)):
+        _, about = checkpoints.read(shard_names[number])
+        _refuse_another_computation(checkpoints, about, network, made_by)
+        known += _known(images, shards[number], about)
+    refuse_changed(known, progress)
     places = [n for i in missing for n in shards[i]]
     before = len(images) - len(places)
     progress(what, before, len(images))
@@ -187,9 +195,11 @@ def map_images(
         groups=[len(shards[i]) for i in missing],
     )
     results, ids, unreadable = list[Mapping[str, np.ndarray]](), list[str](), dict[str, str]()
+    contents = dict[int, bytes]()
     with closing(batches):
         for batch in batches:
             unreadable |= _reasons(batch, places, images)
+            contents |= batch.contents
             if batch.numbers:
                 numbers = [places[k] for k in batch.numbers]
                 arrays = compute(network.inputs(batch.pixels), np.array(numbers))
@@ -199,14 +209,47 @@ def map_images(
                 ids += [images[numbers[row]].id for row in kept]
                 results.append({name: values[kept] for name, values in arrays.items()})
             if batch.ends_group:
-                about = {"images": ids, "unreadable": unreadable}
+                digests = [contents[k].hex() for k in sorted(contents)]
+                about = {"images": ids, "unreadable": unreadable, "contents": digests}
+                about |= made_by
                 checkpoints.write(shard_names[missing[batch.group]], _joined(results), about)
-                results, ids, unreadable = [], [], {}
+                results, ids, unreadable, contents = [], [], {}, {}
             progress(what, before + batch.done, len(images))
     arrays, names, left_out = _all_shards(checkpoints, shard_names)
     if not names:
         raise RunError(_nothing_left(left_out, network))
     return arrays, names, left_out
+
+
+def _refuse_another_computation(
+    checkpoints: CheckpointFolder,
+    about: Mapping[str, Any],
+    network: Network,
+    made_by: Mapping[str, Any],
+) -> None:
+    """Refuse a network with the weights of the question that computes something else.
+
+    Args:
+        checkpoints: the folder.
+        about: what is said about one of its shards.
+        network: the network.
+        made_by: what would be said of it.
+    """
+    on_cpu = about["device"] == made_by["device"] == "cpu"
+    theirs = [float(x) for x in about["signature"]]
+    if is_other(made_by["signature"], theirs, on_cpu=on_cpu, dtype=network.dtype):
+        raise RunError(
+            f"{checkpoints.folder} was begun with a network of the same weights that computes "
+            f"something else (of one made-up image): was the code of {network.name} changed? Give "
+            "another --out, or delete the folder"
+        )
+
+
+def _known(images: ImageSet, shard: range, about: Mapping[str, Any]) -> list[ImageEntry]:
+    """The images of a finished shard, with what they contained."""
+    contents = [bytes.fromhex(x) or None for x in about["contents"]]
+    entries = images[shard.start : shard.stop]
+    return [replace(x, content=content) for x, content in zip(entries, contents, strict=True)]
 
 
 def _reasons(batch: Batch, places: list[int], images: ImageSet) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The manifest of a run: everything that determines its numbers, typed and validated."""
 
+import hashlib
 import json
 import platform
 from collections.abc import Iterator, Mapping
@@ -17,9 +18,10 @@ from opponent.core.errors import RunError
 from opponent.core.feature import Feature
 from opponent.models.network import PIXELS
 from opponent.models.preprocessing import Preprocessing
+from opponent.storage.columns import Kept
 from opponent.storage.files import AnyPath
 
-FORMAT = 3
+FORMAT = 4
 # What manifests of this format did not have at first: RGB, and what a byte means.
 _NEWER = {"channels", "value_range"}
 
@@ -44,6 +46,8 @@ class NetworkRecord(_Record, frozen=True, kw_only=True):
         dtype: the type of numbers that it computed in.
         narrower: the type of fewer bits that a layer gave, where the network leaves its own (by
             autocast, for example), and the layer's name.
+        signature: what it computes of one made-up image, as `models.signature` gives it; empty
+            where that is not known.
         asked: the text that `opponent.load` made it from; None where it was handed over as an
             object, and in manifests of earlier versions.
     """
@@ -55,6 +59,7 @@ class NetworkRecord(_Record, frozen=True, kw_only=True):
     dtype: str
     narrower: tuple[str, str] | None = None
     asked: str | None = None
+    signature: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         _ = self.preprocessing.fit  # it refuses sizes that are no sizes
@@ -230,6 +235,17 @@ class Manifest(_Record, frozen=True, kw_only=True):
                 f"{len(self.features)} features have {len(self.kept.deviations)} deviations"
             )
 
+    def kept_of(self, place: int) -> Kept | None:
+        """Of which images those of a feature were kept; None where they are all.
+
+        Args:
+            place: the feature's place among the features.
+        """
+        if self.kept is None:
+            return None
+        deviation = self.kept.deviations[place]
+        return Kept(images=self.kept.images, keep=self.kept.keep, deviation=deviation)
+
     def determining(self) -> dict[str, Any]:
         """What two scans must share to be one and the same.
 
@@ -238,8 +254,14 @@ class Manifest(_Record, frozen=True, kw_only=True):
         values: dict[str, Any] = json.loads(self.to_json())
         del values["crop_plan"], values["units_crop_plan"]
         del values["network"]["weights_file"], values["network"]["asked"]
+        del values["network"]["signature"]
         del values["images"]["source"]
         return values
+
+    def digest(self) -> str:
+        """What stands in each shard, so that those of another scan are told from its own."""
+        text = json.dumps(self.determining(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def to_json(self) -> str:
         """The manifest as a JSON text."""

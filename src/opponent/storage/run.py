@@ -2,8 +2,9 @@
 
     RUN/manifest.json       everything that determines the numbers
     RUN/images.parquet      image, path; top, left, height, width of a crop; in an archive offset,
-                            length, zipped
-    RUN/scan/000000.parquet one row an image and feature; its metadata: what could not be read
+                            length, zipped; once all is scanned, digests of contents
+    RUN/scan/000000.parquet one row an image and feature; its metadata: the scan that it is of, what
+                            could not be read, and digests of the images' contents
     RUN/channels/000000.parquet  for each channel of the through layer, where it is most active
     RUN/baseline.safetensors     the through layer's mean, for a rule that starts there
     RUN/units/000000.safetensors  where all units are scanned, a summary of theirs
@@ -14,7 +15,6 @@ A shard holds a fixed slice of the image list and is written whole, so that a sc
 shards that are missing.
 """
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -29,22 +29,28 @@ from opponent.core.box import Box
 from opponent.core.errors import RunError
 from opponent.core.feature import Feature
 from opponent.images.imageset import ImageSet
-from opponent.images.sources import Images, open_images
+from opponent.images.sources import Images
 from opponent.models.preprocessing import Preprocessing
-from opponent.storage.columns import SCALARS, Columns, Indices, Kept, positive_part
+from opponent.storage.columns import SCALARS, Columns, Indices, positive_part
 from opponent.storage.files import AnyPath, names, to_path
-from opponent.storage.image_table import read_image_table
+from opponent.storage.image_table import run_images
 from opponent.storage.lookup import find_feature
 from opponent.storage.manifest import UnitsRecord, read_manifest
-from opponent.storage.shards import COMMAND, Exemplar, read_exemplars, read_rows
+from opponent.storage.shards import (
+    COMMAND,
+    Exemplar,
+    Shard,
+    read_exemplars,
+    read_rows,
+    read_summary,
+)
 from opponent.storage.summary import Summary, merge
-from opponent.storage.tables import damage_refused, matrix, read_metadata, read_table
+from opponent.storage.tables import damage_refused, matrix, read_table
 
 MAPS = ("excitation_map", "inhibition_map")
 CHANNELS = ("channels", "inhibition_channels")
 # Exemplars of each channel that a shard keeps: three rows of three.
 EXEMPLARS = 9
-UNREADABLE = b"unreadable"
 
 
 class Run:
@@ -79,8 +85,9 @@ class Run:
                 f"{self.folder} is no run folder: it has no manifest.json; `{COMMAND}` makes one"
             )
         self.manifest = read_manifest(path)
+        self._handed = images
         if images is not None:
-            self.images = self._same(open_images(images, size=self.preprocessing.size))
+            _ = self.images  # it refuses others
 
     def __repr__(self) -> str:
         if self.manifest.units is not None:
@@ -144,18 +151,12 @@ class Run:
 
     @cached_property
     def images(self) -> ImageSet:
-        """The images of the scan, in order."""
-        entries = read_image_table(self.folder / "images.parquet")
-        return ImageSet(source=self.manifest.images.source, entries=entries)
+        """The images of the scan, in order; of a finished one they know what they contained.
 
-    def _same(self, images: ImageSet) -> ImageSet:
-        """The images that were handed over, if they are those that were scanned."""
-        if images.digest() != self.manifest.images.sha256:
-            raise RunError(
-                f"{self.folder} was scanned with other images than {images.source!r} holds; hand "
-                f"over those of {self.manifest.images.source!r}"
-            )
-        return images
+        Raises:
+            RunError: the list is damaged, or other images were handed over.
+        """
+        return run_images(self.folder, self.manifest, self._handed)
 
     @property
     def shard_count(self) -> int:
@@ -212,7 +213,25 @@ class Run:
             number for number in range(self.shard_count) if self.shard(number).name not in there
         ]
 
-    def _shards(self) -> list[AnyPath]:
+    @cached_property
+    def digest(self) -> str:
+        """The digest of the manifest, which stands in each file of results."""
+        return self.manifest.digest()
+
+    def read_shard(self, number: int) -> Shard:
+        """One shard that is there, and what must be in it.
+
+        Args:
+            number: the shard's, from 0.
+        """
+        return Shard(
+            path=self.shard(number),
+            scan=self.digest,
+            images=len(self.shard_rows(number)),
+            features=len(self.features),
+        )
+
+    def _shards(self) -> list[Shard]:
         missing = self.missing()
         if missing:
             done = self.shard_count - len(missing)
@@ -220,7 +239,7 @@ class Run:
                 f"the scan in {self.folder} is not finished ({done} of {self.shard_count} shards); "
                 f"give the same `{COMMAND}` again, and it goes on"
             )
-        return [self.shard(number) for number in range(self.shard_count)]
+        return [self.read_shard(number) for number in range(self.shard_count)]
 
     def unreadable(self) -> dict[str, str]:
         """The images that could not be read, or gave numbers that are 'not finite: …', with why.
@@ -230,8 +249,7 @@ class Run:
         """
         reasons: dict[str, str] = {}
         for shard in self._shards():
-            with damage_refused(shard, COMMAND):
-                reasons |= json.loads(read_metadata(shard, COMMAND)[UNREADABLE])
+            reasons |= shard.unreadable()
         return reasons
 
     # What was measured of each feature
@@ -257,15 +275,8 @@ class Run:
             **{name: table[name].to_numpy() for name in SCALARS},
             excitation_map=excitation,
             inhibition_map=inhibition,
-            kept=self._kept(feature),
+            kept=self.manifest.kept_of(self.features.index(feature)),
         )
-
-    def _kept(self, feature: Feature) -> Kept | None:
-        record = self.manifest.kept
-        if record is None:
-            return None
-        deviation = record.deviations[self.features.index(feature)]
-        return Kept(images=record.images, keep=record.keep, deviation=deviation)
 
     def channels(
         self, feature: Feature | str | None = None, *, rows: Indices | None = None
@@ -317,14 +328,19 @@ class Run:
         """
         self._shards()
         files = [self.exemplars_file(number) for number in range(self.shard_count)]
-        return read_exemplars(files, channel, count)
+        _, height, width = self.manifest.through_shape
+        return read_exemplars(files, self.digest, (height, width), channel, count)
 
     def _rows(
         self, feature: Feature, names: Sequence[str], which: Indices | None = None
     ) -> pa.Table:
         """Some columns of one feature's rows: of all images, or of some, in their order."""
-        place, count = self.features.index(feature), len(self.features)
-        table = read_rows(self._shards(), place, count, names, which)
+        window, channels = self.through_window(feature), self.manifest.through_shape[0]
+        sizes = dict.fromkeys(MAPS, window.height * window.width) | dict.fromkeys(
+            CHANNELS, channels
+        )
+        lengths = {name: sizes.get(name) for name in names}
+        table = read_rows(self._shards(), self.features.index(feature), lengths, which)
         if which is None and not len(table):
             raise RunError(f"no image of {self.folder} could be read or used; see unreadable.csv")
         return table
@@ -345,13 +361,12 @@ class Run:
         Raises:
             RunError: the scan is not of all units, not finished, or damaged.
         """
-        self.all_units()
+        units = self.all_units()
         self._shards()
+        count = self.manifest.images.count
         total: Summary | None = None
-        for number in range(self.shard_count):
-            path = self.summary_file(number)
-            with damage_refused(path, COMMAND):
-                summary = Summary.from_bytes(path.read_bytes())
+        for file in map(self.summary_file, range(self.shard_count)):
+            summary = read_summary(file, self.digest, units.count, units.keep, count)
             total = summary if total is None else merge(total, summary)
         assert total is not None
         return total

@@ -1,6 +1,5 @@
 """What a scan writes into a run folder: the manifest first, then shards, whole, in any order."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -20,7 +19,8 @@ from opponent.storage.columns import SCALARS
 from opponent.storage.files import AnyPath, atomic_write, create_text, to_path, write_text
 from opponent.storage.image_table import image_table
 from opponent.storage.manifest import Manifest
-from opponent.storage.run import CHANNELS, MAPS, UNREADABLE, Run
+from opponent.storage.run import CHANNELS, MAPS, Run
+from opponent.storage.shards import SCAN, about
 from opponent.storage.summary import Summary, rows
 from opponent.storage.tables import floats, lists, write_table
 
@@ -45,19 +45,30 @@ def begin_run(folder: str | AnyPath, manifest: Manifest, images: ImageSet) -> Ru
             raise RunError(f"{folder} exists and is not a run folder; choose a folder of its own")
         manifest = _continued(Run(folder), manifest)
         write_text(path, manifest.to_json())
-    # Each time anew: the images, or a file of weights, may have moved since.
-    write_table(folder / "images.parquet", image_table(images))
     run = Run(folder)
+    # Each time anew: the images, or a file of weights, may have moved since.
+    _list_images(run, images)
+    return run
+
+
+def _list_images(run: Run, images: ImageSet) -> None:
+    """Write the table of the images; where all shards are there, with their contents' digests."""
+    contents: list[bytes | None] = [None] * len(images)
+    if not run.missing():
+        contents = [
+            x for number in range(run.shard_count) for x in run.read_shard(number).contents()
+        ]
+    known = images.with_contents(contents)
+    write_table(run.folder / "images.parquet", image_table(known))
     # What reading the table would give, without a second list.
     run.images = ImageSet(
         source=images.source,
         entries=tuple(
             x if x.path is None or x.path.is_absolute() else replace(x, path=x.path.absolute())
-            for x in images
+            for x in known
         ),
         origin=images.origin,
     )
-    return run
 
 
 def _continued(run: Run, manifest: Manifest) -> Manifest:
@@ -80,9 +91,11 @@ def _continued(run: Run, manifest: Manifest) -> Manifest:
         )
     # The same network may have been loaded by name before, and be handed over now.
     handed_over = there.network.asked and not manifest.network.asked
+    network = (there if handed_over else manifest).network
     return msgspec.structs.replace(
         manifest,
-        network=(there if handed_over else manifest).network,
+        # Of one made-up image numbers differ in their rounding, machine by machine.
+        network=msgspec.structs.replace(network, signature=there.network.signature),
         crop_plan=there.crop_plan,
         units_crop_plan=there.units_crop_plan,
     )
@@ -100,6 +113,7 @@ def write_shard(
     images: Sequence[str],
     columns: Sequence[Sequence[Mapping[str, np.ndarray]]],
     unreadable: Mapping[str, str],
+    contents: Sequence[bytes] = (),
 ) -> None:
     """Write one shard, whole.
 
@@ -109,6 +123,7 @@ def write_shard(
         images: ids of the images that have rows.
         columns: for each feature, its batches' columns.
         unreadable: the others, which could not be read or gave no finite numbers, with reasons.
+        contents: digests of the contents of all its images, in order; empty where none is known.
     """
     tables = [
         _shard_table(images, feature.label, batches)
@@ -118,7 +133,7 @@ def write_shard(
     table = pa.concat_tables(tables or [_shard_table([], "", [])])
     write_table(
         run.shard(number),
-        table.replace_schema_metadata({UNREADABLE: json.dumps(dict(unreadable))}),
+        table.replace_schema_metadata(about(run.digest, unreadable, contents)),
     )
 
 
@@ -150,7 +165,7 @@ def write_exemplars(
             "activation": pa.array(values.T.ravel(), pa.float32()),
         }
     )
-    write_table(run.exemplars_file(number), table)
+    write_table(run.exemplars_file(number), table.replace_schema_metadata({SCAN: run.digest}))
 
 
 def write_summary(run: Run, number: int, summary: Summary) -> None:
@@ -162,11 +177,12 @@ def write_summary(run: Run, number: int, summary: Summary) -> None:
         summary: of all units over its images.
     """
     with atomic_write(run.summary_file(number)) as temporary:
-        temporary.write_bytes(summary.to_bytes())
+        temporary.write_bytes(summary.to_bytes(run.digest))
 
 
 def finish_run(run: Run) -> None:
-    """Write the list of images that are left out, for people, and the table of all units."""
+    """Write the list of images that are left out, for people, and tables of images and units."""
+    _list_images(run, run.images)
     lines = [("image", "reason"), *run.unreadable().items()]
     write_text(run.folder / "unreadable.csv", csv_text(lines))
     if run.manifest.units is not None:

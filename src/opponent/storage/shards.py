@@ -1,16 +1,31 @@
 """What the shards of a scan hold: rows of one feature, and exemplars of a channel."""
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
+from opponent.images.content import LENGTH
 from opponent.storage.columns import Indices
 from opponent.storage.files import AnyPath
-from opponent.storage.tables import read_table
+from opponent.storage.summary import SCORES, Summary
+from opponent.storage.tables import (
+    damage_refused,
+    read_arrays,
+    read_metadata,
+    read_table,
+    refuse_not_finite,
+    refuse_other_lengths,
+)
 
 COMMAND = "opponent scan"
+# What a shard says beside its rows: of which scan it is, what could not be read, and of all of its
+# images the digests of their contents.
+SCAN, UNREADABLE, CONTENTS = b"scan", b"unreadable", b"contents"
+# In the place of a digest, where an image could not even be opened.
+_UNKNOWN = bytes(LENGTH)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,20 +45,119 @@ class Exemplar:
     activation: float
 
 
+def about(
+    scan: str, unreadable: Mapping[str, str], contents: Sequence[bytes]
+) -> dict[bytes, bytes]:
+    """What a shard says beside its rows.
+
+    Args:
+        scan: the digest of the manifest.
+        unreadable: ids of images without rows, with reasons.
+        contents: of all its images the digests of their contents, empty where there is none.
+    """
+    joined = b"".join(content or _UNKNOWN for content in contents)
+    return {
+        SCAN: scan.encode(),
+        UNREADABLE: json.dumps(dict(unreadable)).encode(),
+        CONTENTS: joined.hex().encode(),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One shard, and what must be in it.
+
+    Args:
+        path: its file.
+        scan: the digest of the manifest.
+        images: how many images it is of.
+        features: how many features it has rows of.
+    """
+
+    path: AnyPath
+    scan: str
+    images: int
+    features: int
+
+    def unreadable(self) -> dict[str, str]:
+        """Ids of its images that have no rows, with reasons.
+
+        Raises:
+            RunError: it is damaged, or of another scan.
+        """
+        return self._about(read_metadata(self.path, COMMAND))[0]
+
+    def contents(self) -> list[bytes | None]:
+        """Of all its images the digests of their contents; None where there is none.
+
+        Raises:
+            RunError: it is damaged, or of another scan.
+        """
+        return self._about(read_metadata(self.path, COMMAND))[1]
+
+    def _about(self, metadata: Mapping[bytes, bytes]) -> tuple[dict[str, str], list[bytes | None]]:
+        with damage_refused(self.path, COMMAND):
+            refuse_other_scan(metadata.get(SCAN, b"").decode(), self.scan)
+            reasons = json.loads(metadata[UNREADABLE])
+            if not isinstance(reasons, dict) or len(reasons) > self.images:
+                raise ValueError("what could not be read is in disorder")
+            joined = bytes.fromhex(metadata[CONTENTS].decode())
+            if len(joined) not in (0, LENGTH * self.images):
+                raise ValueError(f"digests of other than {self.images} images")
+            digests = [joined[i : i + LENGTH] for i in range(0, len(joined), LENGTH)]
+            known = [None if each == _UNKNOWN else each for each in digests]
+            texts = {str(image): str(reason) for image, reason in reasons.items()}
+            return texts, known or [None] * self.images
+
+    def rows(self, place: int, lengths: Mapping[str, int | None]) -> pa.Table:
+        """Some columns of one feature's rows.
+
+        Args:
+            place: the feature's place among the run's features.
+            lengths: names of the columns, and of those that hold lists the lists' length.
+        Raises:
+            RunError: it is damaged, or of another scan.
+        """
+        table = read_table(self.path, COMMAND, columns=list(lengths))
+        unreadable, _ = self._about(table.schema.metadata or {})
+        with damage_refused(self.path, COMMAND):
+            # Features follow each other in the manifest's order, each with the same images.
+            rows = self.images - len(unreadable)
+            if len(table) != rows * self.features:
+                raise ValueError(f"{len(table)} rows of {self.features} features and {rows} images")
+            table = table.slice(place * rows, rows)
+            for name, length in lengths.items():
+                if length is not None:
+                    refuse_other_lengths(table[name], length, name)
+            refuse_not_finite(table)
+        return table
+
+
+def refuse_other_scan(found: str, scan: str) -> None:
+    """Refuse what another scan has written.
+
+    Args:
+        found: the digest of the manifest that is written in a file.
+        scan: that of this scan.
+    Raises:
+        ValueError: they differ.
+    """
+    if found != scan:
+        raise ValueError("it is of another scan than the folder's manifest")
+
+
 def read_rows(
-    shards: Iterable[AnyPath],
+    shards: Iterable[Shard],
     place: int,
-    count: int,
-    names: Sequence[str],
+    lengths: Mapping[str, int | None],
     which: Indices | None = None,
 ) -> pa.Table:
     """Some columns of one feature's rows: of all images, or of some, in their order.
 
     Args:
-        shards: the files, in order.
+        shards: in order.
         place: the feature's place among the run's features.
-        count: how many features the run has.
-        names: of the columns.
+        lengths: names of the columns, and of those that hold lists the lists' length.
         which: only these rows, in this order.
     Raises:
         RunError: a file is damaged or missing.
@@ -52,10 +166,8 @@ def read_rows(
     wanted = None if which is None else np.sort(which)
     tables, first = [], 0
     for shard in shards:
-        table = read_table(shard, COMMAND, columns=names)
-        # Features follow each other in the manifest's order, each with the same images.
-        rows = len(table) // count
-        table = table.slice(place * rows, rows)
+        table = shard.rows(place, lengths).replace_schema_metadata(None)
+        rows = len(table)
         if wanted is not None:
             here = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, first + rows)]
             table = table.take(here - first)
@@ -70,15 +182,19 @@ def read_rows(
     return table.take(np.argsort(np.argsort(which, kind="stable"), kind="stable"))
 
 
-def read_exemplars(files: Iterable[AnyPath], channel: int, count: int) -> list[Exemplar]:
+def read_exemplars(
+    files: Iterable[AnyPath], scan: str, grid: tuple[int, int], channel: int, count: int
+) -> list[Exemplar]:
     """Where a channel is most active, one place an image, most active first.
 
     Args:
         files: of the shards' exemplars, in order.
+        scan: the digest of the manifest.
+        grid: rows and columns of the through layer.
         channel: of the through layer.
         count: how many at most. Places where the channel is not active are left out.
     Raises:
-        RunError: a file is damaged or missing.
+        RunError: a file is damaged or missing, or of another scan.
     """
     exemplars = []
     for file in files:
@@ -88,6 +204,35 @@ def read_exemplars(files: Iterable[AnyPath], channel: int, count: int) -> list[E
             columns=["image", "row", "column", "activation"],
             filters=[("channel", "==", channel), ("activation", ">", 0)],
         )
-        exemplars += [Exemplar(**row) for row in table.to_pylist()]
+        with damage_refused(file, COMMAND):
+            refuse_other_scan((table.schema.metadata or {}).get(SCAN, b"").decode(), scan)
+            refuse_not_finite(table)
+            found = [Exemplar(**row) for row in table.to_pylist()]
+            for each in found:
+                if not (0 <= each.row < grid[0] and 0 <= each.column < grid[1]):
+                    raise ValueError(f"a place outside the map: {each.row}, {each.column}")
+        exemplars += found
     # Stable: of equals, the image that comes first.
     return sorted(exemplars, key=lambda x: -x.activation)[:count]
+
+
+def read_summary(path: AnyPath, scan: str, units: int, keep: int, images: int) -> Summary:
+    """What a shard holds of all units.
+
+    Args:
+        path: its file.
+        scan: the digest of the manifest.
+        units, keep: how many there are, and how many images are kept at either end.
+        images: how many the scan has.
+    Raises:
+        RunError: it is damaged or missing, or of another scan.
+    """
+    with damage_refused(path, COMMAND):
+        arrays, metadata = read_arrays(path)
+        refuse_other_scan(metadata.get("scan", ""), scan)
+        summary = Summary.from_arrays(arrays)
+        if summary.values.shape != (units, len(SCORES), 2, keep):
+            raise ValueError(f"extremes of shape {summary.values.shape}")
+        if summary.images.min(initial=0) < -1 or summary.images.max(initial=-1) >= images:
+            raise ValueError(f"an image that is none of {images}")
+        return summary

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
 SCORES = ("activation", "excitation", "inhibition", "tension", "l1", "l2")
 # Images kept at either end of each score.
@@ -45,8 +44,12 @@ class Summary:
     keys: Int[np.ndarray, " b"]
     counts: Int[np.ndarray, " b"]
 
-    def to_bytes(self) -> bytes:
-        """As a safetensors file, with whole numbers as narrow as they are."""
+    def to_bytes(self, scan: str = "") -> bytes:
+        """As a safetensors file, with whole numbers as narrow as they are.
+
+        Args:
+            scan: the digest of the scan's manifest.
+        """
         owners, buckets = np.divmod(self.keys, _WIDTH)
         sizes = np.bincount(owners, minlength=self.values[:, :, 0, 0].size)
         values = {"images": self.images, "sizes": sizes, "buckets": buckets, "counts": self.counts}
@@ -55,27 +58,31 @@ class Summary:
         }
         # -1, where there is no image, is not narrow.
         arrays["images"] = self.images.astype(np.min_scalar_type(-1 - self.images.max(initial=0)))
-        return save(arrays | {"values": self.values.copy(), "count": np.array([self.count])})
+        arrays |= {"values": self.values.copy(), "count": np.array([self.count])}
+        return save(arrays, {"scan": scan})
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> "Summary":
-        """From `to_bytes`.
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Summary":
+        """From the arrays of `to_bytes`.
 
         Raises:
-            ValueError: the bytes are damaged.
+            KeyError, ValueError: they are damaged.
         """
-        try:
-            arrays = load(data)
-        except SafetensorError as error:
-            raise ValueError(str(error)) from error
-        sizes = arrays["sizes"].astype(np.int64)
-        return cls(
-            count=int(arrays["count"][0]),
-            values=arrays["values"],
-            images=arrays["images"].astype(np.int64),
-            keys=np.repeat(np.arange(len(sizes)), sizes) * _WIDTH + arrays["buckets"],
-            counts=arrays["counts"].astype(np.int64),
-        )
+        sizes, buckets = (arrays[name].astype(np.int64) for name in ("sizes", "buckets"))
+        counts, images = (arrays[name].astype(np.int64) for name in ("counts", "images"))
+        values = arrays["values"]
+        shape = values.shape[:2]
+        whole = values.ndim == 4 and values.shape[2] == 2 and values.dtype == np.float32
+        if not whole or images.shape != values.shape or sizes.size != shape[0] * shape[1]:
+            raise ValueError("its arrays do not fit together")
+        if sizes.min(initial=0) < 0 or sizes.sum() != len(buckets) or len(buckets) != len(counts):
+            raise ValueError("its histograms do not fit together")
+        outside = (buckets < 0) | (buckets >= _WIDTH) | (counts < 1)
+        keys = np.repeat(np.arange(len(sizes)), sizes) * _WIDTH + buckets
+        if outside.any() or (np.diff(keys) <= 0).any():
+            raise ValueError("its histograms are in disorder")
+        [count] = arrays["count"].tolist()
+        return cls(count=int(count), values=values, images=images, keys=keys, counts=counts)
 
     def quantile(self, share: float) -> Float[np.ndarray, "u s"]:
         """The value that this share of values lies below, right to 1 %; NaN without any."""

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from opponent.core.errors import RunError
-from opponent.storage.files import AnyPath, atomic_write, opened
+from opponent.storage.files import AnyPath, atomic_write, local, opened
 
 
 @contextmanager
@@ -69,13 +70,42 @@ def read_table(
 
 
 def read_metadata(path: AnyPath, command: str) -> dict[bytes, bytes]:
-    """A table's own metadata.
+    """A table's own metadata; none where it has none.
 
     Raises:
-        RunError: the file is damaged or missing, or has none.
+        RunError: the file is damaged or missing.
     """
     with damage_refused(path, command), opened(path) as file:
-        return dict(pq.read_schema(file).metadata)
+        return dict(pq.read_schema(file).metadata or {})
+
+
+def read_arrays(path: AnyPath) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays of a safetensors file, and its metadata.
+
+    Raises:
+        OSError, SafetensorError: the file is missing or damaged.
+    """
+    with local(path) as here, safe_open(here, framework="numpy") as file:
+        arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return arrays, dict(file.metadata() or {})
+
+
+def refuse_not_finite(table: pa.Table) -> None:
+    """Refuse a table with numbers, or lists of them, that are missing or not finite.
+
+    Raises:
+        ValueError: it has some.
+    """
+    for name in table.column_names:
+        column = table[name]
+        values = pc.list_flatten(column) if pa.types.is_list(column.type) else column
+        if column.null_count or values.null_count:
+            raise ValueError(f"a value of {name!r} is missing")
+        if pa.types.is_floating(values.type) and pc.all(pc.is_finite(values)).as_py() not in (
+            True,
+            None,
+        ):
+            raise ValueError(f"a value of {name!r} is not finite")
 
 
 def floats(batches: Sequence[Float[np.ndarray, " _"]]) -> pa.Array:
@@ -100,3 +130,14 @@ def matrix(column: pa.ChunkedArray, width: int = 0) -> Float[np.ndarray, "n m"]:
     chunks = (chunk.flatten().to_numpy() for chunk in column.chunks)
     values = np.concatenate([np.empty(0, np.float32), *chunks])
     return values.reshape(len(column), -1) if len(column) else values.reshape(0, width)
+
+
+def refuse_other_lengths(column: pa.ChunkedArray, length: int, name: str) -> None:
+    """Refuse a column of lists of another length.
+
+    Raises:
+        ValueError: there is one.
+    """
+    lengths = pc.unique(pc.list_value_length(column)).to_pylist()
+    if any(each != length for each in lengths):
+        raise ValueError(f"{name!r} has lists of {lengths[:3]} numbers, not of {length}")

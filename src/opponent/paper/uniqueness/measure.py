@@ -211,6 +211,7 @@ def measure_features(
         network,
         source,
         lambda inputs, _: measure_batch(network, inputs, plans),
+        until=pairs[-1].target,
         batch_size=settings.batch_size,
         shard_size=settings.shard_size,
         what="measuring",

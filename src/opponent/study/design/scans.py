@@ -282,8 +282,8 @@ def _norms(
     question = {"run": run_digest, "layer": layer, "norms at": list(positions)}
     checkpoints = CheckpointFolder(folder / "norms" / run_digest[:12], question)
     arrays, ids, left_out = map_images(
-        checkpoints, network, run.images, norms, batch_size=_BATCH, what=f"{layer}: norms",
-        progress=progress,
+        checkpoints, network, run.images, norms, until=layer, batch_size=_BATCH,
+        what=f"{layer}: norms", progress=progress,
     )  # fmt: skip
     norm_of = dict(zip(ids, arrays["norm"], strict=True))
     if gone := [image for image in images if image not in norm_of]:

@@ -1,0 +1,71 @@
+"""What a network computes of one made-up image: the same weights may go another way."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from opponent.models.network import Network
+
+# How far two signatures may lie apart, relative to the size of the maps: where both come from a
+# CPU, in which sums differ by their order alone; elsewhere, where convolutions may be in TF32; and
+# in half precision. Ours.
+_CPU, _ELSEWHERE, _HALF = 1e-4, 1e-2, 5e-2
+
+
+def signature(network: Network, target: str, through: str | None = None) -> list[float]:
+    """A few numbers of the maps that a network gives for one made-up image.
+
+    Args:
+        network: the network.
+        target: the layer to stop at.
+        through: a layer before it, whose map counts too.
+    Returns:
+        Of each map its root mean square, and its product with fixed numbers.
+    Raises:
+        ValueError: an unknown layer.
+    """
+    with torch.random.fork_rng(devices=[network.device] if network.device.type == "cuda" else []):
+        torch.manual_seed(0)  # of a network that draws random numbers
+        result = network.run(network.inputs(_image(network)), target, through)
+    maps = [x for x in (result.through, result.target) if x is not None]
+    return [number for each in maps for number in _numbers(each)]
+
+
+def is_other(
+    ours: Sequence[float], theirs: Sequence[float], *, on_cpu: bool, dtype: torch.dtype
+) -> bool:
+    """Whether two signatures are those of different computations.
+
+    Args:
+        ours, theirs: of the same layers.
+        on_cpu: whether both were computed on a CPU.
+        dtype: what both were computed in.
+    """
+    if len(ours) != len(theirs):
+        return True
+    half = torch.finfo(dtype).bits < 32
+    apart = _HALF if half else _CPU if on_cpu else _ELSEWHERE
+    sizes = np.repeat(np.maximum(ours[::2], theirs[::2]), 2)
+    return bool((np.abs(np.subtract(ours, theirs)) > apart * sizes).any())
+
+
+def _image(network: Network) -> np.ndarray:
+    """One image as files give it: coarse and fine noise, the same everywhere and for ever."""
+    fit = network.preprocessing.fit
+    height, width = fit.size
+    # The only generator of numpy whose numbers are promised not to change.
+    random = np.random.RandomState(0)
+    coarse = random.rand(8, 8, fit.channels)
+    rows, columns = (np.arange(n) * 8 // n for n in (height, width))
+    image = (coarse[rows][:, columns] + random.rand(height, width, fit.channels)) / 2
+    unit = (255 * image).astype(np.uint8) if fit.in_bytes else image.astype(np.float32)
+    return unit[None]
+
+
+def _numbers(maps: Float[Tensor, "n c h w"]) -> tuple[float, float]:
+    values = maps.detach().flatten().double().cpu().nan_to_num(posinf=0.0, neginf=0.0)
+    weights = torch.arange(len(values), dtype=torch.float64).mul(2.399963).cos()
+    return float(values.square().mean().sqrt()), float((values @ weights) / len(values) ** 0.5)
