@@ -42,6 +42,7 @@ from opponent import (
 )
 from opponent.atlas import build, icons
 from opponent.atlas.layout import lay_out, to_square, trustworthiness
+from opponent.core.errors import Changed
 from opponent.core.side import Side
 from opponent.storage.run import SCALARS
 
@@ -353,12 +354,16 @@ def test_a_photograph_that_is_gone_is_named(
     name = max(wave_atlas[0].cells, key=lambda cell: len(cell.images)).images[-1]
     gone = tmp_path / "in" / name
     content = gone.read_bytes()
-    for damage, reason in ((None, "no such file"), (content[:80], "truncated")):
+    damages: list[tuple[bytes | None, type[Exception], str]] = [
+        (None, Unreadable, rf"{name} was scanned but cannot be read.*no such file"),
+        (content[:80], Changed, rf"{name}' changed since the scan"),
+    ]
+    for damage, kind, message in damages:
         if damage is None:
             gone.unlink()
         else:
             gone.write_bytes(damage)
-        with pytest.raises(Unreadable, match=rf"{name} was scanned but cannot be read.*{reason}"):
+        with pytest.raises(kind, match=message):
             make_atlas(run, run.features[0], network=wave_network, settings=QUICK)
         assert files(run.folder) == before
     gone.write_bytes(content)

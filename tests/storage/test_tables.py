@@ -1,6 +1,6 @@
 """Tables: they come back with their checksums, and damage is said in one line."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,11 @@ from safetensors import SafetensorError
 from opponent.core.errors import RunError
 from opponent.storage.files import AnyPath, to_path
 from opponent.storage.tables import (
+    NUMBER,
+    NUMBERS,
+    TEXT,
+    TEXTS,
+    WHOLE,
     damage_refused,
     floats,
     lists,
@@ -41,11 +46,13 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyPath]:
 def test_a_table_comes_back(folder: AnyPath) -> None:
     path = folder / "a" / "t.parquet"
     write_table(path, TABLE.replace_schema_metadata({b"why": b"because"}))
-    assert read_table(path, "opponent scan").equals(TABLE)
+    assert read_table(path, "opponent scan", {}, others=True).equals(TABLE)
     assert read_metadata(path, "opponent scan")[b"why"] == b"because"
-    assert read_table(path, "x", columns=["number"]).column_names == ["number"]
-    assert read_table(path, "x", columns=["number", "name"]).column_names == ["number", "name"]
-    some = read_table(path, "x", columns=["name"], filters=[("number", ">", 1)])
+    assert read_table(path, "x", {"number": WHOLE}).column_names == ["number"]
+    both = {"number": WHOLE, "name": TEXT}
+    assert read_table(path, "x", both).column_names == ["number", "name"]
+    assert read_table(path, "x", {"name": TEXT}, others=True).column_names == ["name", "number"]
+    some = read_table(path, "x", {"name": TEXT}, filters=[("number", ">", 1)])
     assert some["name"].to_pylist() == ["b", "c"]
     assert [file.name for file in path.parent.iterdir()] == ["t.parquet"]
 
@@ -56,19 +63,40 @@ def test_a_damaged_table_is_told(folder: AnyPath, content: bytes | None) -> None
     write_table(path, TABLE)
     path.unlink() if content is None else path.write_bytes(content)
     message = r"t\.parquet is damaged \(.+\); delete it and give the same `opponent scan` again$"
-    for read in (read_table, read_metadata):
+    reads: list[Callable[[], object]] = [
+        lambda: read_table(path, "opponent scan", {"name": TEXT}),
+        lambda: read_metadata(path, "opponent scan"),
+    ]
+    for read in reads:
         with pytest.raises(RunError, match=message) as caught:
-            read(path, "opponent scan")
+            read()
         assert "\n" not in str(caught.value)
     with pytest.raises(RunError, match="is damaged"):
-        read_table(path, "x", columns=["nowhere"])
+        read_table(path, "x", {"nowhere": TEXT})
+
+
+@pytest.mark.parametrize(
+    ("holds", "wrong"),
+    [
+        (TEXT, [1]), (TEXT, [b"a"]), (WHOLE, ["1"]), (WHOLE, [1.0]), (NUMBER, [1]), (NUMBER, ["1"]),
+        (TEXTS, ["a"]), (TEXTS, [[1]]), (NUMBERS, [1.0]), (NUMBERS, [["a"]]), (NUMBERS, [{"a": 1}]),
+    ],
+)  # fmt: skip
+def test_a_column_of_something_else_is_damage(
+    tmp_path: Path, holds: str, wrong: list[object]
+) -> None:
+    path = tmp_path / "t.parquet"
+    write_table(path, pa.table({"x": wrong}))
+    for others in (False, True):
+        with pytest.raises(RunError, match=rf"t\.parquet is damaged \('x' holds no {holds}: "):
+            read_table(path, "x", {"x": holds}, others=others)
 
 
 def test_a_table_without_a_column_is_damaged(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     write_table(path, TABLE)
     with pytest.raises(RunError, match=r"t\.parquet is damaged .*nowhere"):
-        read_table(path, "x", filters=[("nowhere", "==", 1)])
+        read_table(path, "x", {"name": TEXT}, filters=[("nowhere", "==", 1)])
     pq.write_table(TABLE, path, store_schema=False)
     assert read_metadata(path, "x") == {}
 
@@ -81,7 +109,7 @@ def test_a_flipped_bit_is_told(tmp_path: Path) -> None:
     content[column.dictionary_page_offset + column.total_compressed_size - 1] ^= 1
     path.write_bytes(content)
     with pytest.raises(RunError, match="is damaged"):
-        read_table(path, "x")
+        read_table(path, "x", {"number": WHOLE})
 
 
 ERRORS = [

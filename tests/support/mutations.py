@@ -133,9 +133,12 @@ def byte_mutations(
             header = struct.pack("<Q", int(random.choice([0, 2**20, 2**40, 2**63])))
             yield "another length", header + content[8:]
         else:
-            yield "another file", random.choice(
-                np.array([b"", b"%!PS-Adobe\n", b"\x89PNG\r\n\x1a\n", b"PK\x03\x04", b"{}"])
-            ).item()
+            yield (
+                "another file",
+                random.choice(
+                    np.array([b"", b"%!PS-Adobe\n", b"\x89PNG\r\n\x1a\n", b"PK\x03\x04", b"{}"])
+                ).item(),
+            )
 
 
 MUTATIONS = {".json": json_mutations, ".parquet": parquet_mutations}

@@ -24,10 +24,11 @@ from opponent.core.errors import RunError
 from opponent.core.feature import Feature
 from opponent.core.pictures import on_paper, png_bytes, read_png, seen_part
 from opponent.core.side import Side
+from opponent.storage.columns import SCALARS
 from opponent.storage.files import AnyPath, local, opened
 from opponent.storage.manifest import FeatureRecord
 from opponent.storage.run import Run
-from opponent.storage.tables import damage_refused, read_table
+from opponent.storage.tables import NUMBER, TEXT, TEXTS, WHOLE, damage_refused, read_table
 from opponent.synthesis.settings import SynthesisSettings
 
 COMMAND = "opponent atlas"
@@ -126,6 +127,25 @@ class AtlasRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     icons_against_images: IconAgreement
 
 
+# What the columns of map.parquet and atlas.parquet hold.
+MAP_COLUMNS = {
+    "image": TEXT,
+    "x": NUMBER,
+    "y": NUMBER,
+    "row": WHOLE,
+    "column": WHOLE,
+    **dict.fromkeys(SCALARS, NUMBER),
+}
+CELL_COLUMNS = {
+    "row": WHOLE,
+    "column": WHOLE,
+    "images": TEXTS,
+    "mean_activation": NUMBER,
+    "mean_excitation": NUMBER,
+    "mean_inhibition": NUMBER,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """A cell of an atlas: its place, its images and their means, its icons.
@@ -201,6 +221,8 @@ class Atlas:
             # Not `about.settings`: msgspec ignores unknown settings, and they are damage.
             self.settings = AtlasSettings(**values["settings"])
             self.feature: Feature = self.about.feature.feature
+            if self.about.run != run.digest:
+                raise ValueError(f"it is of another scan than {run.folder / 'manifest.json'}")
 
     def __repr__(self) -> str:
         return (
@@ -211,7 +233,7 @@ class Atlas:
     @cached_property
     def map(self) -> pa.Table:
         """A row for each image: id, x, y (from 0 to 1, y upward), row, column, energies, norms."""
-        return read_table(self.folder / "map.parquet", COMMAND)
+        return read_table(self.folder / "map.parquet", COMMAND, MAP_COLUMNS)
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
@@ -227,7 +249,7 @@ class Atlas:
                     # Not the path in the table, which might lead elsewhere.
                     icon=self.folder / "icons" / icon_name(row["row"], row["column"], Side.BOTH),
                 )
-                for row in read_table(path, COMMAND).to_pylist()
+                for row in read_table(path, COMMAND, CELL_COLUMNS, others=True).to_pylist()
             )
 
     @property

@@ -3,7 +3,6 @@
 The stages: the map, the means of the cells, each batch of icons. Source: paper, section 5.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
@@ -21,7 +20,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from opponent.atlas.atlas import (
+    CELL_COLUMNS,
     COMMAND,
+    MAP_COLUMNS,
     Atlas,
     AtlasRecord,
     AtlasSettings,
@@ -127,12 +128,11 @@ def make_atlas(
     if executor is not None:
         executor.check(network, by_name=False)
     columns = run.columns(feature, maps=False)
-    determining = json.dumps(run.manifest.determining()).encode()
     question: dict[str, Any] = {
         "feature": feature.describe(),
         "through": run.through,
         "settings": asdict(settings),
-        "run": hashlib.sha256(determining).hexdigest(),
+        "run": run.digest,
         "versions": {**versions(), "umap-learn": version("umap-learn")},
     }
     checkpoints = CheckpointFolder.named(run.folder / "atlas", feature.label, question)
@@ -193,7 +193,7 @@ class _Builder:
         """Choose the images and lay them out."""
         path, settings = self.folder / "map.parquet", self.settings
         if path.is_file():
-            return read_table(path, COMMAND)
+            return read_table(path, COMMAND, MAP_COLUMNS)
         chosen = largest(columns.l2, settings.top)
         what = f"{self.feature.label}: map of {len(chosen):,} images"
         self.progress(what, 0, 1)
@@ -222,7 +222,7 @@ class _Builder:
         )
         write_table(path, table.replace_schema_metadata({_TRUST: repr(trust).encode()}))
         self.progress(what, 1, 1)
-        return read_table(path, COMMAND)
+        return read_table(path, COMMAND, MAP_COLUMNS)
 
     def _with_space(self, images: Sequence[str]) -> Float[np.ndarray, "n d"]:
         window = self._window()
@@ -336,7 +336,9 @@ class _Builder:
         ]
         cells, path = pa.Table.from_pylist(rows), self.folder / "atlas.parquet"
         with suppress(RunError):  # a damaged one is written again
-            if path.is_file() and read_table(path, COMMAND).equals(cells):
+            if path.is_file() and read_table(path, COMMAND, CELL_COLUMNS, others=True).equals(
+                cells
+            ):
                 return cells
         write_table(path, cells)
         return cells

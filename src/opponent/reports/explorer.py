@@ -151,7 +151,13 @@ def write_explorer(
 def _choose(run: Run, atlas: Atlas, columns: Columns) -> _Points:
     """The images on the map, and a seeded sample of the others."""
     places = {image: row for row, image in enumerate(columns.images)}
-    on_map = np.array([places[image] for image in atlas.map["image"].to_pylist()])
+    names = atlas.map["image"].to_pylist()
+    if strange := [name for name in names if name not in places]:
+        raise RunError(
+            f"{atlas.folder} is damaged (its map has {strange[0]!r}, which the scan has not); "
+            "delete it and give the same `opponent atlas` again"
+        )
+    on_map = np.array([places[name] for name in names])
     off_map = np.setdiff1d(np.arange(len(columns.images)), on_map)
     room = max(0, POINTS - len(on_map))
     generator = np.random.default_rng(run.manifest.seed)

@@ -44,7 +44,7 @@ from opponent.storage.shards import (
     read_rows,
     read_summary,
 )
-from opponent.storage.summary import Summary, merge
+from opponent.storage.summary import UNITS_COLUMNS, Summary, merge
 from opponent.storage.tables import damage_refused, matrix, read_table
 
 MAPS = ("excitation_map", "inhibition_map")
@@ -379,7 +379,7 @@ class Run:
         """
         if self.manifest.units is None or not self.units_file.is_file():
             self.summary()  # says what is wrong
-        return read_table(self.units_file, COMMAND)
+        return read_table(self.units_file, COMMAND, UNITS_COLUMNS)
 
     def baseline(
         self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32

@@ -12,6 +12,10 @@ from opponent.storage.columns import Indices
 from opponent.storage.files import AnyPath
 from opponent.storage.summary import SCORES, Summary
 from opponent.storage.tables import (
+    NUMBER,
+    NUMBERS,
+    TEXT,
+    WHOLE,
     damage_refused,
     read_arrays,
     read_metadata,
@@ -109,23 +113,26 @@ class Shard:
             texts = {str(image): str(reason) for image, reason in reasons.items()}
             return texts, known or [None] * self.images
 
-    def rows(self, place: int, lengths: Mapping[str, int | None]) -> pa.Table:
-        """Some columns of one feature's rows.
+    def rows(self, place: int | None, lengths: Mapping[str, int | None]) -> pa.Table:
+        """Some columns of one feature's rows, or of all features' rows, one after the other.
 
         Args:
-            place: the feature's place among the run's features.
+            place: the feature's place among the run's features; None for all.
             lengths: names of the columns, and of those that hold lists the lists' length.
         Raises:
             RunError: it is damaged, or of another scan.
         """
-        table = read_table(self.path, COMMAND, columns=list(lengths))
+        kinds = {name: NUMBER if x is None else NUMBERS for name, x in lengths.items()}
+        kinds |= {name: TEXT for name in lengths if name == "image"}
+        table = read_table(self.path, COMMAND, kinds)
         unreadable, _ = self._about(table.schema.metadata or {})
         with damage_refused(self.path, COMMAND):
             # Features follow each other in the manifest's order, each with the same images.
             rows = self.images - len(unreadable)
             if len(table) != rows * self.features:
                 raise ValueError(f"{len(table)} rows of {self.features} features and {rows} images")
-            table = table.slice(place * rows, rows)
+            if place is not None:
+                table = table.slice(place * rows, rows)
             for name, length in lengths.items():
                 if length is not None:
                     refuse_other_lengths(table[name], length, name)
@@ -201,7 +208,7 @@ def read_exemplars(
         table = read_table(
             file,
             COMMAND,
-            columns=["image", "row", "column", "activation"],
+            {"image": TEXT, "row": WHOLE, "column": WHOLE, "activation": NUMBER},
             filters=[("channel", "==", channel), ("activation", ">", 0)],
         )
         with damage_refused(file, COMMAND):

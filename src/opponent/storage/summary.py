@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from safetensors.numpy import save
 
+from opponent.storage.tables import NUMBER, NUMBERS, TEXT, TEXTS, WHOLE
+
 SCORES = ("activation", "excitation", "inhibition", "tension", "l1", "l2")
 # Images kept at either end of each score.
 KEEP = 16
@@ -123,6 +125,15 @@ class Summary:
         return deviations
 
 
+# What the columns of `rows` hold.
+UNITS_COLUMNS = {
+    "unit": WHOLE,
+    "score": TEXT,
+    "images": WHOLE,
+    **{f"q{round(100 * q):02d}": NUMBER for q in QUANTILES},
+    **dict.fromkeys(("top_images", "bottom_images"), TEXTS),
+    **dict.fromkeys(("top_values", "bottom_values"), NUMBERS),
+}
 # Buckets of negative values, zero, and of positive ones, in order.
 _WIDTH = 2 * BUCKETS + 1
 

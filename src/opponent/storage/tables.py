@@ -1,6 +1,6 @@
 """Parquet tables: written whole, read with their checksums, and damage told in one line."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,30 +43,54 @@ def write_table(path: AnyPath, table: pa.Table) -> None:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
+def _lists_of(holds: Callable[[pa.DataType], bool]) -> Callable[[pa.DataType], bool]:
+    return lambda kind: pa.types.is_list(kind) and holds(kind.value_type)
+
+
+# What a column may hold.
+TEXT, WHOLE, NUMBER = "texts", "whole numbers", "numbers"
+TEXTS, NUMBERS = "lists of texts", "lists of numbers"
+_HOLDS: dict[str, Callable[[pa.DataType], bool]] = {
+    TEXT: pa.types.is_string,
+    WHOLE: pa.types.is_integer,
+    NUMBER: pa.types.is_floating,
+    TEXTS: _lists_of(pa.types.is_string),
+    NUMBERS: _lists_of(pa.types.is_floating),
+}
+
+
 def read_table(
     path: AnyPath,
     command: str,
+    columns: Mapping[str, str],
     *,
-    columns: Sequence[str] | None = None,
+    others: bool = False,
     filters: Sequence[tuple[str, str, Any]] | None = None,
 ) -> pa.Table:
-    """Read a table, or some of its columns and rows.
+    """Read columns of a table, or some of its rows.
 
     Args:
         path: the file.
         command: the command that writes it again.
-        columns: which columns, in this order; None is all.
+        columns: which columns, in this order, and what each holds.
+        others: read the other columns too, whatever they hold.
         filters: conditions on rows, as pyarrow takes them.
     Raises:
-        RunError: the file is damaged or missing.
+        RunError: the file is damaged or missing, or a column holds something else.
     """
     with damage_refused(path, command), opened(path) as file:
-        return pq.read_table(
+        table = pq.read_table(
             file,
-            columns=None if columns is None else list(columns),
+            columns=None if others else list(columns),
             filters=None if filters is None else list(filters),
             page_checksum_verification=True,
         )
+        for name, holds in columns.items():
+            if name not in table.column_names:
+                raise ValueError(f"it has no column {name!r}")
+            if not _HOLDS[holds](table.schema.field(name).type):
+                raise ValueError(f"{name!r} holds no {holds}: {table.schema.field(name).type}")
+        return table
 
 
 def read_metadata(path: AnyPath, command: str) -> dict[bytes, bytes]:
@@ -135,6 +159,10 @@ def matrix(column: pa.ChunkedArray, width: int = 0) -> Float[np.ndarray, "n m"]:
 def refuse_other_lengths(column: pa.ChunkedArray, length: int, name: str) -> None:
     """Refuse a column of lists of another length.
 
+    Args:
+        column: the lists.
+        length: what they have to have.
+        name: of the column, for the message.
     Raises:
         ValueError: there is one.
     """

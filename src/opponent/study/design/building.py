@@ -18,7 +18,6 @@ from opponent.study.design.choosing import DISTRACTORS, EXAMPLES, Chosen, choose
 from opponent.study.design.scans import (
     ScannedFeature,
     check_finished,
-    digest,
     record,
     runs_by_layer,
     scanned_features,
@@ -97,7 +96,7 @@ def build(
     CheckpointFolder(
         folder,
         {
-            "runs": [digest(run) for run in opened],
+            "runs": [run.digest for run in opened],
             "features": features, "catch": catch, "practice": practice, "seed": seed,
             "labels": None if labels is None else list(labels),
         },

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +9,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
@@ -138,12 +135,6 @@ def check_finished(run: Run) -> None:
         run.unreadable()  # raises with the reason
 
 
-def digest(run: Run) -> str:
-    """SHA-256 of all that determines a run's numbers, in hexadecimal."""
-    text = json.dumps(run.manifest.determining(), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def record(run: Run) -> ScanRecord:
     """What study.json says about a run."""
     manifest, first = run.manifest, run.features[0]
@@ -244,15 +235,7 @@ def _activations(run: Run) -> tuple[tuple[str, ...], Float[np.ndarray, "features
     """The images that could be read, and each feature's activation in them, read in one pass."""
     images, activations = list[str](), list[np.ndarray]()
     for number in range(run.shard_count):
-        path = run.shard(number)
-        try:
-            table = pq.read_table(
-                path, columns=["image", "activation"], page_checksum_verification=True
-            )
-        except (OSError, pa.ArrowException) as error:
-            raise RunError(
-                f"{path} is damaged ({error}); delete it and give the same `opponent scan` again"
-            ) from error
+        table = run.read_shard(number).rows(None, {"image": None, "activation": None})
         # A shard holds the rows of one feature after the other, each with the same images.
         count = len(table) // len(run.features)
         images += table["image"].slice(0, count).to_pylist()
@@ -269,7 +252,7 @@ def _norms(
     progress: Progress,
 ) -> Float[np.ndarray, "n positions"]:
     """The L1 norm of each image's hidden vector at each position of the features' layer."""
-    layer, run_digest = run.features[0].layer, digest(run)
+    layer, run_digest = run.features[0].layer, run.digest
     rows, columns = (list(x) for x in zip(*positions, strict=True))
 
     def norms(
