@@ -1,6 +1,7 @@
 """From a file to pixels: paths that are no files, fitting, drafts of JPEGs."""
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -211,7 +212,7 @@ def test_drafts_are_of_the_same_place(
 def test_drafts_have_at_least_twice_the_pixels(tmp_path: Path, short: int, smaller: int) -> None:
     item = written(tmp_path, "a.jpg", encoded(waves(short, short + 50), "JPEG"))
     with opened(item) as (file, _):
-        [image], place = decoding._decoded(file, item, Fit(size=(20, 20), draft=True))
+        [image], place = decoding._decoded(file, item, Fit(size=(20, 20), draft=True), ExitStack())
     assert place.shape == (short, short + 50)
     assert image.size == (-(-(short + 50) // smaller), -(-short // smaller))
     plain, draft = (load_image(item, Fit(size=(20, 20), draft=x)) for x in (False, True))
@@ -219,7 +220,9 @@ def test_drafts_have_at_least_twice_the_pixels(tmp_path: Path, short: int, small
     assert same == (smaller == 1)
     # a larger short side before the crop needs more of the pixels
     with opened(item) as (file, _):
-        _, finer = decoding._decoded(file, item, Fit(size=(20, 20), resize=40, draft=True))
+        _, finer = decoding._decoded(
+            file, item, Fit(size=(20, 20), resize=40, draft=True), ExitStack()
+        )
     assert finer.smaller == max(1, smaller if short == 900 else smaller // 2)
 
 

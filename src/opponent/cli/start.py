@@ -104,6 +104,15 @@ def scan(
             "files.",
         ),
     ] = None,
+    largest: Annotated[
+        float | None,
+        typer.Option(
+            "--largest-image",
+            min=0.000001,
+            metavar="MEGAPIXELS",
+            help="Images of more pixels are left out; default: Pillow's limit, 89.",
+        ),
+    ] = None,
     seed: Seed = 0,
     device: Device = "cpu",
     ray: RayAddress = None,
@@ -120,6 +129,8 @@ def scan(
     prepared = replace(network.preprocessing, draft=draft)
     if value_range is not None:
         prepared = replace(prepared, value_range=value_range)
+    if largest is not None:
+        prepared = replace(prepared, largest=round(1e6 * largest))
     network = network.with_preprocessing(prepared)
     chosen: Sequence[Feature | str] = features
     if directions or power:

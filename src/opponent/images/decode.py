@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from io import BytesIO
 from pathlib import PurePath
@@ -15,8 +15,9 @@ from PIL import Image
 
 from opponent.core.errors import Changed, Unreadable
 from opponent.core.text import one_line
-from opponent.images.arrays import NPY, ZIP, read_array
+from opponent.images.arrays import NPY, ZIP, most_bytes, read_array
 from opponent.images.bands import Raw, load_pixels, rgb_of, unit_bands, unit_pixels
+from opponent.images.budget import DECODING
 from opponent.images.content import Source, opened
 from opponent.images.fit import Fit
 from opponent.images.formats import (
@@ -85,11 +86,11 @@ def decode(entry: ImageEntry) -> Image.Image:
 
     Raises:
         Unreadable: for anything wrong with the file, for a box that is not inside the photograph,
-            and for more pixels than `PIL.Image.MAX_IMAGE_PIXELS`, a guard against decompression
-            bombs.
+            and for more pixels than `PIL.Image.MAX_IMAGE_PIXELS` or the fit's `largest`, a guard
+            against decompression bombs.
     """
-    with _reasons(), opened(entry) as (source, _):
-        [image], _ = _decoded(source, entry, None)
+    with _reasons(), opened(entry) as (source, _), ExitStack() as room:
+        [image], _ = _decoded(source, entry, None, room)
     return image
 
 
@@ -101,13 +102,22 @@ def shape_of(entry: ImageEntry) -> tuple[int, int]:
     """
     if entry.box is not None:
         return entry.box[2:]
-    with _reasons(), opened(entry) as (source, _):
-        return _raw(source, entry, _SHAPE)[1].shape
+    with _reasons(), opened(entry) as (source, _), ExitStack() as room:
+        return _raw(source, entry, _SHAPE, room)[1].shape
 
 
-def _decoded(source: Source, entry: ImageEntry, fit: Fit | None) -> tuple[_Bands, _Place]:
-    """The bands that a network takes; None for 8-bit RGB."""
-    raw, place = _raw(source, entry, fit)
+def _decoded(
+    source: Source, entry: ImageEntry, fit: Fit | None, room: ExitStack
+) -> tuple[_Bands, _Place]:
+    """The bands that a network takes.
+
+    Args:
+        source: the open file, or the pixels.
+        entry: the image.
+        fit: the size and bands; None for 8-bit RGB.
+        room: holds the budget of pixels until they are brought to their size.
+    """
+    raw, place = _raw(source, entry, fit, room)
     bands = (
         (rgb_of(raw),)
         if fit is None or fit.in_bytes
@@ -129,11 +139,13 @@ def _reasons() -> Iterator[None]:
         raise Unreadable(f"cannot be read: {one_line(error)}") from error
 
 
-def _raw(source: Source, entry: ImageEntry, fit: Fit | None) -> tuple[Raw, _Place]:
+def _raw(source: Source, entry: ImageEntry, fit: Fit | None, room: ExitStack) -> tuple[Raw, _Place]:
     if isinstance(source, Image.Image | np.ndarray):
-        return source, _Place.whole(source)
+        place = _Place.whole(source)
+        room.enter_context(DECODING.held(place.shape[0] * place.shape[1]))
+        return source, place
     name = entry.path if entry.path and entry.member is None else PurePath(entry.id)
-    return _read(source, name.suffix.lower(), entry.box, fit)
+    return _read(source, name.suffix.lower(), entry.box, fit, room)
 
 
 def fit_image(image: Image.Image, fit: Fit) -> UInt8[np.ndarray, "h w 3"]:
@@ -193,8 +205,10 @@ def digest_of(entry: ImageEntry) -> bytes:
 
 
 def _loaded(source: Source, entry: ImageEntry, fit: Fit) -> Decoded:
-    bands, place = _decoded(source, entry, fit)
-    fitted = tuple(_fitted(band, place, fit) for band in bands)
+    with ExitStack() as room:
+        bands, place = _decoded(source, entry, fit, room)
+        fitted = tuple(_fitted(band, place, fit) for band in bands)
+        del bands
     return np.array(fitted[0]) if fit.in_bytes else unit_pixels(fitted)
 
 
@@ -210,21 +224,36 @@ def _fitted(image: Image.Image, place: _Place, fit: Fit) -> Image.Image:
 
 
 def _read(
-    file: BinaryIO | BytesIO, suffix: str, box: tuple[int, int, int, int] | None, fit: Fit | None
+    file: BinaryIO | BytesIO,
+    suffix: str,
+    box: tuple[int, int, int, int] | None,
+    fit: Fit | None,
+    room: ExitStack,
 ) -> tuple[Raw, _Place]:
-    """The whole photograph, upright; of fewer pixels, if a draft is enough for what is wanted."""
+    """The whole photograph, upright; of fewer pixels, if a draft is enough for what is wanted.
+
+    Args:
+        file: at its start.
+        suffix: of its name, in small letters.
+        box: the crop that is wanted of it.
+        fit: the size and bands that are wanted; None for the whole in 8-bit RGB.
+        room: holds the budget of pixels.
+    """
+    limit = Image.MAX_IMAGE_PIXELS if fit is None or fit.largest is None else fit.largest
     prefix = file.read(PREFIX)
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     if prefix.startswith((NPY, ZIP)):
-        array = read_array(file, size)
+        # Packed, it may be as large as is allowed.
+        most = most_bytes(limit) if prefix.startswith(ZIP) else size
+        room.enter_context(DECODING.held(most // 4))
+        array = read_array(file, size, limit)
         return array, _Place.whole(array)
     plugin = plugin_for(prefix)
     if plugin is None:
         unread = f"{suffix[1:].upper()} files are not read: save it as PNG or JPEG"
         known = "not an image" if suffix not in NOT_READ else unread
         raise Unreadable(known if size else "empty file")
-    limit = Image.MAX_IMAGE_PIXELS
     try:
         image = plugin(file)
         if limit is not None and image.width * image.height > limit:
@@ -234,6 +263,7 @@ def _read(
         stored, smaller = image.size, 1
         if fit is not None and fit.draft and isinstance(image, Jpeg):
             smaller = _draft(image, box, fit)
+        room.enter_context(DECODING.held(image.width * image.height))
         if fit is None or fit.in_bytes:
             raw = load_pixels(image, None, None)
         else:
@@ -241,7 +271,8 @@ def _read(
     except (MemoryError, Unreadable):
         raise
     except Image.DecompressionBombError as error:  # in a WebP's canvas or a GIF's frame
-        raise Unreadable(f"larger than {(limit or 0) / 1e6:.0f} megapixels") from error
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise Unreadable(f"larger than {most / 1e6:.0f} megapixels, Pillow's limit") from error
     except Exception as error:  # on damaged files the plugins raise nearly anything
         raise Unreadable(damage(error, plugin.format or "image", prefix, size)) from error
     if isinstance(raw, np.ndarray):

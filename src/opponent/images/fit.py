@@ -26,8 +26,10 @@ class Fit:
             a scan of drafts is another scan.
         channels: bands of the result.
         value_range: the values that become 0 and 1; None leaves that to the image.
+        largest: the most pixels that an image may have; None is `PIL.Image.MAX_IMAGE_PIXELS`.
     Raises:
-        ValueError: a size, resize or number of channels below 1, or a range that is none.
+        ValueError: a size, resize, largest or number of channels below 1, or a range that is
+            none.
     """
 
     size: tuple[int, int]
@@ -35,6 +37,7 @@ class Fit:
     draft: bool = False
     channels: int = 3
     value_range: Range | None = None
+    largest: int | None = None
 
     @property
     def in_bytes(self) -> bool:
@@ -43,6 +46,8 @@ class Fit:
 
     def __post_init__(self) -> None:
         check_range(self.value_range)
+        if self.largest is not None and self.largest < 1:
+            raise ValueError(f"largest {self.largest} is in pixels: give at least 1")
         if self.channels < 1:
             raise ValueError(f"{self.channels} channels: give at least 1")
         if min(self.size) < 1 or (self.resize is not None and self.resize < 1):

@@ -13,6 +13,8 @@ Range = tuple[float | int, float | int]
 _FIFTEEN_BITS = 2**15 - 1
 # What counts as a whole number after multiplying by 255. Half precision is not enough for it.
 _WHOLE = 1e-3
+# Rows that are rounded at a time.
+_ROWS = 256
 
 
 def check_range(value_range: Range | None) -> None:
@@ -108,14 +110,19 @@ def to_bytes(
     if values.dtype == np.uint8:
         return values
     low, high = black_and_white(values, None)
-    scaled = (values.astype(np.float64) - low) * (255 / (high - low))
-    rounded = np.rint(scaled)
-    if exact and values.dtype.kind == "f" and np.abs(scaled - rounded).max() > _WHOLE:
-        raise Unreadable(
-            "floating-point values between the 256 steps of a byte: "
-            "Preprocessing(value_range=(0, 1)) keeps them"
-        )
-    return rounded.astype(np.uint8)
+    result = np.empty(values.shape, np.uint8)
+    # Some rows at a time, for double precision takes eight bytes a value.
+    for first in range(0, len(values), _ROWS):
+        rows = slice(first, first + _ROWS)
+        scaled = (values[rows].astype(np.float64) - low) * (255 / (high - low))
+        rounded = np.rint(scaled)
+        if exact and values.dtype.kind == "f" and np.abs(scaled - rounded).max() > _WHOLE:
+            raise Unreadable(
+                "floating-point values between the 256 steps of a byte: "
+                "Preprocessing(value_range=(0, 1)) keeps them"
+            )
+        result[rows] = rounded.astype(np.uint8)
+    return result
 
 
 def as_picture(pixels: Decoded) -> UInt8[np.ndarray, "h w 3"]:

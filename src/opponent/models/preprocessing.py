@@ -31,6 +31,8 @@ class Preprocessing:
             12-bit images in 16-bit files. Values beyond them are not cut off. None: 0 and 255 of
             bytes, 0 and 1 of floats that lie there, 0 and 65,535 of integers that use all 16 bits;
             other images are unreadable.
+        largest: the most pixels that an image may have; larger ones are unreadable. None is
+            `PIL.Image.MAX_IMAGE_PIXELS`, 89 megapixels unless you change it.
     Raises:
         ValueError: another number of means or deviations than channels, a range that is none, a
             size or resize below 1.
@@ -50,6 +52,7 @@ class Preprocessing:
     draft: bool = False
     channels: int = 3
     value_range: Range | None = None
+    largest: int | None = None
 
     def __post_init__(self) -> None:
         _ = self.fit  # it refuses sizes, channels and ranges that are none
@@ -69,6 +72,7 @@ class Preprocessing:
             draft=self.draft,
             channels=self.channels,
             value_range=self.value_range,
+            largest=self.largest,
         )
 
     def normalise(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
@@ -92,12 +96,14 @@ class Preprocessing:
         return self.normalise(values / 255 if images.dtype == np.uint8 else values)
 
     def describe(self) -> dict[str, object]:
-        """What determines the inputs, ready for JSON; channels and range only if they are given."""
+        """What determines the inputs, ready for JSON; channels, range and largest only if given."""
         values = asdict(self)
         if self.channels == 3:
             del values["channels"]
         if self.value_range is None:
             del values["value_range"]
+        if self.largest is None:
+            del values["largest"]
         return values
 
     def check(self, inputs: Tensor) -> None:

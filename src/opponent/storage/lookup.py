@@ -106,4 +106,8 @@ def scan_command(
         words += ["--dtype", network.dtype]
     if network.preprocessing.draft:
         words.append("--draft")
+    if network.preprocessing.value_range is not None:
+        words += ["--value-range", *map(str, network.preprocessing.value_range)]
+    if network.preprocessing.largest is not None:
+        words += ["--largest-image", f"{network.preprocessing.largest / 1e6:g}"]
     return shlex.join(words)

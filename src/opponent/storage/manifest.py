@@ -23,7 +23,7 @@ from opponent.storage.files import AnyPath
 
 FORMAT = 4
 # What manifests of this format did not have at first: RGB, and what a byte means.
-_NEWER = {"channels", "value_range"}
+_NEWER = {"channels", "value_range", "largest"}
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]

@@ -29,6 +29,7 @@ def damage_refused(path: AnyPath, command: str | None = None) -> Iterator[None]:
         raise
     except (
         OSError, pa.ArrowException, SafetensorError, TypeError, ValueError, LookupError,
+        RecursionError,
     ) as error:  # fmt: skip
         reason = str(error).partition("\n")[0]
         raise RunError(
