@@ -66,7 +66,7 @@ class Directions:
                 )
         for fault, bad in (
             ("holds NaN or infinity", ~np.isfinite(self.vectors).all(1)),
-            ("is zero", ~self.vectors.any(1)),
+            ("is zero", (self.vectors == 0).all(1)),
         ):
             if bad.any():
                 raise ValueError(
@@ -223,7 +223,7 @@ def _metadata(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("opponent", "{}"))
-    except (SafetensorError, ValueError):
+    except (SafetensorError, ValueError, RecursionError):
         return {}
     kinds = {"labels": list, "layer": str | None, "provenance": dict}
     ours = isinstance(about, dict) and all(isinstance(about.get(k), t) for k, t in kinds.items())

@@ -13,7 +13,7 @@ from opponent.images.sources import Images, open_images
 from opponent.storage.files import AnyPath
 from opponent.storage.manifest import Manifest
 from opponent.storage.shards import COMMAND
-from opponent.storage.tables import TEXT, WHOLE, damage_refused, read_table
+from opponent.storage.tables import PERHAPS_WHOLE, TEXT, damage_refused, read_table
 
 BOX = ("top", "left", "height", "width")
 _MEMBER_TYPES = (pa.int64(), pa.int64(), pa.bool_())
@@ -51,7 +51,8 @@ def read_image_table(path: AnyPath) -> tuple[ImageEntry, ...]:
         RunError: the table is missing or damaged.
     """
     # Column by column: a dictionary for each of a million rows takes gigabytes.
-    table = read_table(path, COMMAND, {"image": TEXT, **dict.fromkeys(BOX, WHOLE)}, others=True)
+    kinds = {"image": TEXT, **dict.fromkeys(BOX, PERHAPS_WHOLE)}
+    table = read_table(path, COMMAND, kinds, others=True)
     with damage_refused(path, COMMAND):
         columns = (table[name].to_pylist() for name in ("image", "path", *BOX))
         return tuple(

@@ -51,9 +51,12 @@ def _lists_of(holds: Callable[[pa.DataType], bool]) -> Callable[[pa.DataType], b
 # What a column may hold.
 TEXT, WHOLE, NUMBER = "texts", "whole numbers", "numbers"
 TEXTS, NUMBERS = "lists of texts", "lists of numbers"
+# The only one in which values may be missing.
+PERHAPS_WHOLE = "whole numbers or nothing"
 _HOLDS: dict[str, Callable[[pa.DataType], bool]] = {
     TEXT: pa.types.is_string,
     WHOLE: pa.types.is_integer,
+    PERHAPS_WHOLE: pa.types.is_integer,
     NUMBER: pa.types.is_floating,
     TEXTS: _lists_of(pa.types.is_string),
     NUMBERS: _lists_of(pa.types.is_floating),
@@ -87,11 +90,21 @@ def read_table(
             page_checksum_verification=True,
         )
         for name, holds in columns.items():
-            if name not in table.column_names:
-                raise ValueError(f"it has no column {name!r}")
-            if not _HOLDS[holds](table.schema.field(name).type):
-                raise ValueError(f"{name!r} holds no {holds}: {table.schema.field(name).type}")
+            _check_column(table, name, holds)
         return table
+
+
+def _check_column(table: pa.Table, name: str, holds: str) -> None:
+    if name not in table.column_names:
+        raise ValueError(f"it has no column {name!r}")
+    column = table[name]
+    if not _HOLDS[holds](column.type):
+        raise ValueError(f"{name!r} holds no {holds}: {column.type}")
+    missing = column.null_count
+    if pa.types.is_list(column.type):
+        missing += pc.list_flatten(column).null_count
+    if missing and holds != PERHAPS_WHOLE:
+        raise ValueError(f"{missing} values of {name!r} are missing")
 
 
 def read_metadata(path: AnyPath, command: str) -> dict[bytes, bytes]:
@@ -116,7 +129,7 @@ def read_arrays(path: AnyPath) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def refuse_not_finite(table: pa.Table) -> None:
-    """Refuse a table with numbers, or lists of them, that are missing or not finite.
+    """Refuse a table with numbers, or lists of them, that are not finite.
 
     Raises:
         ValueError: it has some.
@@ -124,8 +137,6 @@ def refuse_not_finite(table: pa.Table) -> None:
     for name in table.column_names:
         column = table[name]
         values = pc.list_flatten(column) if pa.types.is_list(column.type) else column
-        if column.null_count or values.null_count:
-            raise ValueError(f"a value of {name!r} is missing")
         if pa.types.is_floating(values.type) and pc.all(pc.is_finite(values)).as_py() not in (
             True,
             None,

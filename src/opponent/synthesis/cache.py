@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
@@ -19,7 +20,7 @@ from opponent.core.feature import Feature
 from opponent.core.pictures import read_png
 from opponent.core.progress import Progress, silent
 from opponent.core.side import Side
-from opponent.core.text import file_name
+from opponent.core.text import file_name, one_line
 from opponent.images.imageset import ImageSet
 from opponent.models.network import Network
 from opponent.scan.reopen import baseline_of, check_network, rule_of
@@ -27,6 +28,7 @@ from opponent.storage.checkpoints import plain, question_digest
 from opponent.storage.files import AnyPath, atomic_write, local, write_text
 from opponent.storage.manifest import versions
 from opponent.storage.run import Run
+from opponent.storage.tables import damage_refused
 from opponent.synthesis.inversion import accentuate, invert, visualise
 from opponent.synthesis.result import Synthesis
 from opponent.synthesis.settings import SynthesisSettings
@@ -57,8 +59,12 @@ class CachedImage:
     final: float
 
     def pixels(self) -> UInt8[np.ndarray, "h w 4"]:
-        """The image, with its opacity as alpha channel."""
-        with local(self.path) as file:
+        """The image, with its opacity as alpha channel.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        with damage_refused(self.path), local(self.path) as file:
             return read_png(file)
 
 
@@ -161,17 +167,21 @@ def _write(path: AnyPath, question: dict[str, Any], result: Synthesis) -> None:
     write_text(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
+class _Record(msgspec.Struct, frozen=True):
+    """What of a record a `CachedImage` has; the rest is the question."""
+
+    kind: Kind
+    side: Side
+    image: str | None
+    activation: tuple[float, ...]
+    objective: tuple[float, ...]
+    final: float
+
+
 def _read(path: AnyPath) -> CachedImage:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return CachedImage(
-            kind=values["kind"],
-            side=Side(values["side"]),
-            image=values["image"],
-            path=path.with_suffix(".png"),
-            activation=tuple(values["activation"]),
-            objective=tuple(values["objective"]),
-            final=values["final"],
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} is damaged ({error}); delete it, and it is made again") from error
+        record = msgspec.json.decode(path.read_bytes(), type=_Record)
+    except (ValueError, RecursionError) as error:
+        reason = one_line(error)
+        raise RunError(f"{path} is damaged ({reason}); delete it, and it is made again") from error
+    return CachedImage(path=path.with_suffix(".png"), **msgspec.structs.asdict(record))

@@ -135,7 +135,7 @@ def test_damage_is_told(tmp_path: Path) -> None:
         Study(study.folder)
     gone.write_bytes(kept)
     (study.folder / "trials.parquet").write_bytes(b"no table")
-    with pytest.raises(RunError, match=r"trials\.parquet is damaged or missing"):
+    with pytest.raises(RunError, match=r"trials\.parquet is damaged"):
         Study(study.folder)
     write_study(study.folder, study.settings, study.trials[:1] * 2)
     with pytest.raises(RunError, match="two trials have the same id"):

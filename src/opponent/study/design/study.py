@@ -24,10 +24,20 @@ import pyarrow.parquet as pq
 from opponent.core.errors import RunError
 from opponent.core.text import one_line
 from opponent.storage.files import atomic_write, write_text
+from opponent.storage.tables import TEXT, TEXTS, read_table
 from opponent.study.design.settings import Settings, read_settings, to_json
 
 KINDS = ("practice", "catch", "trial")
 _TRIAL, _STIMULUS = re.compile("[0-9a-f]{12}"), re.compile("[0-9a-f]{16}")
+
+
+# What makes a study.
+COMMAND = "opponent experiment build"
+# What the columns of trials.parquet hold that participants' pages need.
+_COLUMNS = {
+    **dict.fromkeys(("trial", "kind", "layer", "feature", "mei", "mii"), TEXT),
+    **dict.fromkeys(("examples", "choices"), TEXTS),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,11 +175,7 @@ class Study:
         Raises:
             RunError: the file is missing or damaged.
         """
-        path = self.folder / "trials.parquet"
-        try:
-            return pq.read_table(path, page_checksum_verification=True)
-        except (OSError, pa.ArrowException) as error:
-            raise RunError(f"{path} is damaged or missing: {one_line(error)}") from error
+        return read_table(self.folder / "trials.parquet", COMMAND, _COLUMNS, others=True)
 
     @cached_property
     def trials(self) -> tuple[Trial, ...]:
@@ -188,7 +194,8 @@ class Study:
                 trials.append(Trial(id=row["trial"], **values))
             return tuple(trials)
         except (LookupError, TypeError, ValueError) as error:
-            raise RunError(f"{self.folder / 'trials.parquet'} is damaged: {error}") from error
+            path, reason = self.folder / "trials.parquet", one_line(error)
+            raise RunError(f"{path} is damaged: {reason}") from error
 
     @cached_property
     def _by_id(self) -> dict[str, Trial]:
