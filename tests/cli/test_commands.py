@@ -238,6 +238,15 @@ def test_why(run: Path, pictures: Path, tmp_path: Path) -> None:
     assert page.is_file()
 
 
+def test_why_takes_an_image_of_the_run(run: Path, pictures: Path) -> None:
+    words = ("mixed3b:189", "--through", "mixed3a", "--run", run)
+    by_id = within("why", "inceptionv1-small", "[03].png", *words)
+    assert by_id == within("why", "inceptionv1-small", pictures / "[03].png", *words)
+    wrong = command("why", "inceptionv1-small", "nope.png", *words)
+    assert wrong.returncode == 2
+    assert "there is no file 'nope.png', and" in " ".join(wrong.stderr.split())
+
+
 def test_why_rather_than(pictures: Path, tmp_path: Path) -> None:
     page = tmp_path / "why.html"
     words = ("why", "inceptionv1-small", pictures / "[03].png", "mixed3b:189@2,3")

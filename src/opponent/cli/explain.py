@@ -37,6 +37,8 @@ from opponent.core.side import Side
 
 if TYPE_CHECKING:
     from opponent.explain.drivers import Drivers
+    from opponent.images.imageset import ImageEntry
+    from opponent.storage.run import Run
 
 _Page = Annotated[
     Path | None, typer.Option("--out", help="A page (.html) or picture (.png, .pdf, .svg).")
@@ -51,7 +53,7 @@ _Page = Annotated[
 )
 def why(
     model: Model,
-    image: Annotated[Path, typer.Argument(help="A photograph.")],
+    image: Annotated[str, typer.Argument(help="A photograph; with --run, also an id of its.")],
     feature: Annotated[str, typer.Argument(help="LAYER:UNIT; 'logits:954' asks for a class.")],
     through: Through,
     against: Annotated[
@@ -88,13 +90,14 @@ def why(
     rival = None
     if against is not None:
         [rival] = parse_features([against], directions, power)
+    scanned = open_run(run) if run else None
     answer = explain(
         network,
-        image,
+        image if scanned is None or Path(image).exists() else _of_run(scanned, image),
         resolved,
         through,
         against=rival,
-        run=open_run(run) if run else None,
+        run=scanned,
         channels=channels,
         rule=rule,
     )
@@ -213,6 +216,13 @@ def _print_drivers(
     out.print(two_sides(headings, rows(Side.EXCITATION), rows(Side.INHIBITION), names))
 
 
+def _of_run(run: "Run", image: str) -> "ImageEntry":
+    try:
+        return run.images.find(image)
+    except LookupError as error:
+        raise LookupError(f"there is no file {image!r}, and {error}") from error
+
+
 def _cell(text: str) -> tuple[int, int]:
     parts = text.split(",")
     if len(parts) != 2 or not all(number.strip().isdecimal() for number in parts):
@@ -222,8 +232,8 @@ def _cell(text: str) -> tuple[int, int]:
 
 @app.command(
     rich_help_panel=EXPLAIN,
-    epilog="Example: [bold]opponent invert run --image coffee.jpg --side inhibition[/]; "
-    "then look into run/synthesis",
+    epilog="Example: [bold]opponent invert run --image ID --side inhibition[/], with an ID that "
+    "`opponent select run` lists; then look into run/synthesis",
 )
 def invert(
     run: RunFolder,
