@@ -82,12 +82,15 @@ def begin(words: list[str]) -> int:
         return child
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
+    said = os.dup(2)
     os.dup2(silence, 2)
     from opponent.cli import app
 
     code = 1
     try:
         code = int(app(words, standalone_mode=False) or 0)
+    except Exception as error:
+        os.write(said, f"{' '.join(words)}: {type(error).__name__}: {error}\n".encode())
     finally:
         os._exit(code)
 

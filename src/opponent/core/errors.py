@@ -64,3 +64,17 @@ class EmptyTarget(ValueError):
     ...     print(str(error).partition(" in image")[0])
     nothing inhibits mixed3b:189@7,7 through 'mixed3a'
     """
+
+
+# How PyTorch and Python say, in errors of other kinds, that there was no memory.
+_NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "can't start new thread")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory, or room for another thread, was missing.
+
+    Args:
+        error: any; PyTorch's of a GPU's memory is known by its name, for it need not be loaded.
+    """
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return known or any(words in str(error) for words in _NO_MEMORY)

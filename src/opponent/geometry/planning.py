@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 
-from opponent.core.errors import IndependentFeature, UnknownGeometry
+from opponent.core.errors import IndependentFeature, UnknownGeometry, out_of_memory
 from opponent.core.feature import Feature
 from opponent.core.text import one_line
 from opponent.geometry.candidates import crops_from_pixels, crops_from_through
@@ -55,6 +55,8 @@ def _plan(
     except (UnknownGeometry, IndependentFeature) as error:
         candidates = str(error)
     except Exception as error:
+        if out_of_memory(error):
+            raise
         # Networks that crop, roll, flip or round up have boxes at places that no crop allows for.
         candidates = f"the steps from pixels to layers are not even ({one_line(error)})"
     if isinstance(candidates, str):

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opponent.core.box import Box
-from opponent.core.errors import IndependentFeature, UnknownGeometry
+from opponent.core.errors import IndependentFeature, UnknownGeometry, out_of_memory
 from opponent.core.feature import Feature
 from opponent.models.network import PIXELS, Network
 from opponent.models.operations import CoordinateMode, Extents, counts_exactly
@@ -102,7 +102,7 @@ def _failures_explained(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, UnknownGeometry):
+        if isinstance(error, UnknownGeometry) or out_of_memory(error):
             raise
         raise UnknownGeometry(f"cannot tell the receptive field of {what}: {error}") from error
 

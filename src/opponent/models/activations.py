@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from opponent.core.errors import out_of_memory
 from opponent.models.state import apply_alone
 
 aten: Any = torch.ops.aten
@@ -100,7 +101,9 @@ def is_activation(module: nn.Module, shape: tuple[int, ...]) -> bool:
         # A copy, since a module may remember what it was given.
         copy = deepcopy(module)
         of_a, of_b, of_mixed, of_middle = (apply_alone(copy, x) for x in inputs)
-    except Exception:  # a module that takes something else fails in a way of its own
+    except Exception as error:  # a module that takes something else fails in a way of its own
+        if out_of_memory(error):
+            raise
         return False
     if not isinstance(of_a, Tensor) or of_a.shape != shape or not of_a.is_floating_point():
         return False

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.weak import WeakIdKeyDictionary
 
-from opponent.core.errors import UnknownLayout
+from opponent.core.errors import UnknownLayout, out_of_memory
 from opponent.core.text import one_line
 from opponent.models.activations import ACTIVATIONS
 from opponent.models.deduction import by_module, by_places, placed_at, with_channels
@@ -103,6 +103,8 @@ class _Survey:
         try:
             self.calls = trace(model, image, self._see_one)
         except Exception as error:
+            if out_of_memory(error):
+                raise
             raise ValueError(
                 f"{type(model.module).__name__} does not take one image of shape "
                 f"{(*image.shape,)} ({one_line(error)}); its `preprocessing` says the size and "
@@ -116,6 +118,8 @@ class _Survey:
         try:
             trace(self.model, inputs, look)  # type: ignore[arg-type]
         except Exception as error:
+            if out_of_memory(error):
+                raise
             return one_line(error)
         return None
 
@@ -160,7 +164,9 @@ class _Survey:
         try:
             with torch.no_grad(), PlaceMode() as mode:
                 trace(model, mode.coordinates(image.new_zeros(ENDS, *image.shape[1:])), see)
-        except Exception:
+        except Exception as error:
+            if out_of_memory(error):
+                raise
             return  # of the layers after the operation that fails, places are not known
 
     def output(self, found: Output, said: Mapping[str, str]) -> Output:

@@ -15,6 +15,7 @@ from opponent.attribution.attribute import attribute_each
 from opponent.attribution.result import Attribution
 from opponent.attribution.rules import AttributionRule
 from opponent.core.box import Box
+from opponent.core.errors import out_of_memory
 from opponent.core.progress import Progress, silent
 from opponent.images.loader import Batch, load_batches
 from opponent.models.finite import NOT_FINITE, not_finite
@@ -224,8 +225,7 @@ def _fitting(compute: Callable[[Tensor], _Result], inputs: Tensor) -> Iterator[_
         yield compute(inputs)
         return
     except (RuntimeError, MemoryError) as error:
-        full = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if len(inputs) == 1 or not (full or "can't allocate memory" in str(error)):
+        if len(inputs) == 1 or not out_of_memory(error):
             raise
     # Here, and not above: the exception held what was computed.
     if inputs.device.type == "cuda":
