@@ -114,6 +114,70 @@ def test_who_withdraws_takes_their_answers_back(store: Store, study: Study) -> N
     assert choice.encode() not in data
 
 
+def _traces(store: Store, study: Study, id: str, number: int) -> int:
+    """How often a row of a participant's answers begins in the database or the log beside it."""
+    files = (store.path, store.path.with_name(f"{store.path.name}-wal"))
+    data = b"\0".join(path.read_bytes() for path in files if path.exists())
+    return sum(data.count((id + shown.trial.id).encode()) for shown in seen(study, number))
+
+
+def _everyone_answers(store: Store, study: Study, people: int) -> list[str]:
+    """In turns, so that their rows lie among one another."""
+    with store.transaction():
+        ids = [begin(store, prolific_pid=f"p{i}")[1] for i in range(people)]
+        for at in range(len(study.trials)):
+            for question in QUESTIONS:
+                for number, id in enumerate(ids):
+                    place = (at + number + 3 * (question == "mii")) % 9
+                    give(store, study, id, at, question, place, number=number)
+    return ids
+
+
+def test_nothing_withdrawn_is_in_any_file_while_the_server_runs(store: Store, study: Study) -> None:
+    ids = _everyone_answers(store, study, 20)
+    assert _traces(store, study, ids[7], 7) > 0
+    with store.transaction():
+        store.end(ids[7], "withdrawn")
+    assert _traces(store, study, ids[7], 7) == 0
+    assert _traces(store, study, ids[8], 8) > 0
+    log = store.path.with_name(f"{store.path.name}-wal")
+    assert log.stat().st_size == 0
+    # Of the participant's own id there is the row that says that they withdrew, and its index.
+    assert store.path.read_bytes().count(ids[7].encode()) == 2
+
+
+@pytest.mark.parametrize("then", ["commit", "close"])
+def test_a_reader_only_delays_that(store: Store, study: Study, then: str) -> None:
+    ids = _everyone_answers(store, study, 3)
+    reader = sqlite3.connect(store.path, isolation_level=None)
+    reader.execute("BEGIN")
+    before = reader.execute("SELECT count(*) FROM answers").fetchone()
+    assert store.end(ids[1], "withdrawn") == "withdrawn"
+    assert _traces(store, study, ids[1], 1) > 0
+    # The reader still sees what was, and its end alone changes nothing.
+    assert reader.execute("SELECT count(*) FROM answers").fetchone() == before
+    reader.execute("COMMIT")
+    if then == "commit":
+        store.start()
+    else:
+        store.close()
+    assert _traces(store, study, ids[1], 1) == 0
+    reader.close()
+
+
+def test_what_a_killed_server_left_is_emptied_by_the_next(store: Store, study: Study) -> None:
+    ids = _everyone_answers(store, study, 2)
+    reader = sqlite3.connect(store.path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM answers").fetchone()
+    store.end(ids[1], "withdrawn")
+    reader.execute("COMMIT")
+    # As after a kill: another process opens the files with the log still there.
+    with Store(store.path, create=True):
+        assert _traces(store, study, ids[1], 1) == 0
+    reader.close()
+
+
 def test_only_the_first_browser_goes_on_after_an_answer(store: Store, study: Study) -> None:
     token, participant = store.start(prolific_pid="p", session_id="x")
     again, same = store.start(prolific_pid="p", session_id="y")

@@ -14,11 +14,15 @@ You are asked to take part in a research study about pictures and artificial neu
 What you do: you look at small pictures and choose those that you think belong, or least belong, to
 a group. It takes about 15 minutes.
 
-What is stored: which pictures you choose, how long you take, the kind of your browser and the size
-of its window, and the IDs that your recruiting service hands over. No name, address or e-mail.
+What is stored: which pictures you choose, when and how long it takes, when you begin and end, the
+kind of your browser, the size of its window and of the screen, and the IDs that your recruiting
+service hands over. No name, address or e-mail.
 
-Your rights: taking part is voluntary. You can withdraw at any time, without a reason; what you
-have answered is then deleted.
+Your rights: taking part is voluntary. You can withdraw at any time until the end, without a reason.
+All your answers are then deleted: which pictures you chose, when, and how long it took. What is
+kept says that you agreed and withdrew: when you began and withdrew, the kind of your browser, the
+size of its window and of the screen, and the recruiting service's IDs, so that nobody is counted or
+paid twice.
 
 There are no known risks. Some pictures show animals, food or people.
 

@@ -5,6 +5,7 @@ returns, so that neither a killed process nor a power cut undoes what a particip
 stored. One connection writes; others, such as the export, may read at any time.
 """
 
+import logging
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pyarrow as pa
 
 from opponent.core.errors import RunError
 
+LOG = logging.getLogger("opponent.study")
 # Bytes of "Oppo", by which `file` and other tools recognise the database.
 APPLICATION = int.from_bytes(b"Oppo", "big")
 VERSION = 1
@@ -101,6 +103,9 @@ class Database:
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self.path = path
         self.lock = threading.RLock()
+        # Whether the log beside the file has to be emptied, since it may hold what was deleted. A
+        # server that was killed may have left such a log.
+        self._erasing = create
         try:
             self.connection = sqlite3.connect(
                 path, timeout=PATIENCE, isolation_level=None, check_same_thread=False
@@ -136,7 +141,33 @@ class Database:
     def close(self) -> None:
         """Close the file."""
         with self.lock:
+            self._empty_log()
+            self._erasing = False
             self.connection.close()
+
+    def erase(self) -> None:
+        """Leave nothing of what was deleted in the log beside the file, from the next commit on.
+
+        While another process reads, the log cannot be emptied: each later commit tries again, and
+        so does closing.
+        """
+        self._erasing = True
+
+    def _empty_log(self) -> None:
+        """Move the log into the file, whose deleted rows are overwritten, and cut it to nothing."""
+        if not self._erasing:
+            return
+        run = self.connection.execute
+        try:
+            # What is committed is told at once, and waits for no reader.
+            run("PRAGMA busy_timeout = 0")
+            busy, *_ = run("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._erasing = bool(busy)
+        except sqlite3.Error as error:
+            # The commit stands all the same.
+            LOG.warning("the log of %s cannot be emptied yet: %s", self.path.name, error)
+        finally:
+            run(f"PRAGMA busy_timeout = {int(1000 * PATIENCE)}")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -158,6 +189,8 @@ class Database:
                         run("RELEASE inner_one")
                 raise
             run("RELEASE inner_one" if inner else "COMMIT")
+            if not inner:
+                self._empty_log()
 
     def table(self, query: str, schema: pa.Schema) -> pa.Table:
         """The result of a query as a table.

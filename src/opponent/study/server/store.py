@@ -227,7 +227,8 @@ class Store:
     def end(self, participant: str, state: str, *, answers: int = 0) -> str:
         """End a session. A session that has ended stays as it is.
 
-        The answers of a participant who withdraws are deleted.
+        The answers of a participant who withdraws are deleted, and are soon in no file: neither in
+        the database nor in the log beside it.
 
         Args:
             participant: their id.
@@ -251,6 +252,7 @@ class Store:
                 raise Refused("unfinished", f"{answers - given} of {answers} answers are missing")
             if state == "withdrawn":
                 self._run("DELETE FROM answers WHERE participant = ?", (participant,))
+                self.database.erase()
             self._end(participant, state)
         return state
 
