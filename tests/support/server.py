@@ -36,7 +36,7 @@ class Connection:
             OSError, EOFError: the server went away; the next request connects again.
         """
         content = b"" if data is None else json.dumps(data).encode()
-        head = {"host": "study", "content-length": str(len(content)), **(headers or {})}
+        head = {"host": "127.0.0.1", "content-length": str(len(content)), **(headers or {})}
         if content:
             head["content-type"] = "application/json"
         lines = [f"{method} {path} HTTP/1.1", *(f"{k}: {v}" for k, v in head.items()), "", ""]

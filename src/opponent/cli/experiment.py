@@ -218,7 +218,8 @@ def _summary(results: "Results") -> list[str]:
 
 @experiment.command(
     epilog="Examples: [bold]opponent experiment serve study --install[/]; "
-    "[bold]opponent experiment serve study --host 0.0.0.0 --port 80[/]. "
+    "behind a proxy [bold]opponent experiment serve study --proxy 127.0.0.1 "
+    "--name study.example.org[/]. "
     "With Prolific, give as the study's address the one that is printed, with "
     "?PROLIFIC_PID={{%PROLIFIC_PID%}}&STUDY_ID={{%STUDY_ID%}}&SESSION_ID={{%SESSION_ID%}} added."
 )
@@ -244,6 +245,13 @@ def serve(
         str | None,
         typer.Option(help="A reverse proxy's address, to be believed about who the client is."),
     ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A name by which participants reach the server, such as study.example.org; "
+            "others are refused but for addresses and localhost. Several: give it again."
+        ),
+    ] = None,
     pilot: Annotated[
         bool,
         typer.Option("--pilot", help="Only try it: every page says so; answers are kept apart."),
@@ -252,7 +260,8 @@ def serve(
     """Show a study to participants and store what they answer, until Ctrl-C.
 
     Each answer is on the disk before it is acknowledged. The server speaks plain HTTP: for
-    participants elsewhere put a reverse proxy with TLS before it, and name it by --proxy.
+    participants elsewhere put a reverse proxy with TLS before it, and name it by --proxy, and the
+    address that participants see by --name.
     """
     import logging
     from dataclasses import replace
@@ -283,7 +292,16 @@ def serve(
     )
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    run(shown, host=host, port=port, files=files, limits=limits, proxy=proxy, answers=answers)
+    run(
+        shown,
+        host=host,
+        port=port,
+        files=files,
+        limits=limits,
+        proxy=proxy,
+        answers=answers,
+        names=name or (),
+    )
     stopped = f"stopped; all answers are in {study / answers}"
     err.print(stopped, markup=False, soft_wrap=True)
 

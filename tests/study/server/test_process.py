@@ -165,7 +165,7 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed(
 def test_bodies_are_refused_before_they_are_held(study: Study, served: Server) -> None:
     """With a length that is too large, with none and in chunks, and with one that is a lie."""
     address = ("127.0.0.1", served.port)
-    start = b"POST /api/session HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    start = b"POST /api/session HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
     chunk = b"%x\r\n" % 4096 + b" " * 4096 + b"\r\n"
     for rest in (
         b"content-length: 99999999999999\r\n\r\n",

@@ -13,7 +13,7 @@ Source: paper, appendix B.
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -26,6 +26,7 @@ from opponent.core.errors import RunError
 from opponent.study.design.study import Study
 from opponent.study.server.experiment import Experiment
 from opponent.study.server.guard import LIMITS, LOG, Guard, Limits, refused
+from opponent.study.server.hosts import Hosts, read_names
 from opponent.study.server.site import File
 from opponent.study.server.store import Store
 
@@ -56,6 +57,7 @@ def create_app(
     files: Mapping[str, File] | None = None,
     limits: Limits | None = LIMITS,
     answers: str = ANSWERS,
+    names: Iterable[str] | None = None,
 ) -> Starlette:
     """The server as an ASGI application.
 
@@ -64,11 +66,15 @@ def create_app(
         files: of the page (`site.page_files`); without them there is only the interface.
         limits: of one client; None for no limits.
         answers: the file in the study's folder that answers go into.
+        names: the hosts that a request may name, besides addresses and localhost; None checks
+            nothing, for where another program does.
     Returns:
         The application.
     Raises:
         RunError: the study is damaged, or has changed since its first answer.
+        ValueError: one of `names` is not the name of a host.
     """
+    allowed = None if names is None else read_names(names)
     study = study if isinstance(study, Study) else Study(study)
     store = Store(study.folder / answers, create=True)
     try:
@@ -98,6 +104,9 @@ def create_app(
     app = Starlette(routes=routes, exception_handlers={HTTPException: refused}, lifespan=lifespan)
     app.router.redirect_slashes = False
     app.state.experiment = experiment
+    # The one that is added last is the outer one.
+    if allowed is not None:
+        app.add_middleware(Hosts, names=allowed)
     app.add_middleware(Guard, limits=limits)
     return app
 
@@ -111,6 +120,7 @@ def serve(
     limits: Limits | None = LIMITS,
     proxy: str | None = None,
     answers: str = ANSWERS,
+    names: Iterable[str] = (),
 ) -> None:
     """Serve a study until Ctrl-C.
 
@@ -122,14 +132,17 @@ def serve(
         limits: of one client; None for no limits.
         proxy: the address of a reverse proxy. Only its X-Forwarded-For header is believed.
         answers: the file in the study's folder that answers go into.
+        names: the names by which participants reach the server. Requests to others are refused;
+            addresses and localhost are always allowed.
     Raises:
         RunError: the study cannot be served, or the address cannot be listened at.
+        ValueError: one of `names` is not the name of a host.
     """
     import socket
 
     import uvicorn
 
-    app = create_app(study, files=files, limits=limits, answers=answers)
+    app = create_app(study, files=files, limits=limits, answers=answers, names=names)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     try:
