@@ -21,7 +21,7 @@ from opponent.study.server.forms import (
     SessionForm,
     read_form,
 )
-from opponent.study.server.guard import Buckets, Limits, Refusal
+from opponent.study.server.guard import Buckets, Limits, Pieces, Refusal
 from opponent.study.server.store import Answer, Participant, Refused, Store
 from opponent.study.server.writer import Writer
 
@@ -257,4 +257,4 @@ class Experiment:
         # Without the file's time and an ETag made of it: the order of writing tells the answers.
         headers = {"cache-control": "private, max-age=86400, immutable"}
         data = await run_in_threadpool(self.study.stimulus(id).read_bytes)
-        return Response(data, media_type="image/png", headers=headers)
+        return Pieces(data, media_type="image/png", headers=headers)

@@ -15,6 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOG = logging.getLogger("opponent.study")
 
+# Bytes of a large reply that are sent at once.
+PIECE = 16 * 1024
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -87,11 +89,36 @@ class Buckets:
         return 0.0 if passes else (1 - left) / self.rate
 
 
+class Seldom:
+    """Counts what may happen too often for a line in the log each: a flood would fill the disk.
+
+    Args:
+        clock: the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._many, self._logged = 0, float("-inf")
+
+    def count(self) -> int:
+        """Count one more.
+
+        Returns:
+            How many there were since the last line if another may be written now, a second after
+            it; else 0.
+        """
+        self._many += 1
+        if self._clock() - self._logged < 1:
+            return 0
+        many, self._many, self._logged = self._many, 0, self._clock()
+        return many
+
+
 def client_of(scope: Scope) -> str:
     """What tells clients apart.
 
     Args:
-        scope: of the request.
+        scope: of the request; of it the 'client' is read.
     Returns:
         The address; for IPv6 the network that one customer has (64 bits).
     """
@@ -137,9 +164,7 @@ class Guard:
             "calls": Buckets(limits.calls, limits.clients),
             "sessions": Buckets(limits.sessions, limits.clients),
         }
-        # Refusals of too many requests that are not in the log yet, and the time of the last such
-        # line: one line a second, or the log itself would be flooded.
-        self._many, self._logged = 0, float("-inf")
+        self._seldom = Seldom()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -193,11 +218,9 @@ class Guard:
         return wait
 
     def _log_many(self, scope: Scope) -> None:
-        self._many += 1
-        if time.monotonic() - self._logged >= 1:
-            more = f" ({self._many} since the last such line)" if self._many > 1 else ""
+        if many := self._seldom.count():
+            more = f" ({many} since the last such line)" if many > 1 else ""
             log_refusal(scope, 429, f"too many requests{more}")
-            self._many, self._logged = 0, time.monotonic()
 
 
 def log_refusal(scope: Scope, status: int, why: str) -> None:
@@ -224,6 +247,19 @@ def refusal(status: int, reason: str, message: str, **more: object) -> JSONRespo
         more: further fields.
     """
     return JSONResponse({"error": reason, "message": message, **more}, status_code=status)
+
+
+class Pieces(Response):
+    """A reply that is sent piece by piece: of a large one no more is held than its reader takes."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        start = {"type": "http.response.start", "status": self.status_code}
+        await send({**start, "headers": self.raw_headers})
+        for at in range(0, max(1, len(self.body)), PIECE):
+            piece = bytes(self.body[at : at + PIECE])
+            more = at + PIECE < len(self.body)
+            await send({"type": "http.response.body", "body": piece, "more_body": more})
 
 
 class Refusal(HTTPException):

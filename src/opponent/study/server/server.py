@@ -15,6 +15,7 @@ Source: paper, appendix B.
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -25,15 +26,16 @@ from starlette.routing import Route
 from opponent.core.errors import RunError
 from opponent.study.design.study import Study
 from opponent.study.server.experiment import Experiment
-from opponent.study.server.guard import LIMITS, LOG, Guard, Limits, refused
+from opponent.study.server.guard import LIMITS, LOG, Guard, Limits, Pieces, refused
 from opponent.study.server.hosts import Hosts, read_names
 from opponent.study.server.site import File
 from opponent.study.server.store import Store
 
+if TYPE_CHECKING:
+    from opponent.study.server.connections import Bounds
+
 # Where answers go, and where those of a pilot do: they are no participants'.
 ANSWERS, PILOT = "answers.sqlite3", "pilot.sqlite3"
-# Connections that may wait to be accepted.
-BACKLOG = 1024
 
 
 def _file(file: File) -> Callable[[Request], Awaitable[Response]]:
@@ -41,7 +43,7 @@ def _file(file: File) -> Callable[[Request], Awaitable[Response]]:
         headers = {"etag": file.tag, "cache-control": "no-cache"}
         if request.headers.get("if-none-match") == file.tag:
             return Response(status_code=304, headers=headers)
-        return Response(file.content, media_type=file.type, headers=headers)
+        return Pieces(file.content, media_type=file.type, headers=headers)
 
     return show
 
@@ -121,6 +123,7 @@ def serve(
     proxy: str | None = None,
     answers: str = ANSWERS,
     names: Iterable[str] = (),
+    bounds: "Bounds | None" = None,
 ) -> None:
     """Serve a study until Ctrl-C.
 
@@ -134,6 +137,8 @@ def serve(
         answers: the file in the study's folder that answers go into.
         names: the names by which participants reach the server. Requests to others are refused;
             addresses and localhost are always allowed.
+        bounds: of connections; None for `connections.BOUNDS`. Where the process may not open as
+            many files, there are fewer connections.
     Raises:
         RunError: the study cannot be served, or the address cannot be listened at.
         ValueError: one of `names` is not the name of a host.
@@ -142,21 +147,24 @@ def serve(
 
     import uvicorn
 
+    from opponent.study.server.connections import BOUNDS, Book, watched, within_files
+
     app = create_app(study, files=files, limits=limits, answers=answers, names=names)
+    bounds = within_files(bounds or BOUNDS)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         # From here on clients wait until the server is ready instead of being refused.
-        listener.listen(BACKLOG)
+        listener.listen(bounds.backlog)
     except OSError as error:
         listener.close()
         raise RunError(f"cannot listen at {host}:{port}: {error.strerror}") from error
     config = uvicorn.Config(
         app,
         loop="asyncio",
-        http="h11",
+        http=watched(Book(bounds, proxy)),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -164,9 +172,7 @@ def serve(
         server_header=False,
         proxy_headers=proxy is not None,
         forwarded_allow_ips=proxy,
-        # A process may often hold no more than 1,024 files open.
-        limit_concurrency=900,
-        backlog=BACKLOG,
+        backlog=bounds.backlog,
         timeout_graceful_shutdown=5,
     )
     shown = f"[{host}]" if ":" in host else host
