@@ -5,24 +5,20 @@ folder that OPPONENT_JSPSYCH names.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route
+from playwright.sync_api import Browser, Route
 from tests.support.server import Server
 from tests.support.study import small_study
+from tests.support.visit import FREE, RETURN, Visit
 
-from opponent.study.design.study import Study
 from opponent.study.server.guard import Limits
 from opponent.study.server.site import File
-from opponent.study.server.store import Store
 
 pytestmark = pytest.mark.browser
 
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"
-RETURN = "https://app.prolific.com/submissions/complete?cc="
 IDS = "?PROLIFIC_PID={}&STUDY_ID=s1&SESSION_ID=x1"
-FREE = ".choices .cell:not([disabled])"
 UNLIMITED = Limits(calls=(1e6, 1e6), sessions=(1e6, 1e6), session=(1e6, 1e6), files=(1e6, 1e6))
 
 
@@ -40,99 +36,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, files: dict[str, File]) -> 
     )
     with Server(folder, files=files, limits=UNLIMITED) as server:
         yield server
-
-
-class Visit:
-    """A participant's browser: what it asked for, and what went wrong."""
-
-    def __init__(self, browser: Browser, server: Server, query: str = "") -> None:
-        self.server, self.study = server, Study(server.folder)
-        self.context: BrowserContext = browser.new_context(viewport={"width": 1024, "height": 640})
-        self.context.route("https://app.prolific.com/**", self._prolific)
-        self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(20_000)
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.complaints.append(dialog.message))
-        self.page.on(
-            "console",
-            lambda message: message.type == "error" and self.complaints.append(message.text),
-        )
-        # What was clicked: (trial, question) to the choice.
-        self.clicked: dict[tuple[str, str], str] = {}
-        self.page.goto(f"{server.url}/{query}")
-
-    @staticmethod
-    def _prolific(route: Route) -> None:
-        route.fulfill(body="back at Prolific")
-
-    def __enter__(self) -> "Visit":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.context.close()
-
-    def title(self) -> str:
-        return self.page.inner_text("main h1")
-
-    def press(self, text: str) -> None:
-        self.page.get_by_role("button", name=text, exact=True).click()
-
-    def to_practice(self) -> None:
-        """From consent to the first question."""
-        self.press("I agree, and want to take part")
-        for text in ("Continue", "Continue", "Start the practice"):
-            self.press(text)
-
-    def choices(self) -> list[str]:
-        """The ids of the nine, as they are shown."""
-        self.page.wait_for_selector(FREE)
-        sources = self.page.eval_on_selector_all(".choices img", "x => x.map(y => y.src)")
-        return [source.rsplit("/", 1)[1].removesuffix(".png") for source in sources]
-
-    def trial(self) -> str:
-        """The trial that is shown, by its choices."""
-        shown = set(self.choices())
-        (trial,) = [x.id for x in self.study.trials if set(x.choices) == shown]
-        return trial
-
-    def answer(self, question: str, place: int, keys: bool = False) -> None:
-        """Choose by mouse or keyboard, and confirm."""
-        self.clicked.setdefault((self.trial(), question), self.choices()[place])
-        if keys:
-            self.page.keyboard.press(str(place + 1))
-            self.page.keyboard.press("Enter")
-        else:
-            self.page.locator(".choices .cell").nth(place).click()
-            self.page.click(".confirm")
-
-    def answer_both(self, first: int, second: int, keys: bool = False) -> None:
-        self.answer("mei", first, keys)
-        self.page.wait_for_selector(".cell.first")
-        self.answer("mii", second, keys)
-        self.page.wait_for_selector(".cell.told")
-
-    def places(self) -> tuple[int, int]:
-        """Which places are right."""
-        trial, shown = self.study.trial(self.trial()), self.choices()
-        return shown.index(trial.mei), shown.index(trial.mii)
-
-    def stored(self, pid: str) -> tuple[str, dict[tuple[str, str], dict[str, Any]]]:
-        """A participant's state and their answers in the database."""
-        with Store(self.server.folder / "answers.sqlite3") as store:
-            people = {x["prolific_pid"]: x for x in store.participants().to_pylist()}
-            rows = store.answers().to_pylist()
-        person = people[pid]
-        mine = [x for x in rows if x["participant"] == person["participant"]]
-        assert len({(x["trial"], x["question"]) for x in mine}) == len(mine)
-        return person["state"], {(x["trial"], x["question"]): x for x in mine}
-
-    def outside(self) -> list[str]:
-        """Requests to elsewhere, but for the way back to Prolific."""
-        ours = (self.server.url, RETURN)
-        return [x for x in self.requests if not x.startswith(ours)]
 
 
 @pytest.mark.slow
