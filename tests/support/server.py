@@ -21,10 +21,11 @@ class Connection:
 
     Args:
         port: the server's, on this machine.
+        address: from where.
     """
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
+        self.port, self.address = port, address
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def request(
@@ -42,7 +43,9 @@ class Connection:
         lines = [f"{method} {path} HTTP/1.1", *(f"{k}: {v}" for k, v in head.items()), "", ""]
         try:
             if self._streams is None:
-                self._streams = await asyncio.open_connection("127.0.0.1", self.port)
+                self._streams = await asyncio.open_connection(
+                    "127.0.0.1", self.port, local_addr=(self.address, 0)
+                )
             reader, writer = self._streams
             writer.write("\r\n".join(lines).encode() + content)
             answer = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
@@ -118,6 +121,13 @@ class Server:
         assert code is not None, "the server does not stop"
         self._process = None
         return code
+
+    @property
+    def pid(self) -> int:
+        """The process' number."""
+        assert self._process is not None
+        assert self._process.pid is not None
+        return self._process.pid
 
     def lines(self) -> list[str]:
         """What it has logged."""

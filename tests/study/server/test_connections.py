@@ -133,7 +133,7 @@ def test_a_body_and_a_reply_must_be_taken_in_time(study: Study) -> None:
 
 
 def test_an_address_makes_room_for_itself_alone(study: Study) -> None:
-    with serving(study, of_one=3) as server, ExitStack() as stack:
+    with serving(study, of_one=3, spared=9.0) as server, ExitStack() as stack:
         others = stack.enter_context(connect(server, 3))
         ask(others)
         first, second, third = (stack.enter_context(connect(server)) for _ in range(3))
@@ -166,7 +166,7 @@ def test_the_proxy_may_hold_more(study: Study) -> None:
 
 
 def test_who_has_waited_longest_makes_room(study: Study) -> None:
-    with serving(study, most=4, head=2.0) as server, ExitStack() as stack:
+    with serving(study, most=4, spared=2.0) as server, ExitStack() as stack:
         held = [stack.enter_context(connect(server, 10 + i)) for i in range(4)]
         for opened in held:
             ask(opened)

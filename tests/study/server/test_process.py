@@ -6,22 +6,20 @@ client sends; the suite takes fewer than a study has.
 
 import asyncio
 import http.client
-import json
 import os
 import re
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from tests.support.crowd import GENEROUS, Participant, check_all_is_there, crowd
 from tests.support.server import Connection, Server
 from tests.support.session import PAGE, begin, body, shown
 from tests.support.study import small_study
@@ -29,13 +27,10 @@ from tests.support.study import small_study
 from opponent.study.design.settings import QUESTIONS
 from opponent.study.design.study import Study
 from opponent.study.server.guard import Limits
-from opponent.study.server.store import Store
 
 PARTICIPANTS = int(os.environ.get("OPPONENT_PARTICIPANTS", "40"))
 FEATURES = int(os.environ.get("OPPONENT_FEATURES", "1"))
 BURST = int(os.environ.get("OPPONENT_BURST", "1500"))
-# All simulated participants have one address.
-GENEROUS = Limits(calls=(1e6, 1e6), sessions=(1e6, 1e6), session=(1e6, 1e6))
 
 
 @pytest.fixture
@@ -47,85 +42,6 @@ def study(tmp_path: Path) -> Study:
 def served(study: Study) -> Iterator[Server]:
     with Server(study.folder, limits=GENEROUS, files=PAGE) as server:
         yield server
-
-
-class Participant:
-    """One who answers at random, and sends everything until it is acknowledged."""
-
-    def __init__(self, connection: Connection, number: int) -> None:
-        self.connection, self.pid = connection, f"participant{number}"
-        self.rng = np.random.default_rng(number)
-        self.header: dict[str, str] = {}
-        self.acknowledged: list[tuple[str, str, str]] = []
-        self.failures = 0
-
-    async def ask(self, method: str, path: str, data: Any = None) -> Any:
-        while True:
-            try:
-                status, reply = await self.connection.request(method, path, data, self.header)
-            except (OSError, EOFError):
-                self.failures += 1
-                await asyncio.sleep(0.1 + 0.3 * self.rng.random())
-                continue
-            if status in (429, 503):
-                await asyncio.sleep(0.1)
-                continue
-            assert status < 400, reply
-            return json.loads(reply)
-
-    async def take_part(self) -> None:
-        ids = {"PROLIFIC_PID": self.pid, "STUDY_ID": "s", "SESSION_ID": "x"}
-        token = (await self.ask("POST", "/api/session", ids))["token"]
-        self.header = {"authorization": f"Bearer {token}"}
-        await self.ask("POST", "/api/consent", {"version": "1", "agreed": True})
-        data = await self.ask("GET", "/api/session")
-        for trial in (trial for block in data["blocks"] for trial in block["trials"]):
-            places = self.rng.permutation(9)[:2]
-            for question, place in zip(QUESTIONS, places.tolist(), strict=True):
-                sent = body(trial, question, place)
-                reply = await self.ask("POST", "/api/answer", sent)
-                assert reply["stored"]["choice"] == sent["choice"]
-                self.acknowledged.append((trial["trial"], question, sent["choice"]))
-        assert (await self.ask("POST", "/api/finish"))["state"] == "complete"
-
-
-async def crowd(server: Server, count: int) -> list[Participant]:
-    people = [Participant(Connection(server.port), i) for i in range(count)]
-    try:
-        await asyncio.gather(*(person.take_part() for person in people))
-    finally:
-        for person in people:
-            person.connection.close()
-    return people
-
-
-def check_all_is_there(study: Study, people: list[Participant]) -> None:
-    """Every acknowledged answer is in the database, none twice, and nothing else."""
-    with Store(study.folder / "answers.sqlite3") as store:
-        rows = store.answers().to_pylist()
-        persons = store.participants().to_pylist()
-    names = {x["participant"]: x["prolific_pid"] for x in persons}
-    stored = [(names[x["participant"]], x["trial"], x["question"], x["choice"]) for x in rows]
-    acknowledged = [(person.pid, *x) for person in people for x in person.acknowledged]
-    assert len(stored) == len(people) * 2 * len(study.trials)
-    assert len(set(stored)) == len(stored)
-    assert set(stored) == set(acknowledged)
-    assert sorted(x["number"] for x in persons) == list(range(len(people)))
-    assert {x["state"] for x in persons} == {"complete"}
-    # Each saw what the study says for their number.
-    order = {
-        (number, x.trial.id): x.choices
-        for number in range(len(people))
-        for block in study.session(number)
-        for x in block.trials
-    }
-    for row in rows:
-        assert order[row["number"], row["trial"]][row["place"]] == row["choice"]
-        right = study.trial(row["trial"]).answer(row["question"])
-        assert row["correct"] == (row["choice"] == right)
-    connection = sqlite3.connect(study.folder / "answers.sqlite3")
-    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    connection.close()
 
 
 def test_many_participants_at_once(study: Study, served: Server) -> None:

@@ -31,6 +31,8 @@ class Bounds:
         head: seconds in which the header of a request must have come, from the connection's
             beginning or from the reply before.
         request: seconds from there for the rest of the request and the whole reply.
+        spared: seconds for which a request is not closed to make room for a newcomer; what waits
+            for a request is.
         most: connections at once.
         of_one: those of one address (for IPv6 of one network of 64 bits), but for the proxy. The
             computers of a laboratory may share an address, and a browser opens six.
@@ -39,6 +41,7 @@ class Bounds:
 
     head: float = 10.0
     request: float = 60.0
+    spared: float = 2.0
     most: int = 4000
     of_one: int = 400
     backlog: int = BACKLOG
@@ -162,7 +165,7 @@ class Book:
         longest = next(iter(line.waiting), None)
         if longest is None:
             longest = next(iter(line.busy), None)
-            if longest is None or longest.lasts() < self.bounds.head:
+            if longest is None or longest.lasts() < self.bounds.spared:
                 return False
         longest.drop(why)
         return True
