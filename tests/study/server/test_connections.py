@@ -195,6 +195,12 @@ def test_a_flood_is_a_line_a_second(study: Study) -> None:
             ask(last)
         lines = [line for line in server.lines() if "closed a connection" in line]
         assert 0 < len(lines) <= 2 + time.monotonic() - began
+        for _ in range(100):
+            with connect(server) as opened:
+                opened.sendall(b"\x16\x03 not HTTP\r\n\r\n")
+                assert opened.recv(100).startswith(b"HTTP/1.1 400")
+        lines = [line for line in server.lines() if "Invalid HTTP" in line]
+        assert 0 < len(lines) <= 2 + time.monotonic() - began
 
 
 def test_seldom_counts_what_it_passes_over() -> None:

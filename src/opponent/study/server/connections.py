@@ -8,6 +8,7 @@ has waited longest is closed for a newcomer, who sends a request at once if they
 
 import asyncio
 import ipaddress
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -121,6 +122,11 @@ class Book:
         self._all = _Line()
         self._lines: dict[str, _Line] = {}
         self._seldom = Seldom()
+        # What uvicorn says of requests that are not HTTP, a line a second as well.
+        self.logger = logging.Logger("uvicorn.error")
+        self.logger.parent = logging.getLogger("uvicorn.error")
+        warnings = Seldom()
+        self.logger.addFilter(lambda x: x.levelno != logging.WARNING or bool(warnings.count()))
 
     def __len__(self) -> int:
         return len(self._all)
@@ -208,6 +214,7 @@ class Watched(H11Protocol):
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
+        self.logger = self.book.logger
         self.busy = False
         self.client_name = ""
         # When it began to wait, and when its last request began.
