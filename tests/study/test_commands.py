@@ -78,6 +78,10 @@ def test_serve_refuses_what_is_not_filled_in(
     assert served == []
     within("serve", tmp_path / "study", "--pilot")
     assert [(x["files"], x["answers"]) for x in served] == [({"pilot": True}, "pilot.sqlite3")]
+    assert list(served[0]["names"]) == []
+    names = ["study.example.org", "www.example.org"]
+    within("serve", tmp_path / "study", "--pilot", "--name", names[0], "--name", names[1])
+    assert served[1]["names"] == names
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """nginx before a study's server, as docs/experiment.md says: an unprivileged process of its own."""
 
+import os
 import re
 import shutil
 import socket
@@ -15,6 +16,7 @@ NAME = "study.example.org"
 # Around the block of the page: what a distribution's nginx.conf has, in a folder of the test.
 AROUND = """\
 daemon off;
+{user}
 pid {folder}/nginx.pid;
 error_log {folder}/error.log;
 worker_processes 1;
@@ -78,7 +80,10 @@ class Nginx:
             },
         )
         conf = folder / "nginx.conf"
-        conf.write_text(AROUND.format(folder=folder, block=block), encoding="utf-8")
+        # As root its workers would be somebody else, who may not write into the test's folder.
+        user = "user root;" if os.geteuid() == 0 else ""
+        text = AROUND.format(folder=folder, block=block, user=user)
+        conf.write_text(text, encoding="utf-8")
         self._command = [program, "-p", str(folder), "-c", str(conf), "-e", str(folder / "log")]
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -1,13 +1,15 @@
 """Hostile clients: headers, paths, tokens, limits, and what the log tells."""
 
+import asyncio
 import json
+from typing import Any
 
 import httpx
 import pytest
 from tests.support.session import begin, body, shown, within
 
 from opponent.study.design.study import Study
-from opponent.study.server.guard import Buckets, Limits, client_of, safe
+from opponent.study.server.guard import PIECE, Buckets, Limits, Pieces, client_of, safe
 from opponent.study.server.store import Store
 
 
@@ -119,6 +121,25 @@ def test_the_log_tells_neither_tokens_nor_controls(
         assert line.isprintable()
         assert line.isascii()
         assert len(line) < 400
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE, PIECE + 1, 5 * PIECE - 1])
+def test_large_replies_are_sent_in_pieces(size: int) -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        raise AssertionError
+
+    content = bytes(i % 251 for i in range(size))
+    asyncio.run(Pieces(content)({"type": "http"}, receive, send))
+    start, *parts = sent
+    assert (b"content-length", str(size).encode()) in start["headers"]
+    assert b"".join(x["body"] for x in parts) == content
+    assert max(len(x["body"]) for x in parts) <= PIECE
+    assert [x["more_body"] for x in parts] == [True] * (len(parts) - 1) + [False]
 
 
 def test_a_fault_of_ours_is_told_without_details(

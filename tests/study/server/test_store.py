@@ -13,6 +13,8 @@ from tests.support.study import begin, give, seen
 from opponent.core.errors import RunError
 from opponent.study.design.settings import QUESTIONS
 from opponent.study.design.study import Study
+from opponent.study.design.texts import CONSENT
+from opponent.study.server.database import PARTICIPANTS
 from opponent.study.server.store import Refused, Store
 
 
@@ -176,6 +178,25 @@ def test_what_a_killed_server_left_is_emptied_by_the_next(store: Store, study: S
     with Store(store.path, create=True):
         assert _traces(store, study, ids[1], 1) == 0
     reader.close()
+
+
+def test_the_consent_names_all_that_stays_after_withdrawing() -> None:
+    """A column that is added has to be told as well."""
+    told = {
+        "participant": "you agreed and withdrew",
+        "number": "you agreed and withdrew",
+        "prolific_pid": "recruiting service's IDs",
+        "study_id": "recruiting service's IDs",
+        "session_id": "recruiting service's IDs",
+        "state": "you agreed and withdrew",
+        "consent_version": "you agreed and withdrew",
+        "started_at": "when you began and withdrew",
+        "ended_at": "when you began and withdrew",
+        "browser": "the kind of your browser, the size of its window and of the screen",
+    }
+    assert list(told) == PARTICIPANTS.names
+    kept = CONSENT.split("What is kept says")[1].split("There are no known risks")[0]
+    assert all(words in kept for words in told.values())
 
 
 def test_only_the_first_browser_goes_on_after_an_answer(store: Store, study: Study) -> None:
