@@ -250,7 +250,10 @@ def refusal(status: int, reason: str, message: str, **more: object) -> JSONRespo
 
 
 class Pieces(Response):
-    """A reply that is sent piece by piece: of a large one no more is held than its reader takes."""
+    """A reply that is sent piece by piece: of a large one no more is held than its reader takes.
+
+    Args as those of Starlette's `Response`.
+    """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
