@@ -13,6 +13,7 @@ from opponent.models.catalogue import EMBEDDED
 
 if TYPE_CHECKING:
     from opponent.study.analysis.results import AnswersOfLayer, Results
+    from opponent.study.design.study import Study
 
 experiment = typer.Typer(
     no_args_is_help=True,
@@ -216,11 +217,28 @@ def _summary(results: "Results") -> list[str]:
     return lines
 
 
+CallRate = Annotated[float, typer.Option(min=0.1, help="Calls a second that one address may make.")]
+SessionBurst = Annotated[
+    int, typer.Option(min=1, help="New sessions that one address may begin at once.")
+]
+ProxyAddress = Annotated[
+    str | None,
+    typer.Option(help="A reverse proxy's address, to be believed about who the client is."),
+]
+HostNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A name by which participants reach the server, such as study.example.org; others "
+        "are refused but for addresses and localhost. Several: give it again."
+    ),
+]
+
+
 @experiment.command(
     epilog="Examples: [bold]opponent experiment serve study --install[/]; "
     "behind a proxy [bold]opponent experiment serve study --proxy 127.0.0.1 "
     "--name study.example.org[/]. "
-    "With Prolific, give as the study's address the one that is printed, with "
+    "With Prolific, give as the study's address that of the page, with "
     "?PROLIFIC_PID={{%PROLIFIC_PID%}}&STUDY_ID={{%STUDY_ID%}}&SESSION_ID={{%SESSION_ID%}} added."
 )
 def serve(
@@ -235,23 +253,10 @@ def serve(
     install: Annotated[
         bool, typer.Option("--install", help="Install jsPsych with npm first.")
     ] = False,
-    rate: Annotated[
-        float, typer.Option(min=0.1, help="Calls a second that one address may make.")
-    ] = 50.0,
-    sessions: Annotated[
-        int, typer.Option(min=1, help="New sessions that one address may begin at once.")
-    ] = 60,
-    proxy: Annotated[
-        str | None,
-        typer.Option(help="A reverse proxy's address, to be believed about who the client is."),
-    ] = None,
-    name: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A name by which participants reach the server, such as study.example.org; "
-            "others are refused but for addresses and localhost. Several: give it again."
-        ),
-    ] = None,
+    rate: CallRate = 50.0,
+    sessions: SessionBurst = 60,
+    proxy: ProxyAddress = None,
+    name: HostNames = None,
     pilot: Annotated[
         bool,
         typer.Option("--pilot", help="Only try it: every page says so; answers are kept apart."),
@@ -266,7 +271,6 @@ def serve(
     import logging
     from dataclasses import replace
 
-    from opponent.study.design.settings import unfinished
     from opponent.study.design.study import Study
     from opponent.study.server import site
 
@@ -278,12 +282,8 @@ def serve(
         raise ImportError(f'{error}: pip install "opponent[experiment]"') from error
 
     shown, answers = Study(study), PILOT if pilot else ANSWERS
-    if (left := unfinished(shown.settings)) and not pilot:
-        raise ValueError(
-            f"participants would see what is not filled in yet in {study / 'study.json'}: "
-            f"{', '.join(left)}. Fill it in (a code that is not wanted is null), or try the study "
-            "with --pilot"
-        )
+    if not pilot:
+        _refuse_unfinished(shown)
     if install:
         site.install(jspsych)
     files = site.page_files(jspsych, pilot=pilot)
@@ -304,6 +304,17 @@ def serve(
     )
     stopped = f"stopped; all answers are in {study / answers}"
     err.print(stopped, markup=False, soft_wrap=True)
+
+
+def _refuse_unfinished(study: "Study") -> None:
+    from opponent.study.design.settings import unfinished
+
+    if left := unfinished(study.settings):
+        raise ValueError(
+            "participants would see what is not filled in yet in "
+            f"{study.folder / 'study.json'}: {', '.join(left)}. Fill it in (a code that is not "
+            "wanted is null), or try the study with --pilot"
+        )
 
 
 @experiment.command(epilog="Example: [bold]opponent experiment export study --out answers[/]")

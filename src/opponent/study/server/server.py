@@ -13,6 +13,7 @@ Source: paper, appendix B.
 """
 
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,6 +114,19 @@ def create_app(
     return app
 
 
+def _listen(host: str, port: int, backlog: int) -> socket.socket:
+    """A socket for which, from here on, clients wait instead of being refused."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(backlog)
+    except OSError as error:
+        listener.close()
+        raise RunError(f"cannot listen at {host}:{port}: {error.strerror}") from error
+    return listener
+
+
 def serve(
     study: Study | str | Path,
     *,
@@ -143,24 +157,13 @@ def serve(
         RunError: the study cannot be served, or the address cannot be listened at.
         ValueError: one of `names` is not the name of a host.
     """
-    import socket
-
     import uvicorn
 
     from opponent.study.server.connections import BOUNDS, Book, watched, within_files
 
     app = create_app(study, files=files, limits=limits, answers=answers, names=names)
     bounds = within_files(bounds or BOUNDS)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        # From here on clients wait until the server is ready instead of being refused.
-        listener.listen(bounds.backlog)
-    except OSError as error:
-        listener.close()
-        raise RunError(f"cannot listen at {host}:{port}: {error.strerror}") from error
+    listener = _listen(host, port, bounds.backlog)
     config = uvicorn.Config(
         app,
         loop="asyncio",
