@@ -11,9 +11,9 @@ import opponent
 PACKAGE = Path(opponent.__file__).parent
 # Each room may import itself and what stands before it.
 ORDER = [
-    "core", "images", "models", "geometry", "storage", "attribution", "selection", "scan",
-    "directions", "synthesis", "atlas", "explain", "plots", "reports", "paper", "study", "cli",
-    "__main__", "__init__",
+    "core", "images", "models", "geometry", "storage", "dictionaries", "attribution", "selection",
+    "scan", "directions", "synthesis", "atlas", "explain", "plots", "reports", "paper", "study",
+    "cli", "__main__", "__init__",
 ]  # fmt: skip
 LEVEL = {name: level for level, name in enumerate(ORDER)}
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from opponent.core.feature import Feature as Feature
     from opponent.core.progress import silent as silent
     from opponent.core.side import Side as Side
+    from opponent.dictionaries.dictionary import Dictionary as Dictionary
     from opponent.directions import Directions as Directions
     from opponent.directions import find_directions as find_directions
     from opponent.explain.channels import Who as Who
@@ -77,6 +78,7 @@ _ROOMS = {
     "core.feature": ["Feature"],
     "core.progress": ["silent"],
     "core.side": ["Side"],
+    "dictionaries.dictionary": ["Dictionary"],
     "directions": ["Directions", "find_directions"],
     "explain.channels": ["Who", "who"],
     "explain.image": ["Why", "why"],

@@ -3,6 +3,7 @@
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -12,9 +13,15 @@ from opponent.attribution.baseline import mean_activation
 from opponent.attribution.result import Attribution
 from opponent.attribution.rules import BUILT_IN, AttributionRule, Gradient, parse_rule
 from opponent.attribution.segment import AT_ONCE, Segment
+from opponent.attribution.through_dictionary import (
+    attribute_written,
+    check_dictionary,
+    images_at_once,
+)
 from opponent.core.errors import Unreadable
 from opponent.core.feature import Feature
 from opponent.core.progress import Progress, shown
+from opponent.dictionaries.dictionary import Dictionary
 from opponent.geometry.crop import CropPlan, plan_whole_image
 from opponent.geometry.crop_check import ROUNDING, copy_in, equal_to_rounding, rounding_limit
 from opponent.geometry.planning import plan_crop, weights_state
@@ -43,6 +50,7 @@ def attribute_each(
     rule: AttributionRule | None = None,
     baseline: Float[Tensor, "k y x"] | None = None,
     plan: CropPlan | None = None,
+    dictionary: Dictionary | None = None,
 ) -> list[Attribution]:
     """Attribute several features of one layer, which share the forward pass.
 
@@ -55,12 +63,14 @@ def attribute_each(
         baseline: the mean of h, for a rule that starts there (see `mean_activation`).
         plan: for these features through that layer, to compute no more than S needs; default: the
             whole images.
+        dictionary: of the through layer, whose latents S is then of; for the gradient times h.
     Returns:
         One result a feature, without graph.
     Raises:
         ValueError: no feature, features of several layers, or a name or position that does not fit;
             a target that does not depend on the through layer; no baseline where one is needed, or
-            one of another shape; a rule that gives S of another shape, or beyond the window.
+            one of another shape; a rule that gives S of another shape, or beyond the window; a
+            dictionary of another layer or width, or with another rule.
     Source: paper, eq. 1.
     """
     layers = {feature.layer for feature in features}
@@ -79,11 +89,19 @@ def attribute_each(
             f"the baseline has shape {tuple(baseline.shape)}, and {through!r} gives maps of "
             f"{network.map_shape(through)}"
         )
+    if dictionary is not None:
+        check_dictionary(network, dictionary, through)
+        if not isinstance(rule, Gradient):
+            raise ValueError(f"a dictionary takes the rule 'gradient', not {rule.label!r}")
     features = [network.resolve(feature) for feature in features]
     plan = plan or plan_whole_image(network, features, through, "")
     at_once = AT_ONCE // rule.copies if rule.copies > 1 else len(inputs)
+    if dictionary is not None:
+        at_once = images_at_once(dictionary, plan)
     results = [
         _attribute_batch(network, batch, features, plan, rule, baseline)
+        if dictionary is None
+        else attribute_written(network, batch, features, plan, dictionary)
         for batch in inputs.split(max(1, at_once))
     ]
     return [_joined(batches) for batches in zip(*results, strict=True)]
@@ -150,7 +168,14 @@ def _joined(batches: Sequence[Attribution]) -> Attribution:
         activation=torch.cat([x.activation for x in batches]),
         window_attribution=torch.cat([x.window_attribution for x in batches]),
         hidden=torch.cat([x.hidden for x in batches]),
+        bias=_together([x.bias for x in batches]),
+        rest=_together([x.rest for x in batches]),
     )
+
+
+def _together(parts: Sequence[Tensor | None]) -> Tensor | None:
+    known = [part for part in parts if part is not None]
+    return torch.cat(known) if known else None
 
 
 def checked_plan(
@@ -218,6 +243,7 @@ def attribute(
     *,
     rule: AttributionRule | str = "gradient",
     baseline: Float[Tensor, "k y x"] | None = None,
+    dictionary: Dictionary | str | Path | None = None,
     progress: Progress | None = None,
 ) -> Attribution:
     """What drives a feature in each image, split into excitation and inhibition.
@@ -234,6 +260,7 @@ def attribute(
         rule: 'gradient', 'integrated-zero', 'integrated-mean', or a rule of the user's own.
         baseline: the through layer's mean, for 'integrated-mean'; default: the mean over these
             images, at most 1,000 of them.
+        dictionary: of the through layer, or its file: S is then of its latents.
         progress: called with what is being done, the images done and the images in all; default: a
             display that appears after two seconds.
     Returns:
@@ -241,7 +268,8 @@ def attribute(
         excitation, inhibition, norms and maps.
     Raises:
         ValueError: a name, unit, position or shape that does not fit; a baseline that the rule does
-            not take; the mean over one image; an activation or S that is not finite.
+            not take; the mean over one image; an activation or S that is not finite; a dictionary
+            of another layer or width.
         FileNotFoundError: there is no such folder or file of images.
         Unreadable: an image that cannot be read.
     Source: paper, eqs. 1 to 3.
@@ -264,14 +292,17 @@ def attribute(
     check_through(network, feature.layer, through)
     if rule.needs_mean and baseline is None:
         baseline = _own_mean(network, images, through, rule)
+    if isinstance(dictionary, str | Path):
+        dictionary = Dictionary.load(dictionary)
     batches = _input_batches(network, images)
     what, results, ids = f"attributing {feature.label}", list[Attribution](), list[str]()
     with shown(progress) as report, closing(batches):
         for inputs, batch_ids, done, total in batches:
             plan = _plan_once(network, feature, through, inputs, rule, baseline)
             results += attribute_each(
-                network, inputs, [feature], through, rule=rule, baseline=baseline, plan=plan
-            )
+                network, inputs, [feature], through, rule=rule, baseline=baseline, plan=plan,
+                dictionary=dictionary,
+            )  # fmt: skip
             ids += batch_ids
             report(what, done, total)
     result = _joined(results)

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from opponent.core.box import Box, overlap
 from opponent.core.feature import Feature
+from opponent.dictionaries.dictionary import Dictionary
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -65,6 +66,10 @@ class Attribution:
             rows of that map, below the grid of those that do.
         baseline: what S starts from, within the window; None is zero.
         images: the images' ids; None where a tensor was given.
+        dictionary: whose latents S is of, instead of channels; None for channels. `hidden` is then
+            the code, and k the number of latents.
+        bias, rest: with a dictionary, what its bias and the rest add to the sum of S: excitation -
+            inhibition + bias + rest is the gradient times h.
     Source: paper, eqs. 1 to 3.
 
     >>> import opponent, torch
@@ -88,6 +93,9 @@ class Attribution:
     tokens: tuple[str, ...] = ()
     baseline: Float[Tensor, "k h w"] | None = None
     images: tuple[str, ...] | None = None
+    dictionary: Dictionary | None = None
+    bias: Float[Tensor, " n"] | None = None
+    rest: Float[Tensor, " n"] | None = None
 
     def __len__(self) -> int:
         return len(self.activation)

@@ -211,10 +211,14 @@ def _read(file: Path) -> object:
 
 def sha256_of(module: nn.Module) -> str:
     """SHA-256 over the names, types, shapes and bytes of all parameters and buffers."""
+    values = module.state_dict().items()
+    return sha256_of_arrays({name: x for name, x in values if isinstance(x, Tensor)})
+
+
+def sha256_of_arrays(arrays: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names, types, shapes and bytes of some arrays."""
     digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        if not isinstance(value, Tensor):
-            continue
+    for name, value in sorted(arrays.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

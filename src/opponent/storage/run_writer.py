@@ -21,8 +21,8 @@ from opponent.storage.image_table import image_table
 from opponent.storage.manifest import Manifest
 from opponent.storage.run import CHANNELS, MAPS, Run
 from opponent.storage.shards import SCAN, about
-from opponent.storage.summary import Summary, rows
-from opponent.storage.tables import floats, lists, write_table
+from opponent.storage.summary import UNITS_COLUMNS, Summary, rows
+from opponent.storage.tables import floats, lists, schema_of, write_table
 
 
 def begin_run(folder: str | AnyPath, manifest: Manifest, images: ImageSet) -> Run:
@@ -187,7 +187,8 @@ def finish_run(run: Run) -> None:
     write_text(run.folder / "unreadable.csv", csv_text(lines))
     if run.manifest.units is not None:
         ids = [entry.id for entry in run.images]
-        write_table(run.units_file, pa.table(dict(rows(run.summary(), ids))))
+        columns = dict(rows(run.summary(), ids))
+        write_table(run.units_file, pa.table(columns, schema=schema_of(UNITS_COLUMNS)))
 
 
 def _is_free(folder: AnyPath) -> bool:

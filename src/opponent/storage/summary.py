@@ -125,14 +125,16 @@ class Summary:
         return deviations
 
 
-# What the columns of `rows` hold.
+# What the columns of `rows` hold, also where no image could be read.
 UNITS_COLUMNS = {
     "unit": WHOLE,
     "score": TEXT,
     "images": WHOLE,
     **{f"q{round(100 * q):02d}": NUMBER for q in QUANTILES},
-    **dict.fromkeys(("top_images", "bottom_images"), TEXTS),
-    **dict.fromkeys(("top_values", "bottom_values"), NUMBERS),
+    "top_images": TEXTS,
+    "top_values": NUMBERS,
+    "bottom_images": TEXTS,
+    "bottom_values": NUMBERS,
 }
 # Buckets of negative values, zero, and of positive ones, in order.
 _WIDTH = 2 * BUCKETS + 1

@@ -94,6 +94,21 @@ def read_table(
         return table
 
 
+# Of what type a column is written that holds so.
+_TYPES = {
+    TEXT: pa.string(),
+    WHOLE: pa.int64(),
+    NUMBER: pa.float64(),
+    TEXTS: pa.list_(pa.string()),
+    NUMBERS: pa.list_(pa.float64()),
+}
+
+
+def schema_of(columns: Mapping[str, str]) -> pa.Schema:
+    """The schema of a table with these columns, whose types are known without a row."""
+    return pa.schema({name: _TYPES[holds] for name, holds in columns.items()})
+
+
 def _check_column(table: pa.Table, name: str, holds: str) -> None:
     if name not in table.column_names:
         raise ValueError(f"it has no column {name!r}")

@@ -1,0 +1,139 @@
+"""S over the latents of a dictionary: one term a latent and position, the bias's and the rest's."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from opponent.attribution.result import Attribution
+from opponent.attribution.segment import Segment
+from opponent.core.feature import Feature
+from opponent.dictionaries.dictionary import Dictionary
+from opponent.geometry.crop import CropPlan
+from opponent.models.network import Network
+
+# Values of S over latents that are held at once: 256 MB in single precision.
+_AT_ONCE = 2**26
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Written:
+    """Hidden vectors as a dictionary writes them: h = codes D + bias + rest.
+
+    Args:
+        dictionary: the dictionary, where the vectors are and in their type of numbers.
+        codes: one number a latent and position.
+        rest: what the dictionary leaves of each vector.
+    """
+
+    dictionary: Dictionary
+    codes: Float[Tensor, "n l h w"]
+    rest: Float[Tensor, "n k h w"]
+
+    @classmethod
+    def of(cls, hidden: Float[Tensor, "n k h w"], dictionary: Dictionary) -> "Written":
+        """Write hidden vectors.
+
+        Args:
+            hidden: the through layer's output.
+            dictionary: of that layer.
+        Raises:
+            ValueError: the dictionary is of another number of channels.
+        """
+        moved = dictionary.to(hidden)
+        codes = moved.encode(hidden)
+        rest = hidden - moved.bias.view(-1, 1, 1) - moved.decode(codes)
+        return cls(dictionary=moved, codes=codes, rest=rest)
+
+    def terms(
+        self, gradient: Float[Tensor, "n k h w"]
+    ) -> tuple[Float[Tensor, "n l h w"], Float[Tensor, " n"], Float[Tensor, " n"]]:
+        """S over latents, the bias's term and the rest's; all sum to the gradient times h.
+
+        Args:
+            gradient: the derivative of the activation by h.
+        Returns:
+            S = (D df/dh) * z, and for each image df/dh * bias and df/dh * rest, summed.
+        """
+        pulled = torch.einsum("lk,nkhw->nlhw", self.dictionary.decoder, gradient)
+        bias = torch.einsum("nkhw,k->n", gradient, self.dictionary.bias)
+        return pulled * self.codes, bias, (gradient * self.rest).flatten(1).sum(1)
+
+
+def attribute_written(
+    network: Network,
+    inputs: Tensor,
+    features: Sequence[Feature],
+    plan: CropPlan,
+    dictionary: Dictionary,
+) -> list[Attribution]:
+    """Attribute one batch to a dictionary's latents.
+
+    Args:
+        network: the network.
+        inputs: its own input.
+        features: of one layer, with positions written out.
+        plan: what a pass computes; it knows the features.
+        dictionary: of the through layer.
+    Returns:
+        One result a feature.
+    Source: paper, eq. 1, with latents for channels.
+    """
+    assert plan.through is not None
+    assert plan.window is not None
+    segment = Segment(network, inputs, plan, features, None)
+    hidden = plan.within(segment.hidden)
+    written = Written.of(hidden, dictionary)
+    results = list[Attribution]()
+    for feature, activation, gradient in zip(
+        features, segment.unchanged.activations, segment.unchanged.gradients(), strict=True
+    ):
+        attribution, bias, rest = written.terms(plan.within(gradient.detach()))
+        results.append(
+            Attribution(
+                feature=feature,
+                through=plan.through,
+                activation=activation.detach().clone(),
+                window_attribution=attribution,
+                hidden=written.codes,
+                window=plan.window,
+                map_size=network.map_shape(plan.through)[1:],
+                tokens=network.layers.tokens(plan.through),
+                dictionary=dictionary,
+                bias=bias,
+                rest=rest,
+            )
+        )
+    return results
+
+
+def check_dictionary(network: Network, dictionary: Dictionary, through: str) -> None:
+    """Check that a dictionary is one of a layer.
+
+    Args:
+        network: the network.
+        dictionary: the dictionary.
+        through: the layer.
+    Raises:
+        ValueError: it is of another layer, or of another number of channels.
+    """
+    if dictionary.layer not in (None, through):
+        raise ValueError(f"the dictionary is of {dictionary.layer!r}, not of {through!r}")
+    channels = network.map_shape(through)[0]
+    if dictionary.channels != channels:
+        raise ValueError(
+            f"the dictionary is of {dictionary.channels} channels, and {through!r} has {channels}"
+        )
+
+
+def images_at_once(dictionary: Dictionary, plan: CropPlan) -> int:
+    """How many images go together, so that S over latents stays within bounds.
+
+    Args:
+        dictionary: the dictionary.
+        plan: whose window S lies in.
+    """
+    assert plan.window is not None
+    return max(1, _AT_ONCE // (dictionary.latents * plan.window.height * plan.window.width))
