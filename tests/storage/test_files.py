@@ -3,10 +3,14 @@
 import errno
 import inspect
 import os
+import re
 import signal
+import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -142,6 +146,70 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert inside(tmp_path) == {"x.txt"}
 
 
+def refusing(number: int, folders: bool) -> Callable[[int], None]:
+    """`os.fsync` on a file system that answers an error for files, or for folders alone."""
+    fsync = os.fsync
+
+    def refuse(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode) or not folders:
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    return refuse
+
+
+WRITERS = {"write_text": write_text, "create_text": create_text}
+# What a file system says that cannot do it, of folders and of files, and what is never let pass.
+NO_FOLDERS = ["EINVAL", "EACCES", "EPERM", "ENOTSUP", "EBADF", "EISDIR", "ENOSYS"]
+NO_FILES = ["EINVAL", "ENOTSUP", "ENOSYS"]
+LOST = ["ENOSPC", "EIO", "EDQUOT"]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize(
+    ("name", "folders"),
+    [*((name, True) for name in NO_FOLDERS), *((name, False) for name in NO_FILES)],
+)
+def test_where_nothing_can_be_flushed_files_are_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, folders: bool, write: str
+) -> None:
+    monkeypatch.setattr(os, "fsync", refusing(getattr(errno, name), folders))
+    WRITERS[write](tmp_path / "x.txt", "new")
+    assert (tmp_path / "x.txt").read_text() == "new"
+    assert inside(tmp_path) == {"x.txt"}
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("name", LOST)
+@pytest.mark.parametrize("folders", [True, False])
+def test_what_may_be_lost_raises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, folders: bool, write: str
+) -> None:
+    monkeypatch.setattr(os, "fsync", refusing(getattr(errno, name), folders))
+    with pytest.raises(OSError, match=re.escape(os.strerror(getattr(errno, name)))):
+        WRITERS[write](tmp_path / "x.txt", "new")
+    assert inside(tmp_path) == ({"x.txt"} if folders else set())
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("name", ["EACCES", "EISDIR", "EINVAL", *LOST])
+def test_folders_that_do_not_open_are_no_reason_not_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, write: str
+) -> None:
+    opens = os.open
+
+    def refuse(path: object, flags: int, *rest: object, **more: object) -> int:
+        if Path(path).is_dir():
+            raise OSError(getattr(errno, name), "folders do not open here")
+        return opens(path, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", refuse)
+    raised = pytest.raises(OSError, match="do not open") if name in LOST else nullcontext()
+    with raised:
+        WRITERS[write](tmp_path / "x.txt", "new")
+    assert (tmp_path / "x.txt").read_text() == "new"
+
+
 def test_two_files_that_differ_by_suffix_can_be_open_at_once(tmp_path: Path) -> None:
     with atomic_write(tmp_path / "a.png") as png, atomic_write(tmp_path / "a.json") as text:
         png.write_text("png")
@@ -180,6 +248,44 @@ def test_what_another_writer_is_at_stays(tmp_path: Path) -> None:
         file_of_the_user.write_text("old")
     write_text(path, "again")
     assert inside(tmp_path) == {"x.txt", theirs.name, file_of_the_user.name}
+
+
+def test_windows_asks_no_process_and_goes_by_age(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # There a signal to a process, zero too, ends it.
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a process was ended"))
+    monkeypatch.setattr(files, "_signals_ask", lambda: False)
+    path = tmp_path / "x.txt"
+    with atomic_write(path) as temporary:
+        temporary.write_text("ours")
+        before, after = temporary.name.split(str(os.getpid()))
+    old, young = (tmp_path / f"{before}{number}{after}" for number in (1, 2))
+    for left, hours in ((old, 25), (young, 23)):
+        left.write_text("theirs")
+        os.utime(left, (time.time() - 3600 * hours,) * 2)
+    write_text(path, "again")
+    assert inside(tmp_path) == {"x.txt", young.name}
+
+
+def test_what_another_process_keeps_open_stands_in_no_ones_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, unlink = tmp_path / "x.txt", Path.unlink
+    with atomic_write(path) as temporary:
+        temporary.write_text("ours")
+        left = temporary.with_name(temporary.name.replace(str(os.getpid()), str(2**40)))
+    left.write_text("theirs")
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        if self == left:
+            raise PermissionError("it is open")
+        unlink(self, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    write_text(path, "again")
+    assert path.read_text() == "again"
+    assert inside(tmp_path) == {"x.txt", left.name}
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))

@@ -1,9 +1,11 @@
 """Files that are written whole or not at all, on this machine's disks and elsewhere."""
 
+import errno
 import os
 import re
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from glob import escape
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +21,14 @@ if TYPE_CHECKING:
 else:
     # By its name: universal-pathlib need not be installed.
     AnyPath = Union[Path, ForwardRef("upath.UPath")]  # noqa: UP007
+
+
+# What a file system answers that cannot flush: some network shares, and some user-space ones.
+_CANNOT_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY}
+# What means that something may be lost, of folders as of files.
+_LOST = {errno.EIO, errno.ENOSPC, errno.EDQUOT}
+# Where no process can be asked whether it lives, what a writer left this long ago is of a dead one.
+_STALE_SECONDS = 24 * 60 * 60
 
 
 def to_path(given: "str | AnyPath") -> AnyPath:
@@ -96,20 +106,33 @@ def atomic_write(path: AnyPath) -> Iterator[Path]:
     try:
         yield temporary
         with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+            _flush(file.fileno())
         temporary.replace(path)
-        _flush(path.parent)
+        _flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _flush(folder: Path) -> None:
-    """Have the names in a folder on the disk."""
-    number = os.open(folder, os.O_RDONLY)
+def _flush(number: int) -> None:
+    """Have an open file on the disk, as far as the file system can say; a full disk raises."""
     try:
         os.fsync(number)
-    finally:
-        os.close(number)
+    except OSError as error:
+        if error.errno not in _CANNOT_FLUSH:
+            raise
+
+
+def _flush_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk, where the system opens folders and flushes them."""
+    try:
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+    except OSError as error:  # Windows opens no folders; some shares refuse what they do with files
+        if error.errno in _LOST:
+            raise
 
 
 def _machine() -> str:
@@ -122,8 +145,24 @@ def _clear(path: Path) -> None:
     before, after = f".{path.stem}.{_machine()}", f".tmp{path.suffix}"
     for left in path.parent.glob(f"{escape(before)}*{escape(after)}"):
         process = left.name.removeprefix(before).removesuffix(after)
-        if process.isdecimal() and not _lives(int(process)):
-            left.unlink(missing_ok=True)
+        if process.isdecimal() and _is_left(left, int(process)):
+            with suppress(PermissionError):  # Windows keeps what is open
+                left.unlink(missing_ok=True)
+
+
+def _is_left(file: Path, process: int) -> bool:
+    """Whether the process that wrote a temporary file is gone."""
+    if _signals_ask():
+        return not _lives(process)
+    try:
+        return time.time() - file.stat().st_mtime > _STALE_SECONDS
+    except FileNotFoundError:
+        return False
+
+
+def _signals_ask() -> bool:
+    """Whether the signal zero asks if a process lives; on Windows it ends the process instead."""
+    return os.name == "posix"
 
 
 def sweep(folder: AnyPath) -> None:
@@ -172,7 +211,7 @@ def create_text(path: AnyPath, text: str) -> bool:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            _flush(file.fileno())
         try:
             os.link(temporary, path)
         except FileExistsError:
@@ -183,7 +222,7 @@ def create_text(path: AnyPath, text: str) -> bool:
             except FileExistsError:
                 return False
             temporary.replace(path)
-        _flush(path.parent)
+        _flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
     return True
