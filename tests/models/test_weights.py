@@ -1,14 +1,11 @@
-"""Files of weights good and bad, and downloads."""
+"""Files of weights good and bad."""
 
 import argparse
-import http.server
 import io
 import os
 import pickle
 import re
-import threading
-import urllib.error
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,17 +18,10 @@ from hypothesis import strategies as st
 from tests.support.weights import drawn, small, write
 from torch import Tensor, nn
 
-from opponent.models.inceptionv1 import InceptionV1
 from opponent.models.registry import load
-from opponent.models.weights import cache_folder, fetch, load_weights, read_weights
+from opponent.models.weights import load_weights, read_weights
 
 HERE = resources.files("opponent.models")
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("OPPONENT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 # Files
@@ -302,145 +292,3 @@ def test_any_bytes_are_weights_or_an_error_about_the_file(
     file.write_bytes(start + content)
     with pytest.raises(OSError, match=r"any\.(pth|safetensors) (is no file|holds no state dict)"):
         read_weights(file)
-
-
-# Downloads
-
-
-def answer(content: bytes, **headers: str) -> Any:
-    """What urlopen gives."""
-    stream = io.BytesIO(content)
-    stream.headers = {"Content-Length": None} | headers  # type: ignore[attr-defined]
-    return stream
-
-
-def test_without_a_network_the_message_says_where_to_put_the_file(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def offline(*_: object, **__: object) -> None:
-        raise urllib.error.URLError("no route to host")
-
-    monkeypatch.setattr("urllib.request.urlopen", offline)
-    with pytest.raises(OSError, match=r"inception5h.pth could not be downloaded") as caught:
-        load("inceptionv1")
-    message = str(caught.value)
-    assert "no route to host" in message
-    assert f"put it at {cache / 'inception5h.pth'}" in message
-    assert "MODEL=FILE" in message
-    assert list(cache.iterdir()) == []
-
-
-@pytest.fixture
-def server() -> Iterator[tuple[str, dict[str, Any]]]:
-    """A web server that answers as it is told."""
-    told: dict[str, Any] = {"status": 200, "headers": {}, "body": b"", "calls": 0}
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            told["calls"] += 1
-            self.send_response(told["status"])
-            for key, value in told["headers"].items():
-                self.send_header(key, value)
-            self.end_headers()
-            self.wfile.write(told["body"])
-            self.close_connection = True
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as made:
-        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{made.server_port}/weights.pth", told
-        made.shutdown()
-        thread.join()
-
-
-@pytest.mark.parametrize(
-    ("status", "headers", "body", "reason"),
-    [
-        (404, {"Content-Length": "0"}, b"", "404"),
-        (503, {"Content-Length": "4"}, b"busy", "503"),
-        (200, {"Content-Length": "1000"}, b"x" * 999, "999 of 1000 bytes"),
-        (200, {"Transfer-Encoding": "chunked"}, b"5\r\nhello\r\n9\r\nwor", "IncompleteRead"),
-    ],
-)
-def test_a_download_is_whole_or_not_there(
-    cache: Path, server: Any, status: int, headers: dict[str, str], body: bytes, reason: str
-) -> None:
-    address, told = server
-    told |= {"status": status, "headers": headers, "body": body}
-    with pytest.raises(OSError, match=rf"weights.pth could not be downloaded .*{reason}"):
-        fetch(address)
-    assert list(cache.iterdir()) == []
-    content = bytes(range(256)) * 9
-    told |= {"status": 200, "headers": {"Content-Length": str(len(content))}, "body": content}
-    file = fetch(address)
-    assert file == cache / "weights.pth"
-    assert file.read_bytes() == content
-    assert list(cache.iterdir()) == [file]
-    # What has come once is not fetched again.
-    told["body"] = b""
-    assert fetch(address).read_bytes() == content
-    assert told["calls"] == 2
-
-
-def test_a_download_that_another_process_finished_first_is_taken(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def meanwhile(*_: object, **__: object) -> Any:
-        (cache / "w.pth").write_bytes(b"theirs")
-        return answer(b"ours")
-
-    monkeypatch.setattr("urllib.request.urlopen", meanwhile)
-    assert fetch("https://example.org/w.pth").read_bytes() == b"theirs"
-    assert [file.name for file in cache.iterdir()] == ["w.pth"]
-
-
-def test_an_interrupted_download_leaves_nothing(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Interrupted(io.BytesIO):
-        headers = {"Content-Length": None}  # noqa: RUF012
-
-        def read(self, *_: object) -> bytes:
-            raise KeyboardInterrupt("control-C")
-
-    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: Interrupted())
-    with pytest.raises(KeyboardInterrupt, match="control-C"):
-        fetch("https://example.org/w.pth")
-    assert list(cache.iterdir()) == []
-
-
-def test_inceptionv1_from_a_file_and_from_the_cache(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("it was fetched"))
-    with torch.random.fork_rng(devices=[]):
-        weights = {k: v.half() for k, v in drawn(InceptionV1()).items()}
-    cache.mkdir()
-    write(cache / "inception5h.pth", weights)
-    cached = load("inceptionv1")
-    given = load("inceptionv1", write(tmp_path / "mine.safetensors", weights))
-    assert cached.weights_sha256() == given.weights_sha256()
-    assert cached.name == "inceptionv1"
-    assert cached.layer("logits").shape == (1008, 1, 1)
-    assert cached.layer("mixed3b").shape == (480, 28, 28)
-    assert cached.dtype == torch.float32
-    # The network's own range: a pixel in [0, 255] less 117.
-    pixels = np.array([0, 117, 255], np.uint8).reshape(1, 1, 1, 3)
-    values = cached.inputs(pixels).flatten().tolist()
-    assert values == pytest.approx([-117, 0, 138], abs=1e-4)
-
-
-def test_where_downloads_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OPPONENT_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / ".cache" / "opponent"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder() == tmp_path / "xdg" / "opponent"
-    monkeypatch.setenv("OPPONENT_CACHE", str(tmp_path / "own"))
-    assert cache_folder() == tmp_path / "own"

@@ -11,7 +11,7 @@ ADVICE = (
 )
 MODELS = {
     "inceptionv1-small": "InceptionV1 at half width for 112 x 112 images, to mixed4e; inside",
-    "inceptionv1": "InceptionV1 ('inception5h'), the paper's network; downloaded once, or a file",
+    "inceptionv1": "'inception5h', the paper's network; fetched and checked, or a file",
     "inceptionv1-bvlc": "InceptionV1 as trained in Caffe, without batch norm; needs =FILE",
     "torchvision:NAME": "any classifier of torchvision, such as torchvision:squeezenet1_1",
     "timm:NAME": "any model of timm, such as timm:resnet18",

@@ -12,15 +12,20 @@ from torch import nn
 
 from opponent.core.plugins import load_object
 from opponent.models.catalogue import EMBEDDED, check_model
+from opponent.models.download import fetch_checked
 from opponent.models.inceptionv1 import BVLC, FULL, SMALL, InceptionV1
 from opponent.models.network import Network
 from opponent.models.preprocessing import Preprocessing
-from opponent.models.weights import fetch, load_weights
+from opponent.models.weights import load_weights
 
 # The public checkpoint of the paper's network, in ProGamerGov's repository.
 INCEPTION5H = (
     "https://github.com/ProGamerGov/pytorch-old-tensorflow-models/raw/master/inception5h.pth"
 )
+# Its branch moves and no digest is published: who downloads it says which file is meant, by this.
+INCEPTION5H_SHA256 = "OPPONENT_INCEPTIONV1_SHA256"
+# Twice what the weights take.
+INCEPTION5H_LIMIT = 64 * 2**20
 # Its input is a pixel in [0, 255] less 117.
 INCEPTIONV1_INPUT = Preprocessing(size=(224, 224), mean=(117 / 255,) * 3, std=(1 / 255,) * 3)
 # Caffe's mean colour, as RGB.
@@ -103,7 +108,8 @@ def _embedded(weights: str | Path | None) -> Network:
 
 def _inceptionv1(weights: str | Path | None) -> Network:
     module = InceptionV1(FULL)
-    load_weights(module, weights or fetch(INCEPTION5H))
+    file = weights or fetch_checked(INCEPTION5H, INCEPTION5H_SHA256, INCEPTION5H_LIMIT)
+    load_weights(module, file)
     return Network(module, preprocessing=INCEPTIONV1_INPUT, name="inceptionv1")
 
 

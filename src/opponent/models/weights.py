@@ -1,13 +1,7 @@
-"""Files of weights: read safely, checked against the module, downloaded once."""
+"""Files of weights: read safely, checked against the module."""
 
 import hashlib
-import http.client
-import os
 import re
-import shutil
-import tempfile
-import urllib.error
-import urllib.request
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -222,39 +216,3 @@ def sha256_of_arrays(arrays: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def cache_folder() -> Path:
-    """Where downloaded weights are kept: $OPPONENT_CACHE, or a folder of the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("OPPONENT_CACHE") or Path(base) / "opponent")
-
-
-def fetch(address: str) -> Path:
-    """Download a file into the cache, whole or not at all, unless it is there."""
-    file = cache_folder() / address.rsplit("/", 1)[1]
-    if file.is_file():
-        return file
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with (
-            tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp") as temporary,
-            urllib.request.urlopen(address, timeout=30) as answer,
-        ):
-            shutil.copyfileobj(answer, temporary)
-            temporary.flush()
-            length = answer.headers["Content-Length"]
-            if length is not None and temporary.tell() != int(length):
-                raise ConnectionError(f"{temporary.tell()} of {length} bytes came")
-            os.fsync(temporary.fileno())
-            os.link(temporary.name, file)
-    except FileExistsError:
-        pass
-    except (
-        urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError
-    ) as error:  # fmt: skip
-        raise OSError(
-            f"{file.name} could not be downloaded from {address} ({error}). Without a network, get "
-            f"it elsewhere and put it at {file}, or name it as MODEL=FILE"
-        ) from error
-    return file
