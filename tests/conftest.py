@@ -1,5 +1,6 @@
 """What all tests share: data that may be absent, small networks, and a watch on side effects."""
 
+import importlib.util
 import os
 import weakref
 from collections.abc import Iterator
@@ -22,8 +23,22 @@ if TYPE_CHECKING:
 
 # torchvision does not import beside a build of torch for which its compiled operators are missing.
 # Their names alone let its models and transforms import.
-_OPERATORS = torch.library.Library("torchvision", "DEF")
-if not hasattr(torch.ops.torchvision, "nms"):
+_OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
+
+
+def _without_operators() -> bool:
+    """Whether torchvision is there, and its operators do not load."""
+    found = importlib.util.find_spec("torchvision")
+    files = [] if found is None or found.origin is None else Path(found.origin).parent.glob("_C*")
+    try:
+        for file in files:
+            torch.ops.load_library(file)
+    except OSError:
+        pass
+    return found is not None and not hasattr(torch.ops.torchvision, "nms")
+
+
+if _without_operators():
     for _name in ("nms", "qnms", "qroi_align", "deform_conv2d", "_deform_conv2d_backward"):
         _OPERATORS.define(f"{_name}(Tensor x) -> Tensor")
     for _name in ("roi_align", "ps_roi_align", "roi_pool", "ps_roi_pool"):
