@@ -294,7 +294,7 @@ class _Builder:
             count = len(pair[0])
             where = torch.tensor([cell_of[row] for row in rows[done : done + count]])
             for total, values in zip(sums, pair, strict=True):
-                total.index_add_(0, where, values.double().cpu())
+                total.index_add_(0, where, values.cpu().double())
             done += count
             if done - saved >= _SAVED:
                 self.checkpoints.write(_SUMS, {"sums": sums.numpy()}, {"done": done})

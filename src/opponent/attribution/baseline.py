@@ -54,11 +54,12 @@ def mean_activation(
         hidden = inputs
         if through != PIXELS:
             hidden = network.run(inputs, through, after=True).target
-        total = total + hidden.sum(0, dtype=torch.float64)
+        # On the CPU: not every device has double precision.
+        total = total + hidden.cpu().sum(0, dtype=torch.float64)
         done += len(inputs)
     if not done:
         raise ValueError(f"none of the first {count} images can be read")
-    mean = (total / done).to(network.dtype)
+    mean = (total / done).to(network.dtype).to(network.device)
     if not mean.isfinite().all():
         raise ValueError(
             f"the mean of {through!r} over {done} images is not finite: {likely_cause(network)}"

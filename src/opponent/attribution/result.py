@@ -210,7 +210,7 @@ class Attribution:
         cells = [(str(row["image"]), *(f"{row[name]:.4g}" for name in names)) for row in rows]
         first = [x[: notebook.PICTURES] for x in (self.excitation_map, self.inhibition_map)]
         box = self.grid_window
-        maps = [x[:, *box.slices].double().cpu().numpy() for x in first]
+        maps = [x[:, *box.slices].cpu().double().numpy() for x in first]
         scale = float(max(x.max(initial=0) for x in maps))
         shown = [
             (notebook.sides_map(plus, minus, scale), str(row["image"]))

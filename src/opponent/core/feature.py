@@ -130,7 +130,9 @@ class Feature:
         Raises:
             ValueError: the vector has another number of axes than one, or `Feature` refuses it.
         """
-        values = torch.as_tensor(vector, dtype=torch.float64).detach().cpu()
+        # Not every device has double precision.
+        here = vector.detach().cpu() if isinstance(vector, Tensor) else vector
+        values = torch.as_tensor(here, dtype=torch.float64)
         if values.ndim != 1:
             raise ValueError(f"a direction has one axis, channels; got shape {tuple(values.shape)}")
         weights = tuple(values.tolist())

@@ -132,8 +132,8 @@ def receptive_field(network: Network, feature: Feature | str, source: str = PIXE
     elif feature.unit is not None:
         extents = extents[:, [feature.unit]]
     else:
-        weights = torch.tensor(feature.vector, dtype=torch.float64, device=extents.device)
-        extents = extents[:, weights != 0]
+        counts = torch.tensor(feature.vector, dtype=torch.float64) != 0
+        extents = extents[:, counts.to(extents.device)]
     box = box_of(extents)
     if box is None:
         raise IndependentFeature(

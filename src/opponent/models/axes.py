@@ -261,7 +261,7 @@ def _differ(values: Tensor, expected: Tensor) -> bool:
         return True
     limit = ROUNDING if values.dtype in (torch.float32, torch.float64) else COARSE
     finite = values.isfinite() & expected.isfinite()
-    values, expected = values[finite].double(), expected[finite].double()
+    values, expected = (x[finite].cpu().double() for x in (values, expected))
     if not len(values):
         return False
     return bool((values - expected).abs().max() > limit * expected.abs().max())

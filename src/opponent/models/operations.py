@@ -264,14 +264,17 @@ def _bilinear(x: Tensor, *settings: Any) -> Tensor:
     for axis, numbers in enumerate(_numbers(x), 2):
         at = aten.upsample_bilinear2d(numbers, *settings).movedim(axis, -1)[0, 0, 0]
         at = at.mul(2**20).round().div(2**20)  # rounding brings in no neighbour
-        below, above = (x.index_select(axis, k.long()) for k in (at.floor(), at.ceil()))
+        below, above = (
+            x.index_select(axis, k.long().to(x.device)) for k in (at.floor(), at.ceil())
+        )
         x = torch.maximum(below, above)
     return x
 
 
 def _numbers(x: Tensor) -> tuple[Tensor, Tensor]:
     """Maps of one channel with the number of each row, and of each column, as values."""
-    rows, columns = (torch.arange(n, dtype=torch.float64, device=x.device) for n in x.shape[2:])
+    # On the CPU: not every device has double precision.
+    rows, columns = (torch.arange(n, dtype=torch.float64) for n in x.shape[2:])
     grid = torch.meshgrid(rows, columns, indexing="ij")
     return grid[0][None, None], grid[1][None, None]
 

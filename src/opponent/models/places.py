@@ -115,7 +115,7 @@ class Places:
         """
         ends = tensor.detach().movedim(images, 0)
         axes = [k for k in range(tensor.ndim) if k != images]
-        moves = [_moves(x) for x in _middles(_thinned(ends, range(len(axes))))]
+        moves = [_moves(x) for x in _middles(_thinned(ends, range(len(axes))).cpu())]
 
         def along(by_axis: list[float]) -> tuple[int, ...]:
             least = MOVES_ALONG * max(by_axis, default=0)
@@ -123,7 +123,7 @@ class Places:
 
         rows, columns = along(moves[0]), along(moves[1])
         others = [k for k, axis in enumerate(axes) if axis not in (*rows, *columns)]
-        kept = _thinned(ends, others)
+        kept = _thinned(ends, others).cpu()
         values = _middles(kept).nan_to_num(-torch.inf)
         for k in reversed(others):
             kept, values = kept.amax(k + 1), values.amax(k + 1)
@@ -140,7 +140,7 @@ class Places:
 
 def _middles(ends: Float[Tensor, "4 ..."]) -> Float[Tensor, "2 ..."]:
     """The row and the column in the middle of each box; NaN where there is none."""
-    middles = torch.stack([ends[1] - ends[0], ends[3] - ends[2]]).double() / 2
+    middles = torch.stack([ends[1] - ends[0], ends[3] - ends[2]]).cpu().double() / 2
     return middles.masked_fill(ends.isinf().any(0), torch.nan)
 
 

@@ -66,6 +66,6 @@ def _image(network: Network) -> np.ndarray:
 
 
 def _numbers(maps: Float[Tensor, "n c h w"]) -> tuple[float, float]:
-    values = maps.detach().flatten().double().cpu().nan_to_num(posinf=0.0, neginf=0.0)
+    values = maps.detach().flatten().cpu().double().nan_to_num(posinf=0.0, neginf=0.0)
     weights = torch.arange(len(values), dtype=torch.float64).mul(2.399963).cos()
     return float(values.square().mean().sqrt()), float((values @ weights) / len(values) ** 0.5)

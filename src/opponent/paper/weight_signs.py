@@ -200,7 +200,7 @@ def _count(network: Network, path: str) -> tuple[LayerWeights, Int[np.ndarray, "
     """One layer's weights, and their histogram."""
     module = network.module.get_submodule(path)
     assert isinstance(module.weight, Tensor)
-    values = module.weight.detach().to("cpu", torch.float64).numpy().ravel()
+    values = module.weight.detach().cpu().double().numpy().ravel()
     if not np.isfinite(values).all():
         raise ValueError(f"{network.name}: weights of {path} are not finite; load others")
     deviation = float(values.std())

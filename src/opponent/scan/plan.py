@@ -272,7 +272,7 @@ def rounding(
     error = {}
     for name in ("activation", "excitation", "inhibition"):
         exact, coarse = (
-            torch.stack([getattr(x, name).double() for x in results])
+            torch.stack([getattr(x, name).cpu().double() for x in results])
             for results in (exact_results, coarse_results)
         )
         error[name] = float((coarse - exact).norm() / exact.norm())

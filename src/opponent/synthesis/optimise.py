@@ -137,7 +137,7 @@ def _mean_of_views(values: Float[Tensor, " m"], count: int) -> Float[Tensor, " n
 
 def _opacity(acted: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:
     """The summed absolute gradient, clipped, blurred, and scaled to its largest value."""
-    limit = torch.quantile(acted.flatten(1).double(), OPACITY_PERCENTILE / 100, dim=1)
+    limit = torch.quantile(acted.flatten(1).cpu().double(), OPACITY_PERCENTILE / 100, dim=1)
     clipped = torch.minimum(acted, limit.to(acted)[:, None, None])[:, None]
     for axis, length in ((2, acted.shape[1]), (3, acted.shape[2])):
         sd = OPACITY_BLUR * length

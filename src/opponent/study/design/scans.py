@@ -259,8 +259,8 @@ def _norms(
         inputs: Float[Tensor, "n bands h w"], numbers: Int[np.ndarray, " n"]
     ) -> Mapping[str, np.ndarray]:
         hidden = network.run(inputs, layer, after=True).target
-        norm = hidden[:, :, rows, columns].double().abs().sum(1)
-        return {"norm": norm.float().cpu().numpy()}
+        norm = hidden[:, :, rows, columns].cpu().double().abs().sum(1)
+        return {"norm": norm.float().numpy()}
 
     question = {"run": run_digest, "layer": layer, "norms at": list(positions)}
     checkpoints = CheckpointFolder(folder / "norms" / run_digest[:12], question)

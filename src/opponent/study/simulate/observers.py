@@ -142,7 +142,7 @@ def embed(
         batch = ids[start : start + _BATCH]
         images = [Image.fromarray(read_png(io.BytesIO(pictures[id]), "RGB")) for id in batch]
         inputs = network.inputs(np.stack([fit_image(x, network.preprocessing.fit) for x in images]))
-        hidden = network.run(inputs, layer, after=True).target.double().mean((2, 3)).cpu().numpy()
+        hidden = network.run(inputs, layer, after=True).target.cpu().double().mean((2, 3)).numpy()
         for id, image, content in zip(batch, images, hidden, strict=True):
             side = (THUMBNAIL, THUMBNAIL)
             looks = np.asarray(image.resize(side, Image.Resampling.BOX), dtype=np.float64)
