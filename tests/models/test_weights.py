@@ -279,6 +279,17 @@ def test_files_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert load("inceptionv1-small", "~/w.pth").weights_sha256() != load().weights_sha256()
 
 
+def test_a_user_without_a_home_is_told_that_there_is_no_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def homeless(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    with pytest.raises(FileNotFoundError, match=r"no file of weights at ~/w\.pth"):
+        load("inceptionv1-small", "~/w.pth")
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     st.binary(max_size=40),

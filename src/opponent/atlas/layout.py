@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from opponent.core.compiled import keep_compiled
 from opponent.selection import top
 from opponent.storage.columns import Indices
 
@@ -53,6 +54,7 @@ def lay_out(
         )
     if not np.isfinite(vectors).all() or not vectors.any(1).all():
         raise ValueError("a map needs vectors that are finite and not zero; scan again")
+    keep_compiled("umap", "pynndescent")
     # Slow to import: only where it is used.
     from umap import UMAP
 

@@ -16,7 +16,7 @@ from opponent.models.download import fetch_checked
 from opponent.models.inceptionv1 import BVLC, FULL, SMALL, InceptionV1
 from opponent.models.network import Network
 from opponent.models.preprocessing import Preprocessing
-from opponent.models.weights import load_weights
+from opponent.models.weights import at_home, load_weights
 
 # The public checkpoint of the paper's network, in ProGamerGov's repository.
 INCEPTION5H = (
@@ -79,7 +79,7 @@ def load(name: str | Network | nn.Module = EMBEDDED, weights: str | Path | None 
         preprocessing=network.preprocessing,
         name=network.name,
         classes=network.classes,
-        weights_file=None if weights is None else Path(weights).expanduser().absolute(),
+        weights_file=None if weights is None else at_home(weights).absolute(),
         asked=name,
     )
 

@@ -151,7 +151,7 @@ def read_state_dicts(file: str | Path) -> dict[str, Mapping[str, Tensor]]:
     Raises:
         OSError: the file cannot be read, or holds no weights.
     """
-    file = Path(file).expanduser()
+    file = at_home(file)
     state = _read(file)
     if _is_state_dict(state):
         return {"": state}
@@ -163,6 +163,14 @@ def read_state_dicts(file: str | Path) -> dict[str, Mapping[str, Tensor]]:
             f"{file} holds no state dict: a mapping from names to tensors is expected{held}"
         )
     return found
+
+
+def at_home(file: str | Path) -> Path:
+    """A path whose '~' is the user's home, where there is one."""
+    try:
+        return Path(file).expanduser()
+    except RuntimeError:  # a user without a home
+        return Path(file)
 
 
 def _is_state_dict(value: object) -> TypeGuard[Mapping[str, Tensor]]:

@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from numba import njit, prange
 
+from opponent.core.compiled import keep_compiled
+
 FEATURES = 6
 # Source: paper, appendix G.
 BATCH = 600
@@ -27,6 +29,7 @@ _S30, _S27, _S31, _S11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(
 # just compiled a function by itself calls that one, and one that loads the whole from the cache
 # calls the copy in it, whose sums may have another order.
 _SUMS = {"reassoc", "nsz", "contract"}
+keep_compiled(__name__)
 _jit: Any = njit(cache=True, error_model="numpy", fastmath=_SUMS, forceinline=True)
 
 
