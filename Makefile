@@ -1,4 +1,4 @@
-# Everything a person needs: `make demo`, `make test`, `make quick`, `make check`, `make docs`, `make bench`.
+# Everything a person needs: `make demo`, `make test`, `make quick`, `make check`, `make docs`, `make bench`, `make lowest`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,9 +8,9 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 
 # Threads that wait do not spin: where processes share a machine, that costs several times what it
 # saves. Benchmarks have it to themselves and keep PyTorch's default.
-demo test quick check figures: export OMP_WAIT_POLICY ?= passive
+demo test quick check lowest figures: export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test quick check docs bench figures clean
+.PHONY: demo test quick check docs bench figures lowest lowest-constraints clean
 
 # The library and what the demo needs.
 $(VENV)/.demo: pyproject.toml constraints.txt
@@ -65,5 +65,30 @@ figures: $(VENV)/.dev $(VENV)/.docs
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python docs/make_notebook.py $(WEIGHTS) $(PHOTOGRAPHS)/imagenet-samples
 	$(BIN)/python docs/make_inceptionv1.py $(WEIGHTS) $(PHOTOGRAPHS) --work figures
 
+# The lowest versions that pyproject.toml allows, in a virtual environment of their own.
+LOWEST := .venv-lowest
+EXTRAS := demo experiment cluster models dev
+
+# Finds them: of what is asked for directly the lowest, of all else the newest. Needs the network.
+lowest-constraints:
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/bin/uv pip compile pyproject.toml $(EXTRAS:%=--extra %) --resolution lowest-direct \
+		--python-version 3.11 --no-annotate --upgrade --custom-compile-command "make $@" \
+		--quiet --output-file constraints-lowest.txt
+
+$(LOWEST)/.made: pyproject.toml constraints-lowest.txt
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check --constraint constraints-lowest.txt \
+		--editable ".[demo,dev,models]"
+	touch $@
+
+# Tests of all rooms, about a quarter of an hour. That old versions warn of newer ones is no error.
+lowest: $(LOWEST)/.made
+	$(LOWEST)/bin/python -m pytest --quiet --numprocesses 2 --dist loadfile \
+		--override-ini filterwarnings=default --jaxtyping-packages=none,beartype.beartype \
+		-m "not slow and not browser and not cluster" \
+		$(filter-out tests/support/ tests/training/ tests/accessibility/,$(sort $(wildcard tests/*/)))
+
 clean:
-	rm -rf $(VENV) demo site
+	rm -rf $(VENV) $(LOWEST) demo site
