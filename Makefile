@@ -83,7 +83,7 @@ $(LOWEST)/.made: pyproject.toml constraints-lowest.txt
 		--editable ".[demo,dev,models]"
 	touch $@
 
-# Tests of all rooms, about a quarter of an hour. That old versions warn of newer ones is no error.
+# Tests of all rooms, eight minutes on two cores. That old versions warn of newer ones is no error.
 lowest: $(LOWEST)/.made
 	$(LOWEST)/bin/python -m pytest --quiet --numprocesses 2 --dist loadfile \
 		--override-ini filterwarnings=default --jaxtyping-packages=none,beartype.beartype \
