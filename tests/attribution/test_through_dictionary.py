@@ -49,6 +49,7 @@ def test_each_term_is_that_of_the_definition() -> None:
     read = found.feature
     assert read.position is not None
 
+    @torch.no_grad()
     def activation(maps: torch.Tensor) -> float:
         return float(network.module.two(maps)[0, 3, *read.position])  # type: ignore[operator]
 
@@ -92,7 +93,7 @@ def test_several_features_and_parts_of_a_batch(monkeypatch: pytest.MonkeyPatch) 
         torch.testing.assert_close(one.window_attribution, other.window_attribution)
         torch.testing.assert_close(one.rest, other.rest)
         alone = opponent.attribute(network, images, feature, "early", dictionary=dictionary)
-        torch.testing.assert_close(one.window_attribution, alone.window_attribution)
+        torch.testing.assert_close(one.attribution, alone.attribution)
 
 
 def test_files_of_dictionaries_serve(tmp_path: Any) -> None:

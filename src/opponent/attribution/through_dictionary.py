@@ -91,6 +91,9 @@ def attribute_written(
         features, segment.unchanged.activations, segment.unchanged.gradients(), strict=True
     ):
         attribution, bias, rest = written.terms(plan.within(gradient.detach()))
+        # It lies in memory as S over channels does, so that sums add in the same order.
+        room = gradient.new_zeros(len(gradient), dictionary.latents, *gradient.shape[2:])
+        attribution = plan.within(room).copy_(attribution)
         results.append(
             Attribution(
                 feature=feature,

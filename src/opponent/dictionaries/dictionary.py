@@ -62,7 +62,7 @@ class Dictionary:
     kind: str
     active: int | None = None
     layer: str | None = None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
