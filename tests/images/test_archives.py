@@ -129,6 +129,19 @@ def test_a_zip(tmp_path: Path, method: int) -> None:
             decode(entry)
 
 
+def test_a_zip_with_a_member_without_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.png", encoded(SHARP, "PNG"))
+        archive.writestr("y", b"nothing")
+    content = path.read_bytes()
+    # The name of the second, in the list at the end: of length 0, its letter a part of the extra.
+    at = content.rindex(b"PK\x01\x02")
+    nameless = content[: at + 28] + b"\0\0\1\0" + content[at + 32 :]
+    path.write_bytes(nameless)
+    assert [entry.id for entry in open_images(path)] == ["x.png"]
+
+
 def test_zips_that_cannot_be_read(tmp_path: Path) -> None:
     path = zipped(tmp_path / "a.zip", {"a.bmp": encoded(RGBA, "BMP")}, zipfile.ZIP_LZMA)
     with pytest.raises(Unreadable, match=r"^packed by method 14 of zip; only 'deflate' is read$"):

@@ -133,7 +133,8 @@ def _tar_members(path: Path) -> Iterator[tuple[str, Member]]:
 def _zip_members(path: Path) -> Iterator[tuple[str, Member]]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
-            if not info.is_dir() and not stat.S_ISLNK(info.external_attr >> 16):
+            # Not `is_dir`, which fails at a name of no letters.
+            if not info.filename.endswith("/") and not stat.S_ISLNK(info.external_attr >> 16):
                 yield info.filename, Member(info.header_offset, info.compress_size, True)
 
 
