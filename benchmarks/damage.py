@@ -71,7 +71,10 @@ def main() -> None:
             "run folders, readers": lambda: attack_folder(
                 run, folder / "1", attacks.run_readers, **how
             ),
-            "run folders, commands": lambda: attack_folder(run, folder / "2", commands, **how),
+            # Each takes seven commands.
+            "run folders, commands": lambda: attack_folder(
+                run, folder / "2", commands, each=-(-options.each // 6), seed=options.seed
+            ),
             "studies": lambda: attack_folder(study, folder / "3", attacks.study_readers, **how),
             "directions": lambda: directions(folder / "4", **how),
         }.items():

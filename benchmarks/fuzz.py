@@ -1,109 +1,133 @@
-"""The parsers under atheris, which looks for bytes that take them somewhere new.
+"""Random networks of all kinds of layers and layouts, against a slow reference.
 
-    pip install atheris
-    python -m benchmarks.fuzz caffe --seconds 600
-
-Each reads what the fuzzer makes up; what it raises must be what a command says in one line.
-`--list` names the parsers.
+`python -m benchmarks.fuzz --networks 2000` prints how many features agreed, which were refused and
+why, and every disagreement; it ends with an error if there is one.
 """
 
 import argparse
-import json
-import os
+import collections
+import re
 import sys
-import tempfile
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
-import atheris  # type: ignore[import-not-found]
-import torch  # noqa: F401
+import torch
+from rich.progress import track
 
-with atheris.instrument_imports(
-    include=["opponent.core", "opponent.images", "opponent.models", "opponent.storage"]
-):
-    import opponent
-    from opponent.__main__ import _expected
-    from opponent.core.feature import Feature
-    from opponent.images.archives import archive_entries
-    from opponent.images.decode import load_image, shape_of
-    from opponent.images.fit import Fit
-    from opponent.images.imageset import ImageEntry
-    from opponent.models.caffe import read_caffemodel
-    from opponent.storage.manifest import read_manifest
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.support.random_networks import READ_BEFORE, RandomNetwork, random_network, slowly
 
-FIT = Fit(size=(4, 4))
-DRAFT = Fit(size=(2, 3), draft=True, largest=10**6)
-BANDS = Fit(size=(4, 4), channels=2, value_range=(0, 9))
+import opponent
+from opponent import Feature, Network, Preprocessing
+from opponent.attribution.all_units import AllUnits, scores
+from opponent.attribution.attribute import checked_plan
+from opponent.core.errors import UnknownGeometry, UnknownLayout
+
+# Largest difference, relative to the largest value, that is rounding in double precision.
+ROUNDING = 1e-9
 
 
-def _file(name: str, data: bytes) -> Path:
-    path = Path(tempfile.gettempdir()) / f"fuzz-{os.getpid()}-{name}"
-    path.write_bytes(data)
-    return path
+def compare(seed: int) -> tuple[str, str]:
+    """Compare one feature of the network of a seed, and all units of its layer.
+
+    Returns:
+        'agreed', 'refused' or 'WRONG', and about what.
+    """
+    random, made = Random(seed), random_network(seed)
+    network = Network(made.module, preprocessing=Preprocessing(size=made.size))
+    x = torch.randn(
+        2, 3, *made.size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
+    target = random.randrange(1, len(made.kinds))
+    through = random.randrange(target)
+    state = made.states[target]
+    unit = random.randrange(state.channels)
+    place = (random.randrange(state.rows), random.randrange(state.columns))
+    if state.prefix and random.random() < 0.5:
+        place = (random.randrange(state.prefix),)
+    what = f"seed {seed}: {' > '.join(made.kinds)}; {target}:{unit}@{place} through {through}"
+    try:
+        return _compare(made, network, x, (through, target), unit, place, what)
+    except (UnknownLayout, UnknownGeometry) as error:
+        return "refused", re.sub(r"'?\d+'?", "N", str(error).partition("; say")[0])
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+        return "refused", "PyTorch itself cannot differentiate this network"
+    except ValueError as error:
+        # Tokens whose grid is not known are a list, with one place in each row.
+        told = ("does not depend on", "does not lie before", "rows by 1 columns")
+        if any(part in str(error) for part in told):
+            return "refused", re.sub(r"[\w@,:]*\d+[\w@,:]*", "N", str(error))
+        raise
 
 
-def _image(data: bytes) -> None:
-    path = _file("image.bin", data)
-    for fit in (FIT, DRAFT, BANDS):
-        load_image(ImageEntry(id="x", path=path), fit)
-    shape_of(ImageEntry(id="x", path=path, box=(0, 0, 1, 1)))
+def _compare(
+    made: RandomNetwork,
+    network: Network,
+    x: torch.Tensor,
+    layers: tuple[int, int],
+    unit: int,
+    place: tuple[int, ...],
+    what: str,
+) -> tuple[str, str]:
+    through, target = layers
+    names = network.layer(str(target)).tokens
+    if len(place) == 1:
+        feature = Feature(layer=str(target), unit=unit, token=names[place[0]])
+    else:
+        feature = Feature(layer=str(target), unit=unit, position=place)
+    ours = opponent.attribute(network, x, feature, str(through))
+    slow = slowly(made, x, through, target, unit, place)
+    grid = ours.attribution[:, :, *ours.grid.slices]
+    below = ours.attribution[:, :, ours.grid.height :].flatten(2)[..., : len(ours.tokens)]
+    pairs = [(ours.activation, slow.activation), (grid, slow.grid), (below, slow.prefix)]
+    for name, (value, expected) in zip(("activation", "S", "tokens"), pairs, strict=True):
+        if not _close(value, expected, slow.grid):
+            return "WRONG", f"{name} of {what}"
+    # All units of the layer, as a scan of 'LAYER:*' computes them.
+    star = AllUnits(layer=str(target), position=feature.position, token=feature.token)
+    plan = checked_plan(network, star.probes(network), str(through), x)
+    plan = type(plan)(**{**plan.__dict__, "features": plan.features[:1]})
+    every = scores(network, x, plan)
+    for other in range(min(made.states[target].channels, 3)):
+        slow = slowly(made, x, through, target, other, place)
+        s = torch.cat([slow.grid.flatten(1), slow.prefix.flatten(1)], 1)
+        expected = torch.stack([s.clamp(min=0).sum(1), -s.clamp(max=0).sum(1)], 1)
+        if not _close(every[:, other, 1:3], expected, slow.grid):
+            return "WRONG", f"all units of {what}"
+    kind = "activation" if made.kinds[target] in READ_BEFORE else made.states[target].lies
+    return "agreed", f"{made.states[through].lies} to {kind}"
 
 
-def _archive(data: bytes, suffix: str) -> None:
-    for entry in archive_entries([_file(f"archive{suffix}", data)])[:4]:
-        load_image(entry, FIT)
-
-
-def _manifest(data: bytes) -> None:
-    manifest = read_manifest(_file("manifest.json", data))
-    json.loads(manifest.to_json())
-    manifest.digest()
-
-
-PARSERS: dict[str, Callable[[bytes], object]] = {
-    "caffe": lambda data: read_caffemodel(_file("weights.caffemodel", data)),
-    "image": _image,
-    "tar": lambda data: _archive(data, ".tar"),
-    "zip": lambda data: _archive(data, ".zip"),
-    "manifest": _manifest,
-    "npy": lambda data: opponent.Directions.load(_file("directions.npy", data)),
-    "safetensors": lambda data: opponent.Directions.load(_file("directions.safetensors", data)),
-    "feature": lambda data: Feature.parse(data.decode("utf-8", "surrogateescape")),
-}
+def _close(value: torch.Tensor, expected: torch.Tensor, scale: torch.Tensor) -> bool:
+    if value.shape != expected.shape:
+        return False
+    largest = max(float(expected.abs().amax()) if expected.numel() else 0, float(scale.abs().max()))
+    return bool(((value - expected).abs() <= ROUNDING * max(largest, 1e-12)).all())
 
 
 def main() -> None:
-    """Fuzz one parser for some time."""
+    """Compare as many networks as asked for, and print the counts."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parser", choices=PARSERS)
-    parser.add_argument("--seconds", type=int, default=600)
-    parser.add_argument("--seeds", type=Path, help="a folder of files to begin with")
-    options = parser.parse_args()
-    parse, tried, refused = PARSERS[options.parser], 0, 0
-
-    def once(data: bytes) -> None:
-        nonlocal tried, refused
-        tried += 1
+    parser.add_argument("--networks", type=int, default=2000)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    given = parser.parse_args()
+    counts = collections.Counter[tuple[str, str]]()
+    for seed in track(range(given.first, given.first + given.networks), "comparing"):
         try:
-            parse(data)
+            result = compare(seed)
         except Exception as error:
-            if not _expected(error) or len(str(error).splitlines()) > 1:
-                raise
-            refused += 1
-
-    def tell() -> None:
-        time.sleep(options.seconds)
-        print(
-            f"{options.parser}: {tried:,} inputs, {refused:,} refused, no other error", flush=True
-        )
-        os._exit(0)
-
-    threading.Thread(target=tell, daemon=True).start()
-    words = [sys.argv[0], "-timeout=10", "-rss_limit_mb=4096", "-verbosity=0"]
-    atheris.Setup([*words, *([str(options.seeds)] if options.seeds else [])], once)
-    atheris.Fuzz()
+            result = ("WRONG", f"seed {seed} failed: {type(error).__name__}: {error}")
+        counts[result] += 1
+        if result[0] == "WRONG":
+            print(*result, flush=True)
+    totals = collections.Counter[str]()
+    for (outcome, what), count in sorted(counts.items(), key=lambda item: -item[1]):
+        totals[outcome] += count
+        print(f"{count:6} {outcome}: {what}")
+    print(", ".join(f"{count} {outcome}" for outcome, count in totals.items()))
+    sys.exit(totals["WRONG"] > 0)
 
 
 if __name__ == "__main__":

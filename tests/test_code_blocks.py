@@ -35,6 +35,7 @@ SMALLER = {
     r"--top 1000 --grid 8": "--top 30 --grid 2",
     r"--images photos": "--images photographs",
     r"invert run --image \S+": "invert run --image photograph-07.png",
+    r"why inceptionv1-small astronaut\S+": "why inceptionv1-small photograph-07.png",
     r"--k 200 --spread 20": "--k 12 --spread 12",
     r"kmeans17": "kmeans7",
     r"toy abs --seeds 100": "toy abs --seeds 1",

@@ -53,7 +53,7 @@ def run(device: str, images: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def direction() -> Feature:
-    return Feature.direction("mixed", [0.5, -1, 0, 2, 0], position=(6, 5), power=2)
+    return Feature.direction("mixed", [0.5, -1.0, 0.0, 2.0, 0.0], position=(6, 5), power=2)
 
 
 def attributes(network: Network, images: Path, run: Run) -> None:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from opponent.core.progress import silent as silent
     from opponent.core.side import Side as Side
     from opponent.dictionaries.dictionary import Dictionary as Dictionary
+    from opponent.dictionaries.learnt import Learnt as Learnt
+    from opponent.dictionaries.learnt import TrainingSettings as TrainingSettings
+    from opponent.dictionaries.train import learn_dictionary as learn_dictionary
     from opponent.directions import Directions as Directions
     from opponent.directions import find_directions as find_directions
     from opponent.explain.channels import Who as Who
@@ -79,6 +82,8 @@ _ROOMS = {
     "core.progress": ["silent"],
     "core.side": ["Side"],
     "dictionaries.dictionary": ["Dictionary"],
+    "dictionaries.learnt": ["Learnt", "TrainingSettings"],
+    "dictionaries.train": ["learn_dictionary"],
     "directions": ["Directions", "find_directions"],
     "explain.channels": ["Who", "who"],
     "explain.image": ["Why", "why"],

@@ -166,8 +166,8 @@ def test_an_interrupted_scan_ends_and_goes_on(stopped: tuple[Path, list[str]]) -
 def test_a_scan_killed_at_any_step_of_any_file_goes_on(stopped: tuple[Path, list[str]]) -> None:
     out, lines = stopped
     steps = [line.split()[1:] for line in lines if line.startswith("step")]
-    # Two files first, two shards of two, one last; each is flushed, renamed, its folder flushed.
-    assert len(steps) == 3 * (2 + 2 * 2 + 1) + 1
+    # Two files first, two shards of two, two last; each is flushed, renamed, its folder flushed.
+    assert len(steps) == 3 * (2 + 2 * 2 + 2) + 1
     assert {code for _, code in steps[:-1]} == {"-9"}
     for number, _ in steps:
         assert files(out / f"step{number}") == files(out / "few"), f"killed at step {number}"

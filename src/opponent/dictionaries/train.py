@@ -1,0 +1,337 @@
+"""Dictionaries learnt from a stream of hidden vectors: TopK autoencoders, in bounded memory.
+
+Images come in a seeded random order, a block at a time. The vectors of all positions of a block are
+shuffled and go through in batches; after each block all that training needs is kept, so that what
+was interrupted goes on there. A share of the images is kept out, and measures what is left.
+
+Source: Gao et al. (2024), "Scaling and evaluating sparse autoencoders": TopK, and the auxiliary
+loss by which dead latents learn what is left.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from opponent.core.progress import Progress, shown
+from opponent.dictionaries.dictionary import Dictionary
+from opponent.dictionaries.learnt import Learnt, TrainingSettings
+from opponent.images.imageset import ImageSet
+from opponent.images.loader import load_batches
+from opponent.images.sources import Images, open_images
+from opponent.models.network import Network
+from opponent.models.registry import load
+from opponent.storage.checkpoints import CheckpointFolder
+from opponent.storage.manifest import versions
+
+Numbers = Int[np.ndarray, " n"]
+# Images a pass, and images whose vectors are shuffled together.
+_PASS, _BLOCK = 32, 256
+# Steps after which a latent that was never on counts as dead; dead latents that learn at once; and
+# the weight of what they learn. Source: Gao et al. (2024), appendix A.
+_DEAD_AFTER, _AUXILIARY, _WEIGHT = 100, 256, 1 / 32
+# Shares of the steps in which the rate rises, and falls to zero. Ours.
+_WARM, _COOL = 0.05, 0.2
+
+
+def learn_dictionary(
+    network: Network | nn.Module | str,
+    images: Images,
+    layer: str,
+    *,
+    settings: TrainingSettings | None = None,
+    checkpoints: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Learnt:
+    """Learn a TopK dictionary of a layer's hidden vectors, of all positions.
+
+    Args:
+        network: a network, a module or a name.
+        images: a folder, an archive, a data set, arrays: whatever `open_images` takes.
+        layer: whose output it writes, after an activation function acted.
+        settings: its size, and how it is learnt.
+        checkpoints: a folder, from which an interrupted call goes on to the same numbers.
+        progress: called with what is being done, the steps done and the steps in all; default: a
+            display that appears after two seconds.
+    Returns:
+        The dictionary, with decoder rows of length 1, and what it leaves of kept-out images.
+    Raises:
+        ValueError: too few images or vectors for the settings; an unknown layer.
+        RunError: the folder of checkpoints is of another question, or damaged.
+    Source: Gao et al. (2024), "Scaling and evaluating sparse autoencoders".
+
+    >>> import numpy as np, opponent
+    >>> class Noise:
+    ...     name = "noise"
+    ...     def ids(self):
+    ...         return ["0", "1", "2", "3"]
+    ...     def image(self, id):
+    ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
+    >>> settings = opponent.TrainingSettings(latents=256, active=8, steps=2, batch=64)
+    >>> learnt = opponent.learn_dictionary(
+    ...     "inceptionv1-small", Noise(), "mixed3a", settings=settings)
+    >>> learnt.dictionary
+    Dictionary(256 latents, topk, 8 active, of 'mixed3a' with 128 channels)
+    """
+    network, settings = load(network), settings or TrainingSettings()
+    chosen = open_images(images, size=network.preprocessing.size)
+    order = np.random.default_rng(settings.seed).permutation(len(chosen))
+    count = max(1, round(settings.kept_out * len(chosen)))
+    kept_out, taught = np.sort(order[:count]), order[count:]
+    grid = network.grid(layer)
+    vectors = len(taught) * grid.height * grid.width
+    if vectors < settings.latents:
+        raise ValueError(
+            f"{len(chosen)} images give {vectors:,} vectors of {layer!r} to learn from, too few "
+            f"for {settings.latents:,} latents; give more images, or fewer latents"
+        )
+    question = _question(network, chosen, layer, settings)
+    folder = None if checkpoints is None else CheckpointFolder(checkpoints, question)
+    with shown(progress) as report:
+        trainer = _Trainer(network, chosen, layer, settings, folder, report)
+        trainer.run(taught)
+        left, frequency = trainer.measure(kept_out)
+    about = {**question, "left": left, "dead": int((frequency == 0).sum())}
+    return Learnt(
+        dictionary=trainer.dictionary(about),
+        left=left,
+        curve=tuple(trainer.curve),
+        frequency=frequency,
+    )
+
+
+def learn_and_save_dictionary(
+    network: Network | nn.Module | str,
+    images: Images,
+    layer: str,
+    file: str | Path,
+    *,
+    settings: TrainingSettings | None = None,
+    progress: Progress | None = None,
+) -> Learnt:
+    """`learn_dictionary`, saved to a file; its checkpoints lie beside the file until then.
+
+    Args:
+        network, images, layer, settings, progress: as for `learn_dictionary`.
+        file: the file, ending .safetensors.
+    Returns:
+        The dictionary, and how well it writes vectors.
+    Raises:
+        ValueError: as for `learn_dictionary`, or the suffix is another.
+    """
+    file = Path(file)
+    if file.suffix != ".safetensors":
+        raise ValueError(f"{file}: dictionaries are written to a file ending .safetensors")
+    checkpoints = file.with_name(f".{file.stem}.checkpoints")
+    learnt = learn_dictionary(
+        network, images, layer, settings=settings, checkpoints=checkpoints, progress=progress
+    )
+    learnt.dictionary.save(file)
+    rmtree(checkpoints, ignore_errors=True)
+    return learnt
+
+
+def _question(
+    network: Network, images: ImageSet, layer: str, settings: TrainingSettings
+) -> dict[str, Any]:
+    return {
+        "method": "TopK autoencoder",
+        "settings": asdict(settings),
+        "network": network.name,
+        "weights_sha256": network.weights_sha256(),
+        "layer": layer,
+        "preprocessing": network.preprocessing.describe(),
+        "images": {"count": len(images), "sha256": images.digest()},
+        "versions": versions(),
+    }
+
+
+class _Trainer:
+    """What is being learnt, by Adam, and for how many steps each latent has been silent."""
+
+    def __init__(
+        self,
+        network: Network,
+        images: ImageSet,
+        layer: str,
+        settings: TrainingSettings,
+        folder: CheckpointFolder | None,
+        progress: Progress,
+    ) -> None:
+        self.network, self.images, self.layer = network, images, layer
+        self.settings, self.folder, self.progress = settings, folder, progress
+        self.step, self.block = 0, 0
+        self.parameters: dict[str, Tensor] = {}
+        self.adam: torch.optim.Adam | None = None
+        self.silent = torch.zeros(settings.latents)
+        self.scale = 1.0
+        self.curve = list[tuple[int, float]]()
+
+    def vectors(self, numbers: Sequence[int]) -> Iterator[Float[Tensor, "m k"]]:
+        """The hidden vectors of all positions of some images, batch by batch of images."""
+        loaded = load_batches(
+            [self.images[int(n)] for n in numbers],
+            self.network.preprocessing.fit,
+            batch_size=_PASS,
+        )
+        with closing(loaded):
+            for batch in loaded:
+                if batch.numbers:
+                    inputs = self.network.inputs(batch.pixels)
+                    maps = self.network.activations(inputs, self.layer)[self.layer]
+                    box = self.network.grid(self.layer)
+                    on_image = maps[:, :, *box.slices].movedim(1, 3).flatten(0, 2)
+                    yield on_image[on_image.isfinite().all(1)].float()
+
+    def run(self, taught: Numbers) -> None:
+        """Learn until all steps are done, from the last block that was kept on."""
+        self._resume()
+        total, of_one = self.settings.steps, max(1, -(-len(taught) // _BLOCK))
+        while self.step < total:
+            turn, part = divmod(self.block, of_one)
+            order = np.random.default_rng([self.settings.seed, turn]).permutation(len(taught))
+            numbers = [int(taught[i]) for i in order[part * _BLOCK : (part + 1) * _BLOCK]]
+            if vectors := list(self.vectors(numbers)):
+                self._learn_block(torch.cat(vectors))
+            self.block += 1
+            self._keep()
+
+    def _learn_block(self, vectors: Float[Tensor, "m k"]) -> None:
+        if not self.parameters:
+            self._begin(vectors)
+        generator = torch.Generator().manual_seed(self.settings.seed + 7919 * self.block)
+        shuffled = vectors[torch.randperm(len(vectors), generator=generator)] / self.scale
+        for batch in shuffled.split(self.settings.batch):
+            if self.step == self.settings.steps:
+                return
+            if len(batch) == self.settings.batch or len(shuffled) < self.settings.batch:
+                self._learn(batch)
+            self.progress("learning", self.step, self.settings.steps)
+
+    def _begin(self, vectors: Float[Tensor, "m k"]) -> None:
+        """Random directions, the mean as bias, and vectors scaled to a length of about one."""
+        bias = vectors.mean(0)
+        self.scale = float((vectors - bias).norm(dim=1).mean()) or 1.0
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        decoder = torch.randn(self.settings.latents, vectors.shape[1], generator=generator)
+        decoder /= decoder.norm(dim=1, keepdim=True)
+        self._hold(
+            {
+                "decoder": decoder,
+                "encoder": decoder.clone(),
+                "encoder_bias": torch.zeros(self.settings.latents),
+                "bias": bias / self.scale,
+            }
+        )
+
+    def _hold(self, parameters: Mapping[str, Tensor]) -> None:
+        self.parameters = {name: x.clone().requires_grad_() for name, x in parameters.items()}
+        self.adam = torch.optim.Adam(self.parameters.values(), lr=self.settings.rate)
+
+    def _learn(self, batch: Float[Tensor, "m k"]) -> None:
+        """One step of Adam, after which the decoder's rows are of length 1."""
+        assert self.adam is not None
+        self.adam.param_groups[0]["lr"] = self.settings.rate * self._share()
+        self.adam.zero_grad()
+        with torch.enable_grad():
+            rest, codes, loss = self._loss(batch)
+            loss.backward()
+        self.adam.step()
+        with torch.no_grad():
+            decoder = self.parameters["decoder"]
+            decoder /= decoder.norm(dim=1, keepdim=True)
+        self.silent = torch.where((codes > 0).any(0), 0.0, self.silent + 1)
+        self.step += 1
+        if self.step % max(1, self.settings.steps // 50) == 0:
+            spread = (batch - batch.mean(0)).square().sum()
+            self.curve.append((self.step, float(rest.square().sum() / spread)))
+
+    def _loss(
+        self, batch: Float[Tensor, "m k"]
+    ) -> tuple[Float[Tensor, "m k"], Float[Tensor, "m l"], Float[Tensor, ""]]:
+        """What is left, the codes, and the loss: that, and what dead latents leave of it."""
+        learnt = self.parameters
+        centred = batch - learnt["bias"]
+        heard = centred @ learnt["encoder"].T + learnt["encoder_bias"]
+        codes = _topk(heard, self.settings.active)
+        rest = centred - codes @ learnt["decoder"]
+        loss = rest.square().sum(1).mean()
+        dead = self.silent >= _DEAD_AFTER
+        if count := min(int(dead.sum()), _AUXILIARY):
+            others = _topk(heard.masked_fill(~dead, -torch.inf), count)
+            left = rest.detach() - others @ learnt["decoder"]
+            loss = loss + _WEIGHT * left.square().sum(1).mean()
+        return rest.detach(), codes.detach(), loss
+
+    def _share(self) -> float:
+        """Of the rate of learning, at this step."""
+        done = self.step / self.settings.steps
+        return min(1.0, done / _WARM, (1 - done) / _COOL + 1e-3)
+
+    def dictionary(self, provenance: Mapping[str, Any] | None = None) -> Dictionary:
+        """What is learnt so far, for vectors that are not scaled."""
+        values = {name: x.detach().clone() for name, x in self.parameters.items()}
+        values["bias"] *= self.scale
+        values["encoder_bias"] *= self.scale
+        return Dictionary(
+            **values, kind="topk", active=self.settings.active, layer=self.layer,
+            provenance=dict(provenance or {}),
+        )  # fmt: skip
+
+    def measure(self, kept_out: Numbers) -> tuple[float, Float[np.ndarray, " l"]]:
+        """What is left of the variance of images that nothing was learnt from; how often on."""
+        dictionary, count = self.dictionary(), 0
+        left, total, squares = 0.0, torch.zeros(dictionary.channels, dtype=torch.float64), 0.0
+        on = torch.zeros(dictionary.latents, dtype=torch.float64)
+        for vectors in self.vectors(kept_out.tolist()):
+            maps = vectors.T[None, :, :, None].contiguous()
+            codes = dictionary.encode(maps)
+            rest = maps - dictionary.bias.view(-1, 1, 1) - dictionary.decode(codes)
+            left += float(rest.cpu().double().square().sum())
+            total += vectors.cpu().double().sum(0)
+            squares += float(vectors.cpu().double().square().sum())
+            on += (codes > 0).sum((0, 2, 3)).cpu().double()
+            count += len(vectors)
+        if not count:
+            raise ValueError("no image that was kept out could be read; give more images")
+        spread = squares - float(total.square().sum()) / count
+        return left / spread if spread else 0.0, (on / count).numpy()
+
+    def _keep(self) -> None:
+        if self.folder is None or self.adam is None:
+            return
+        arrays = {name: x.detach().numpy() for name, x in self.parameters.items()}
+        for number, state in self.adam.state_dict()["state"].items():
+            arrays |= {f"adam.{number}.{name}": x.numpy() for name, x in state.items()}
+        about = {"step": self.step, "block": self.block, "scale": self.scale, "curve": self.curve}
+        self.folder.write("state", arrays | {"silent": self.silent.numpy()}, about)
+
+    def _resume(self) -> None:
+        if self.folder is None or not self.folder.has("state"):
+            return
+        arrays, about = self.folder.read("state")
+        tensors = {name: torch.from_numpy(x) for name, x in arrays.items()}
+        self.silent = tensors.pop("silent")
+        self._hold({name: x for name, x in tensors.items() if "." not in name})
+        assert self.adam is not None
+        state: dict[int, dict[str, Tensor]] = {n: {} for n in range(len(self.parameters))}
+        for name, tensor in tensors.items():
+            if name.startswith("adam."):
+                _, number, what = name.split(".")
+                state[int(number)][what] = tensor
+        groups = self.adam.state_dict()["param_groups"]
+        self.adam.load_state_dict({"state": state, "param_groups": groups})
+        self.step, self.block, self.scale = about["step"], about["block"], about["scale"]
+        self.curve = [(int(step), float(left)) for step, left in about["curve"]]
+
+
+def _topk(heard: Float[Tensor, "m l"], count: int) -> Float[Tensor, "m l"]:
+    values, places = heard.topk(count, dim=1)
+    return torch.zeros_like(heard).scatter(1, places, values.clamp(min=0))
