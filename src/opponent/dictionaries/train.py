@@ -227,12 +227,16 @@ class _Trainer:
                 "decoder": decoder,
                 "encoder": decoder.clone(),
                 "encoder_bias": torch.zeros(self.settings.latents),
-                "bias": bias / self.scale,
+                "bias": bias.cpu() / self.scale,
             }
         )
 
     def _hold(self, parameters: Mapping[str, Tensor]) -> None:
-        self.parameters = {name: x.clone().requires_grad_() for name, x in parameters.items()}
+        device = self.network.device
+        self.silent = self.silent.to(device)
+        self.parameters = {
+            name: x.clone().to(device).requires_grad_() for name, x in parameters.items()
+        }
         self.adam = torch.optim.Adam(self.parameters.values(), lr=self.settings.rate)
 
     def _learn(self, batch: Float[Tensor, "m k"]) -> None:
@@ -277,7 +281,7 @@ class _Trainer:
 
     def dictionary(self, provenance: Mapping[str, Any] | None = None) -> Dictionary:
         """What is learnt so far, for vectors that are not scaled."""
-        values = {name: x.detach().clone() for name, x in self.parameters.items()}
+        values = {name: x.detach().cpu().clone() for name, x in self.parameters.items()}
         values["bias"] *= self.scale
         values["encoder_bias"] *= self.scale
         return Dictionary(
@@ -307,11 +311,11 @@ class _Trainer:
     def _keep(self) -> None:
         if self.folder is None or self.adam is None:
             return
-        arrays = {name: x.detach().numpy() for name, x in self.parameters.items()}
+        arrays = {name: x.detach().cpu().numpy() for name, x in self.parameters.items()}
         for number, state in self.adam.state_dict()["state"].items():
-            arrays |= {f"adam.{number}.{name}": x.numpy() for name, x in state.items()}
+            arrays |= {f"adam.{number}.{name}": x.cpu().numpy() for name, x in state.items()}
         about = {"step": self.step, "block": self.block, "scale": self.scale, "curve": self.curve}
-        self.folder.write("state", arrays | {"silent": self.silent.numpy()}, about)
+        self.folder.write("state", arrays | {"silent": self.silent.cpu().numpy()}, about)
 
     def _resume(self) -> None:
         if self.folder is None or not self.folder.has("state"):
