@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, PngImagePlugin
+
+from opponent.core.text import one_line
 
 # Of any size: a function that takes several need not get equal ones.
 Pixels = UInt8[np.ndarray, "_ _ 3"] | UInt8[np.ndarray, "_ _ 4"]
@@ -29,10 +31,18 @@ def read_png(file: str | Path | io.BytesIO, mode: str = "RGBA") -> UInt8[np.ndar
         file: a path, or an open file.
         mode: Pillow's name for the colours, 'RGB' or 'RGBA'.
     Raises:
-        OSError: it is no PNG file.
+        OSError: it is no PNG file, or damaged, or of more pixels than `Image.MAX_IMAGE_PIXELS`.
     """
-    with Image.open(file, formats=["PNG"]) as image:
-        return np.asarray(image.convert(mode))
+    try:
+        with PngImagePlugin.PngImageFile(file) as image:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                raise OSError(f"{image.width} x {image.height} pixels, which are too many")
+            return np.asarray(image.convert(mode))
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # on damaged files the plugin raises nearly anything
+        raise OSError(f"no PNG file that can be read: {one_line(error)}") from error
 
 
 def data_uri(pixels: Pixels, *, side: int | None = None, quality: int = 88) -> str:
