@@ -264,6 +264,27 @@ def test_why_rather_than(pictures: Path, tmp_path: Path) -> None:
     assert "why a banana rather than an iguana" in " ".join(within("why", "--help").split())
 
 
+@pytest.mark.parametrize("kind", ["topk", "kmeans", "nmf"])
+def test_dictionary(pictures: Path, tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "d.safetensors"
+    text = within(
+        "dictionary", "inceptionv1-small", "mixed3a", "--images", pictures, "--latents", "20",
+        "--active", "4", "--steps", "3", "--batch", "64", "--kind", kind, "--out", file,
+    )  # fmt: skip
+    assert "Dictionary(20 latents, " in text
+    assert "of the variance of images that were kept out" in " ".join(text.split())
+    assert opponent.Dictionary.load(file).layer == "mixed3a"
+    assert file.with_suffix(".png").stat().st_size > 5000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d.png", "d.safetensors"]
+
+
+def test_no_such_kind_of_dictionary(pictures: Path, tmp_path: Path) -> None:
+    words = ("inceptionv1-small", "mixed3a", "--images", pictures, "--out", tmp_path / "d.pt")
+    done = command("dictionary", *words, "--kind", "ica")
+    assert done.returncode == 2
+    assert "--kind is one of topk, kmeans, nmf, not 'ica'" in done.stderr
+
+
 def test_invert_and_visualise(run: Path, tmp_path: Path) -> None:
     text = within("invert", run, "--image", "[03].png", "--steps", "2")
     assert text.count("[03]") + text.count("_03_") >= 2

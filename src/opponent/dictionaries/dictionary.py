@@ -214,7 +214,8 @@ class Dictionary:
             "encoder": self.encoder,
             "encoder_bias": self.encoder_bias,
         }
-        return {name: x.cpu().contiguous() for name, x in arrays.items() if x is not None}
+        # Each of its own: encoder and decoder may be one and the same.
+        return {name: x.cpu().contiguous().clone() for name, x in arrays.items() if x is not None}
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, with all else in its metadata.

@@ -8,8 +8,7 @@ Source: Gao et al. (2024), "Scaling and evaluating sparse autoencoders": TopK, a
 loss by which dead latents learn what is left.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from shutil import rmtree
@@ -17,23 +16,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from opponent.core.progress import Progress, shown
 from opponent.dictionaries.dictionary import Dictionary
 from opponent.dictionaries.learnt import Learnt, TrainingSettings
+from opponent.dictionaries.stream import Numbers, measure, question_of, split, vectors_of
 from opponent.images.imageset import ImageSet
-from opponent.images.loader import load_batches
 from opponent.images.sources import Images, open_images
 from opponent.models.network import Network
 from opponent.models.registry import load
 from opponent.storage.checkpoints import CheckpointFolder
-from opponent.storage.manifest import versions
 
-Numbers = Int[np.ndarray, " n"]
-# Images a pass, and images whose vectors are shuffled together.
-_PASS, _BLOCK = 32, 256
+# Images whose vectors are shuffled together.
+_BLOCK = 256
 # Steps after which a latent that was never on counts as dead; dead latents that learn at once; and
 # the weight of what they learn. Source: Gao et al. (2024), appendix A.
 _DEAD_AFTER, _AUXILIARY, _WEIGHT = 100, 256, 1 / 32
@@ -82,22 +79,18 @@ def learn_dictionary(
     """
     network, settings = load(network), settings or TrainingSettings()
     chosen = open_images(images, size=network.preprocessing.size)
-    order = np.random.default_rng(settings.seed).permutation(len(chosen))
-    count = max(1, round(settings.kept_out * len(chosen)))
-    kept_out, taught = np.sort(order[:count]), order[count:]
-    grid = network.grid(layer)
-    vectors = len(taught) * grid.height * grid.width
-    if vectors < settings.latents:
-        raise ValueError(
-            f"{len(chosen)} images give {vectors:,} vectors of {layer!r} to learn from, too few "
-            f"for {settings.latents:,} latents; give more images, or fewer latents"
-        )
-    question = _question(network, chosen, layer, settings)
+    kept_out, taught = split(
+        network, chosen, layer, settings.latents, kept_out=settings.kept_out, seed=settings.seed
+    )
+    question = question_of(network, chosen, layer, "TopK autoencoder")
+    question |= {"settings": asdict(settings)}
     folder = None if checkpoints is None else CheckpointFolder(checkpoints, question)
     with shown(progress) as report:
         trainer = _Trainer(network, chosen, layer, settings, folder, report)
         trainer.run(taught)
-        left, frequency = trainer.measure(kept_out)
+        left, frequency = measure(
+            trainer.dictionary(), vectors_of(network, chosen, layer, kept_out)
+        )
     about = {**question, "left": left, "dead": int((frequency == 0).sum())}
     return Learnt(
         dictionary=trainer.dictionary(about),
@@ -138,21 +131,6 @@ def learn_and_save_dictionary(
     return learnt
 
 
-def _question(
-    network: Network, images: ImageSet, layer: str, settings: TrainingSettings
-) -> dict[str, Any]:
-    return {
-        "method": "TopK autoencoder",
-        "settings": asdict(settings),
-        "network": network.name,
-        "weights_sha256": network.weights_sha256(),
-        "layer": layer,
-        "preprocessing": network.preprocessing.describe(),
-        "images": {"count": len(images), "sha256": images.digest()},
-        "versions": versions(),
-    }
-
-
 class _Trainer:
     """What is being learnt, by Adam, and for how many steps each latent has been silent."""
 
@@ -174,22 +152,6 @@ class _Trainer:
         self.scale = 1.0
         self.curve = list[tuple[int, float]]()
 
-    def vectors(self, numbers: Sequence[int]) -> Iterator[Float[Tensor, "m k"]]:
-        """The hidden vectors of all positions of some images, batch by batch of images."""
-        loaded = load_batches(
-            [self.images[int(n)] for n in numbers],
-            self.network.preprocessing.fit,
-            batch_size=_PASS,
-        )
-        with closing(loaded):
-            for batch in loaded:
-                if batch.numbers:
-                    inputs = self.network.inputs(batch.pixels)
-                    maps = self.network.activations(inputs, self.layer)[self.layer]
-                    box = self.network.grid(self.layer)
-                    on_image = maps[:, :, *box.slices].movedim(1, 3).flatten(0, 2)
-                    yield on_image[on_image.isfinite().all(1)].float()
-
     def run(self, taught: Numbers) -> None:
         """Learn until all steps are done, from the last block that was kept on."""
         self._resume()
@@ -198,7 +160,8 @@ class _Trainer:
             turn, part = divmod(self.block, of_one)
             order = np.random.default_rng([self.settings.seed, turn]).permutation(len(taught))
             numbers = [int(taught[i]) for i in order[part * _BLOCK : (part + 1) * _BLOCK]]
-            if vectors := list(self.vectors(numbers)):
+            vectors = list(vectors_of(self.network, self.images, self.layer, numbers))
+            if vectors:
                 self._learn_block(torch.cat(vectors))
             self.block += 1
             self._keep()
@@ -288,25 +251,6 @@ class _Trainer:
             **values, kind="topk", active=self.settings.active, layer=self.layer,
             provenance=dict(provenance or {}),
         )  # fmt: skip
-
-    def measure(self, kept_out: Numbers) -> tuple[float, Float[np.ndarray, " l"]]:
-        """What is left of the variance of images that nothing was learnt from; how often on."""
-        dictionary, count = self.dictionary(), 0
-        left, total, squares = 0.0, torch.zeros(dictionary.channels, dtype=torch.float64), 0.0
-        on = torch.zeros(dictionary.latents, dtype=torch.float64)
-        for vectors in self.vectors(kept_out.tolist()):
-            maps = vectors.T[None, :, :, None].contiguous()
-            codes = dictionary.encode(maps)
-            rest = maps - dictionary.bias.view(-1, 1, 1) - dictionary.decode(codes)
-            left += float(rest.cpu().double().square().sum())
-            total += vectors.cpu().double().sum(0)
-            squares += float(vectors.cpu().double().square().sum())
-            on += (codes > 0).sum((0, 2, 3)).cpu().double()
-            count += len(vectors)
-        if not count:
-            raise ValueError("no image that was kept out could be read; give more images")
-        spread = squares - float(total.square().sum()) / count
-        return left / spread if spread else 0.0, (on / count).numpy()
 
     def _keep(self) -> None:
         if self.folder is None or self.adam is None:

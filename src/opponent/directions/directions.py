@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from opponent.core.feature import Feature
-from opponent.directions.kmeans import clusters, unit_vectors
+from opponent.dictionaries.kmeans import clusters, unit_vectors
 from opponent.models.weights import read_weights
 from opponent.storage.files import atomic_write
 

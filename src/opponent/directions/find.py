@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from opponent.attribution.attribute import BATCH
 from opponent.core.progress import Progress, shown
+from opponent.dictionaries.kmeans import clusters, unit_vectors
 from opponent.directions.directions import Directions, check_suffix
-from opponent.directions.kmeans import clusters, unit_vectors
 from opponent.images.imageset import ImageSet
 from opponent.images.sources import Images, open_images
 from opponent.models.network import Network

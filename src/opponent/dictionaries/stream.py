@@ -1,0 +1,127 @@
+"""Hidden vectors of a layer, image by image: what dictionaries are learnt from and measured on."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from opponent.dictionaries.dictionary import Dictionary
+from opponent.images.imageset import ImageSet
+from opponent.images.loader import load_batches
+from opponent.models.network import Network
+from opponent.storage.manifest import versions
+
+Numbers = Int[np.ndarray, " _"]
+# Images a pass.
+_PASS = 32
+
+
+def split(
+    network: Network,
+    images: ImageSet,
+    layer: str,
+    latents: int,
+    *,
+    kept_out: float = 0.1,
+    seed: int,
+) -> tuple[Numbers, Numbers]:
+    """The numbers of the images that measure what is left, and of those that are learnt from.
+
+    Args:
+        network: the network.
+        images: all images.
+        layer: whose vectors are learnt from.
+        latents: how many there will be.
+        kept_out: the share of the first.
+        seed: of the choice.
+    Raises:
+        ValueError: fewer vectors than latents; an unknown layer.
+    """
+    order = np.random.default_rng(seed).permutation(len(images))
+    count, grid = max(1, round(kept_out * len(images))), network.grid(layer)
+    taught = order[count:]
+    vectors = len(taught) * grid.height * grid.width
+    if vectors < latents:
+        raise ValueError(
+            f"{len(images)} images give {vectors:,} vectors of {layer!r} to learn from, too few "
+            f"for {latents:,} latents; give more images, or fewer latents"
+        )
+    return np.sort(order[:count]), taught
+
+
+def vectors_of(
+    network: Network, images: ImageSet, layer: str, numbers: Numbers | list[int]
+) -> Iterator[Float[Tensor, "m k"]]:
+    """The hidden vectors of all positions of some images, batch by batch of images.
+
+    Args:
+        network: the network.
+        images: all images.
+        layer: read at its output.
+        numbers: of the images; what cannot be read, or is not finite, is left out.
+    Returns:
+        In single precision, where the network computes.
+    """
+    entries = [images[int(number)] for number in numbers]
+    with closing(
+        load_batches(entries, network.preprocessing.fit, batch_size=_PASS)
+    ) as loaded:  # fmt: skip
+        for batch in loaded:
+            if batch.numbers:
+                maps = network.activations(network.inputs(batch.pixels), layer)[layer]
+                box = network.grid(layer)
+                on_image = maps[:, :, *box.slices].movedim(1, 3).flatten(0, 2)
+                yield on_image[on_image.isfinite().all(1)].float()
+
+
+def measure(
+    dictionary: Dictionary, stream: Iterable[Float[Tensor, "m k"]]
+) -> tuple[float, Float[np.ndarray, " l"]]:
+    """What a dictionary leaves of vectors that it never saw, and how often its latents are on.
+
+    Args:
+        dictionary: the dictionary.
+        stream: the vectors.
+    Returns:
+        The share of the variance that is left, and for each latent the share of vectors.
+    Raises:
+        ValueError: there is no vector.
+    """
+    left, squares, count = 0.0, 0.0, 0
+    total = torch.zeros(dictionary.channels, dtype=torch.float64)
+    on = torch.zeros(dictionary.latents, dtype=torch.float64)
+    for vectors in stream:
+        maps = vectors.T[None, :, :, None].contiguous()
+        codes, bias = dictionary.encode(maps), dictionary.bias.to(maps).view(-1, 1, 1)
+        rest = maps - bias - dictionary.decode(codes)
+        left += float(rest.cpu().double().square().sum())
+        total += vectors.cpu().double().sum(0)
+        squares += float(vectors.cpu().double().square().sum())
+        on += (codes > 0).sum((0, 2, 3)).cpu().double()
+        count += len(vectors)
+    if not count:
+        raise ValueError("no image that was kept out could be read; give more images")
+    spread = squares - float(total.square().sum()) / count
+    return left / spread if spread else 0.0, (on / count).numpy()
+
+
+def question_of(network: Network, images: ImageSet, layer: str, method: str) -> dict[str, Any]:
+    """What determines a dictionary, but for its settings.
+
+    Args:
+        network, images, layer: as above.
+        method: how it is made.
+    """
+    return {
+        "method": method,
+        "network": network.name,
+        "weights_sha256": network.weights_sha256(),
+        "layer": layer,
+        "preprocessing": network.preprocessing.describe(),
+        "images": {"count": len(images), "sha256": images.digest()},
+        "versions": versions(),
+    }
