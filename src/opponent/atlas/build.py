@@ -51,7 +51,14 @@ from opponent.images.imageset import ImageSet
 from opponent.images.loader import load_batches
 from opponent.models.network import Network
 from opponent.scan.executor import Executor
-from opponent.scan.reopen import baseline_of, check_whole, crop_plan_of, network_of, rule_of
+from opponent.scan.reopen import (
+    baseline_of,
+    check_channels,
+    check_whole,
+    crop_plan_of,
+    network_of,
+    rule_of,
+)
 from opponent.storage.checkpoints import CheckpointFolder
 from opponent.storage.columns import SCALARS, Columns
 from opponent.storage.files import AnyPath, atomic_write, local, write_text
@@ -121,6 +128,7 @@ def make_atlas(
     Atlas('mixed3b:189@7,7': 4 images, 1 cells of 1 x 1)
     """
     check_whole(run, "an atlas")
+    check_channels(run, "an atlas")
     feature, settings = run.feature(feature), settings or AtlasSettings(seed=run.manifest.seed)
     network, rule = network_of(run, network), rule_of(run, rule)
     if reason := not_synthesised(network):

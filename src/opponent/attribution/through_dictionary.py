@@ -92,7 +92,7 @@ def attribute_written(
     ):
         attribution, bias, rest = written.terms(plan.within(gradient.detach()))
         # It lies in memory as S over channels does, so that sums add in the same order.
-        room = gradient.new_zeros(len(gradient), dictionary.latents, *gradient.shape[2:])
+        room = _room_like(gradient * segment.hidden, dictionary.latents)
         attribution = plan.within(room).copy_(attribution)
         results.append(
             Attribution(
@@ -110,6 +110,14 @@ def attribute_written(
             )
         )
     return results
+
+
+def _room_like(maps: Float[Tensor, "n k h w"], latents: int) -> Float[Tensor, "n l h w"]:
+    """Zeros of another number of channels, which lie in memory in the same order."""
+    last = torch.channels_last
+    swapped = maps.is_contiguous(memory_format=last) and not maps.is_contiguous()
+    room = maps.new_zeros(len(maps), latents, *maps.shape[2:])
+    return room.contiguous(memory_format=last) if swapped else room
 
 
 def check_dictionary(network: Network, dictionary: Dictionary, through: str) -> None:

@@ -83,6 +83,10 @@ def scan(
     ],
     directions: DirectionsFile = None,
     power: Power = 0,
+    dictionary: Annotated[
+        Path | None,
+        typer.Option(help="A dictionary of the through layer: S is of its latents."),
+    ] = None,
     batch_size: BatchSize = 32,
     shard_size: Annotated[int, typer.Option(min=1, help="Images a file of results.")] = 256,
     rule: Rule = "gradient",
@@ -144,6 +148,7 @@ def scan(
         chosen,
         through,
         out=folder,
+        dictionary=dictionary,
         rule=rule,
         batch_size=batch_size,
         shard_size=shard_size,

@@ -29,7 +29,7 @@ from opponent.explain.drivers import Driver, Drivers, rank_channels
 from opponent.explain.places import known_fields
 from opponent.geometry.receptive_field import box_of, receptive_field
 from opponent.models.network import PIXELS, Network
-from opponent.scan.reopen import network_of
+from opponent.scan.reopen import check_channels, network_of
 from opponent.selection import Selection, select
 from opponent.storage.columns import Indices
 from opponent.storage.lookup import scan_command
@@ -206,7 +206,8 @@ def who(
     feature = run.feature(feature)
     columns = run.columns(feature)
     about, rows = _choose(run, feature, group, images, cell)
-    drivers = rank_channels(*run.channel_sides(feature, rows=rows), run.through, channels)
+    names = run.through if run.manifest.dictionary is None else f"{run.through}/latent"
+    drivers = rank_channels(*run.channel_sides(feature, rows=rows), names, channels)
     if crops or visualise:
         drivers = _illustrated(run, network_of(run, network), drivers, crops, visualise, progress)
     return Who(
@@ -233,6 +234,7 @@ def _illustrated(
     tiles = exemplar_tiles(run, network, list(names), crops)
     made: dict[int, Synthetic] = {}
     if visualise is not None:
+        check_channels(run, "a visualisation")
         for done, (channel, name) in enumerate(names.items()):
             made[channel] = visualise_channel(
                 run, network, name, visualise, progress, done, len(names)

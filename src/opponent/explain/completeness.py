@@ -69,5 +69,5 @@ def _own_parts(network: Network, target: str, through: str) -> str:
 
 def _cancel(columns: Columns) -> bool:
     """Whether each image excites as much as it inhibits, up to rounding."""
-    total = columns.excitation - columns.inhibition
+    total = columns.total
     return bool((np.abs(total) <= CANCELLED * (columns.excitation + columns.inhibition)).all())

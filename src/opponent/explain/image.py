@@ -22,7 +22,7 @@ from opponent.images.imageset import ImageEntry
 from opponent.images.sources import Images, open_images
 from opponent.models.network import LOGITS, Network
 from opponent.models.registry import load
-from opponent.scan.reopen import baseline_of, check_network, rule_of
+from opponent.scan.reopen import baseline_of, check_channels, check_network, rule_of
 from opponent.selection import percentile_of
 from opponent.storage.run import Run
 
@@ -338,6 +338,7 @@ def _only_image(image: Images, network: Network) -> ImageEntry:
 
 def _check(run: Run, network: Network, feature: Feature, through: str) -> None:
     check_network(run, network)
+    check_channels(run, "a comparison")
     run.feature(feature)
     if run.manifest.through != through:
         raise RunError(

@@ -17,7 +17,7 @@ from opponent.explain.drivers import Driver
 from opponent.images.imageset import ImageSet
 from opponent.images.loader import load_batches
 from opponent.models.network import Network
-from opponent.scan.reopen import baseline_of, check_network, rule_of
+from opponent.scan.reopen import baseline_of, check_channels, check_network, rule_of
 from opponent.storage.run import Run
 
 
@@ -122,6 +122,7 @@ def silence_check(
         Unreadable: an image that was scanned cannot be read any more.
     """
     check_network(run, network)
+    check_channels(run, "silencing")
     rule = rule_of(run, rule)
     baseline = baseline_of(run, network, rule)
     firsts = [side[0].channel for side in (drivers.exciting, drivers.inhibiting) if side]

@@ -15,6 +15,7 @@ from opponent.attribution.baseline import mean_activation
 from opponent.attribution.rules import AttributionRule, parse_rule
 from opponent.core.errors import RunError
 from opponent.core.progress import Progress, shown
+from opponent.dictionaries.dictionary import Dictionary
 from opponent.geometry.crop_check import copy_of
 from opponent.images.compare import refuse_changed
 from opponent.images.imageset import ImageSet
@@ -24,10 +25,10 @@ from opponent.models.network import Network
 from opponent.models.registry import load
 from opponent.scan.executor import Executor
 from opponent.scan.plan import Features, plan_scan, with_crop_plans
-from opponent.scan.reopen import check_computation, known_images, network_of
+from opponent.scan.reopen import DICTIONARY, check_computation, known_images, network_of
 from opponent.scan.shard import compute_shards
 from opponent.storage.checkpoints import SHARD
-from opponent.storage.files import AnyPath, sweep, to_path
+from opponent.storage.files import AnyPath, atomic_write, sweep, to_path
 from opponent.storage.manifest import KeptRecord, versions
 from opponent.storage.run import Run
 from opponent.storage.run_writer import begin_run, finish_run, write_baseline
@@ -41,6 +42,7 @@ def scan_images(
     *,
     out: str | AnyPath,
     rule: AttributionRule | str = "gradient",
+    dictionary: Dictionary | str | Path | None = None,
     batch_size: int = BATCH,
     shard_size: int = SHARD,
     seed: int = 0,
@@ -64,6 +66,8 @@ def scan_images(
         out: the run folder, new or that of the same scan.
         rule: how S is computed: 'gradient', 'integrated-zero', 'integrated-mean', or a rule of the
             user's own. 'integrated-mean' starts from the mean over the first 1,000 images.
+        dictionary: of the through layer, or its file: S is then of its latents, which take the
+            channels' place in all results. It is kept in the run folder.
         batch_size: images a pass.
         shard_size: images a file of results.
         seed: what later steps draw their random numbers from.
@@ -93,11 +97,13 @@ def scan_images(
     Columns(4 images, maps of 5 x 5)
     """
     opened, rule = load(network), parse_rule(rule)
+    if isinstance(dictionary, str | Path):
+        dictionary = Dictionary.load(dictionary)
     if executor is not None:
         executor.check(opened, by_name=isinstance(network, str))
     run = begin_scan(
         opened, images, features, through, out=out, rule=rule, batch_size=batch_size,
-        shard_size=shard_size, seed=seed,
+        shard_size=shard_size, seed=seed, dictionary=dictionary,
     )  # fmt: skip
     with shown(progress) as report:
         refuse_changed(known_images(run), report)
@@ -133,6 +139,7 @@ def begin_scan(
     shard_size: int = SHARD,
     seed: int = 0,
     kept: KeptRecord | None = None,
+    dictionary: Dictionary | None = None,
 ) -> Run:
     """The run folder with all but its shards: what each of them needs is in it.
 
@@ -140,7 +147,7 @@ def begin_scan(
     """
     manifest, chosen = plan_scan(
         network, images, features, through, rule=rule, batch_size=batch_size,
-        shard_size=shard_size, seed=seed,
+        shard_size=shard_size, seed=seed, dictionary=dictionary,
     )  # fmt: skip
     manifest = msgspec.structs.replace(manifest, kept=kept)
     baseline = None
@@ -149,6 +156,9 @@ def begin_scan(
         manifest = with_crop_plans(network, manifest, chosen, rule, baseline)
     run = begin_run(out, manifest, chosen)
     check_computation(run, network, manifest.network.signature)
+    if dictionary is not None and not (run.folder / DICTIONARY).is_file():
+        with atomic_write(run.folder / DICTIONARY) as temporary:
+            dictionary.save(temporary)
     if rule.needs_mean and not run.baseline_file.is_file():
         if baseline is None:
             baseline = mean_activation(network, chosen, through)

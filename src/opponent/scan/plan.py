@@ -11,8 +11,10 @@ from torch import Tensor
 from opponent.attribution.all_units import AllUnits, scores_everywhere
 from opponent.attribution.attribute import CHECKED, attribute_each, checked_plan
 from opponent.attribution.rules import AttributionRule, Gradient
+from opponent.attribution.through_dictionary import check_dictionary
 from opponent.core.box import Box, overlap
 from opponent.core.feature import Feature
+from opponent.dictionaries.dictionary import Dictionary
 from opponent.geometry.crop import CropPlan
 from opponent.geometry.receptive_field import placement, receptive_field
 from opponent.geometry.through import check_through
@@ -25,6 +27,7 @@ from opponent.models.signature import signature
 from opponent.storage.manifest import (
     BoxNumbers,
     CropRecord,
+    DictionaryRecord,
     ImagesRecord,
     Manifest,
     NetworkRecord,
@@ -49,6 +52,7 @@ def plan_scan(
     batch_size: int,
     shard_size: int,
     seed: int,
+    dictionary: Dictionary | None = None,
 ) -> tuple[Manifest, ImageSet]:
     """Check everything before the first image, and write it down, but for the crop plans.
 
@@ -64,6 +68,8 @@ def plan_scan(
     resolved, all_units = chosen_features(network, features)
     if all_units is not None and not isinstance(rule, Gradient):
         raise ValueError(f"all units at once take the rule 'gradient', not {rule.label!r}")
+    if dictionary is not None and (all_units is not None or not isinstance(rule, Gradient)):
+        raise ValueError("a dictionary takes features by name, and the rule 'gradient'")
     widest = None if all_units is None else all_units.widest(network)
     layers = sorted({x.layer for x in (*resolved, *([widest] if widest else []))})
     if len(layers) > 1:
@@ -73,10 +79,13 @@ def plan_scan(
         blank = torch.zeros(1, *network.map_shape(PIXELS))
         # It says whether it can.
         scores_everywhere(network, blank.to(network.device, network.dtype), layers[0], through)
+    if dictionary is not None:
+        check_dictionary(network, dictionary, through)
     chosen = open_images(images, size=network.preprocessing.size)
     if not chosen:
         raise ValueError(f"{chosen.source!r} has no images")
     grid = network.grid(through)
+    channels = network.map_shape(through)[0] if dictionary is None else dictionary.latents
     manifest = Manifest(
         network=NetworkRecord(
             name=network.name,
@@ -90,7 +99,7 @@ def plan_scan(
         ),
         features=[feature_record(feature) for feature in resolved],
         through=through,
-        through_shape=(network.map_shape(through)[0], grid.height, grid.width),
+        through_shape=(channels, grid.height, grid.width),
         tokens=network.layers.tokens(through),
         windows=[
             WindowRecord(
@@ -107,9 +116,16 @@ def plan_scan(
         seed=seed,
         versions=versions(),
         rule=rule.label,
+        dictionary=None if dictionary is None else _dictionary_record(dictionary),
         units=None if all_units is None else _units_record(network, all_units, through),
     )
     return manifest, chosen
+
+
+def _dictionary_record(dictionary: Dictionary) -> DictionaryRecord:
+    return DictionaryRecord(
+        sha256=dictionary.sha256(), latents=dictionary.latents, kind=dictionary.kind
+    )
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

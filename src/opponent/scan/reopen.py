@@ -13,16 +13,22 @@ from opponent.core.box import Box
 from opponent.core.errors import RunError
 from opponent.core.feature import Feature
 from opponent.core.plugins import names_object
+from opponent.dictionaries.dictionary import Dictionary
 from opponent.geometry.crop import CropPlan, plan_whole_image
 from opponent.geometry.planning import plan_crop
 from opponent.images.imageset import ImageEntry
 from opponent.models.network import PIXELS, Network
 from opponent.models.registry import load
 from opponent.models.signature import is_other, signature
+from opponent.storage.files import local
 from opponent.storage.lookup import scan_command
 from opponent.storage.manifest import CropRecord
 from opponent.storage.run import Run
+from opponent.storage.shards import COMMAND
+from opponent.storage.tables import damage_refused
 
+# The file of the dictionary in a run folder, where S is of latents.
+DICTIONARY = "dictionary.safetensors"
 # What a network may compute in.
 DTYPES = {
     str(x).removeprefix("torch."): x
@@ -206,6 +212,40 @@ def baseline_of(run: Run, network: Network, rule: AttributionRule) -> Float[Tens
         RunError: it is missing or damaged.
     """
     return run.baseline(network.device, network.dtype) if rule.needs_mean else None
+
+
+def dictionary_of(run: Run) -> Dictionary | None:
+    """The dictionary whose latents S is of; None where S is of channels.
+
+    Args:
+        run: the run.
+    Raises:
+        RunError: it is missing or damaged, or another than that of the scan.
+    """
+    record, path = run.manifest.dictionary, run.folder / DICTIONARY
+    if record is None:
+        return None
+    with damage_refused(path, COMMAND), local(path) as here:
+        dictionary = Dictionary.load(here)
+        if dictionary.sha256() != record.sha256:
+            raise ValueError("it is another dictionary than that of the scan")
+        return dictionary
+
+
+def check_channels(run: Run, what: str) -> None:
+    """Check that a run's S is of channels.
+
+    Args:
+        run: the run.
+        what: what is not made of latents, such as 'an atlas'.
+    Raises:
+        RunError: it is of a dictionary's latents.
+    """
+    if run.manifest.dictionary is not None:
+        raise RunError(
+            f"{run.folder} was scanned through a dictionary, and {what} of latents is not made; "
+            "scan without one"
+        )
 
 
 def crop_plan_of(run: Run, network: Network, features: Sequence[Feature] | None = None) -> CropPlan:

@@ -20,8 +20,8 @@ from opponent.core.progress import Progress, silent
 from opponent.images.loader import Batch, load_batches
 from opponent.models.finite import NOT_FINITE, not_finite
 from opponent.models.network import Network
-from opponent.scan.reopen import baseline_of, crop_plan_of, units_plan_of
-from opponent.storage.columns import SCALARS
+from opponent.scan.reopen import baseline_of, crop_plan_of, dictionary_of, units_plan_of
+from opponent.storage.columns import APART, SCALARS
 from opponent.storage.run import EXEMPLARS, Run
 from opponent.storage.run_writer import write_exemplars, write_shard, write_summary
 from opponent.storage.summary import SCORES, summarise
@@ -112,6 +112,7 @@ class _Scanner:
     def __init__(self, run: Run, network: Network, rule: AttributionRule) -> None:
         self.run, self.network, self.rule = run, network, rule
         self.baseline = baseline_of(run, network, rule)
+        self.dictionary = dictionary_of(run)
         self.plan = crop_plan_of(run, network) if run.features else None
         self.units_plan = None if run.manifest.units is None else units_plan_of(run, network)
 
@@ -158,6 +159,7 @@ class _Scanner:
             rule=self.rule,
             baseline=self.baseline,
             plan=self.plan,
+            dictionary=self.dictionary,
         )
         return len(inputs), unit_scores, results
 
@@ -186,7 +188,8 @@ class _Scanner:
             shard.exemplars = _most_active(shard.exemplars, hidden, first, box, width)
         for columns, result in zip(shard.columns, results, strict=True):
             window = self.run.through_window(result.feature)
-            values = {name: getattr(result, name) for name in SCALARS} | {
+            scalars = (*SCALARS, *(APART if self.dictionary else ()))
+            values = {name: getattr(result, name) for name in scalars} | {
                 "excitation_map": _within(window, result.excitation_map),
                 "inhibition_map": _within(window, result.inhibition_map),
                 "channels": result.channels,
@@ -210,6 +213,8 @@ def _of_rows(result: Attribution, rows: list[int]) -> Attribution:
         activation=result.activation[rows],
         window_attribution=result.window_attribution[rows],
         hidden=result.hidden[rows],
+        bias=None if result.bias is None else result.bias[rows],
+        rest=None if result.rest is None else result.rest[rows],
     )
 
 

@@ -22,6 +22,8 @@ FEWEST = 20
 _SUM_ROUNDING = 1e-5
 
 SCALARS = ("activation", "excitation", "inhibition", "l1", "l2")
+# What a scan through a dictionary has besides.
+APART = ("bias", "rest")
 
 
 def too_few(count: int) -> str | None:
@@ -71,6 +73,8 @@ class Columns:
         excitation_map, inhibition_map: phi+ and phi- within the window where S is not zero; of no
             rows and columns where the maps were not read.
         kept: where these are only the images that a scan of all units keeps, of which.
+        bias, rest: in a scan through a dictionary what its bias and the rest add to the sum of S,
+            which excitation and inhibition of latents are not.
     Source: paper, eqs. 2 and 3.
 
     >>> import numpy as np, opponent
@@ -96,6 +100,16 @@ class Columns:
     excitation_map: Float[np.ndarray, "n h w"]
     inhibition_map: Float[np.ndarray, "n h w"]
     kept: Kept | None = None
+    bias: Float[np.ndarray, " n"] | None = None
+    rest: Float[np.ndarray, " n"] | None = None
+
+    @property
+    def total(self) -> Float[np.ndarray, " n"]:
+        """E, the sum of S over channels: of latents, with what bias and rest add."""
+        total: Float[np.ndarray, " n"] = self.excitation - self.inhibition
+        for more in (self.bias, self.rest):
+            total = total if more is None else total + more
+        return total
 
     @property
     def spread(self) -> float:
@@ -121,12 +135,12 @@ class Columns:
 
         Source: paper, section 2.
         """
-        return pearson(self.excitation - self.inhibition, self.activation)
+        return pearson(self.total, self.activation)
 
     @property
     def no_r(self) -> str | None:
         """Why there is no correlation; None where there is one."""
-        return why_no_r(self.excitation - self.inhibition, self.activation)
+        return why_no_r(self.total, self.activation)
 
     @property
     def distance(self) -> float:
@@ -137,7 +151,7 @@ class Columns:
         f = self.activation.astype(np.float64)
         if not len(f) or not f.std():
             return float("nan")
-        return float(np.abs(self.excitation - self.inhibition - f).mean() / f.std())
+        return float(np.abs(self.total - f).mean() / f.std())
 
     @property
     def agreement(self) -> str:

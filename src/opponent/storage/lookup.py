@@ -104,6 +104,8 @@ def scan_command(
     ]
     if network.dtype != "float32":
         words += ["--dtype", network.dtype]
+    if manifest.dictionary is not None:
+        words += ["--dictionary", f"{folder}/dictionary.safetensors"]
     if network.preprocessing.draft:
         words.append("--draft")
     if network.preprocessing.value_range is not None:

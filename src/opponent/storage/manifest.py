@@ -167,6 +167,20 @@ class UnitsRecord(_Record, frozen=True, kw_only=True):
     token: str | None = None
 
 
+class DictionaryRecord(_Record, frozen=True, kw_only=True):
+    """The dictionary whose latents S is of.
+
+    Args:
+        sha256: of kind, number of active latents and all arrays.
+        latents: how many there are.
+        kind: how hidden vectors are encoded.
+    """
+
+    sha256: str
+    latents: Positive
+    kind: str
+
+
 class KeptRecord(_Record, frozen=True, kw_only=True):
     """That a run holds only images that a scan of all units keeps.
 
@@ -201,6 +215,8 @@ class Manifest(_Record, frozen=True, kw_only=True):
         units: where all units of the layer are scanned, which.
         units_crop_plan: what is computed for them.
         kept: where the images are those that a scan of all units keeps, of how many.
+        dictionary: whose latents S is of, where they are not the through layer's channels;
+            `through_shape` has their number then.
         format: of the run folder.
     """
 
@@ -222,6 +238,7 @@ class Manifest(_Record, frozen=True, kw_only=True):
     units: UnitsRecord | None = None
     units_crop_plan: CropRecord | None = None
     kept: KeptRecord | None = None
+    dictionary: DictionaryRecord | None = None
     format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -266,8 +283,9 @@ class Manifest(_Record, frozen=True, kw_only=True):
     def to_json(self) -> str:
         """The manifest as a JSON text."""
         values = msgspec.to_builtins(self)
-        if self.kept is None:
-            del values["kept"]
+        for name in ("kept", "dictionary"):
+            if values[name] is None:
+                del values[name]
         # In ASCII, since names of files need not be valid text.
         return json.dumps(values, indent=1) + "\n"
 

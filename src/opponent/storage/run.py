@@ -7,6 +7,7 @@
                             could not be read, and digests of the images' contents
     RUN/channels/000000.parquet  for each channel of the through layer, where it is most active
     RUN/baseline.safetensors     the through layer's mean, for a rule that starts there
+    RUN/dictionary.safetensors   where S is of a dictionary's latents, the dictionary
     RUN/units/000000.safetensors  where all units are scanned, a summary of theirs
     RUN/units.parquet       the same over all images, one row a unit and score
     RUN/unreadable.csv      all images that are left out, with their reasons
@@ -31,7 +32,7 @@ from opponent.core.feature import Feature
 from opponent.images.imageset import ImageSet
 from opponent.images.sources import Images
 from opponent.models.preprocessing import Preprocessing
-from opponent.storage.columns import SCALARS, Columns, Indices, positive_part
+from opponent.storage.columns import APART, SCALARS, Columns, Indices, positive_part
 from opponent.storage.files import AnyPath, names, to_path
 from opponent.storage.image_table import run_images
 from opponent.storage.lookup import find_feature
@@ -265,14 +266,15 @@ class Run:
             ValueError: the run does not hold that feature.
         """
         feature = self.feature(feature)
-        table = self._rows(feature, ["image", *SCALARS, *(MAPS if maps else ())])
+        apart = () if self.manifest.dictionary is None else APART
+        table = self._rows(feature, ["image", *SCALARS, *apart, *(MAPS if maps else ())])
         window = self.through_window(feature)
         shape = (-1, window.height, window.width)
         none = np.empty((len(table), 0, 0), np.float32)
         excitation, inhibition = (matrix(table[x]).reshape(shape) if maps else none for x in MAPS)
         return Columns(
             images=tuple(table["image"].to_pylist()),
-            **{name: table[name].to_numpy() for name in SCALARS},
+            **{name: table[name].to_numpy() for name in (*SCALARS, *apart)},
             excitation_map=excitation,
             inhibition_map=inhibition,
             kept=self.manifest.kept_of(self.features.index(feature)),

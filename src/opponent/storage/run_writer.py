@@ -15,7 +15,7 @@ from torch import Tensor
 from opponent.core.errors import RunError
 from opponent.core.text import csv_text
 from opponent.images.imageset import ImageSet
-from opponent.storage.columns import SCALARS
+from opponent.storage.columns import APART, SCALARS
 from opponent.storage.files import AnyPath, atomic_write, create_text, to_path, write_text
 from opponent.storage.image_table import image_table
 from opponent.storage.manifest import Manifest
@@ -126,11 +126,11 @@ def write_shard(
         contents: digests of the contents of all its images, in order; empty where none is known.
     """
     tables = [
-        _shard_table(images, feature.label, batches)
+        _shard_table(images, feature.label, batches, run.manifest.dictionary is not None)
         for feature, batches in zip(run.features, columns, strict=True)
     ]
     # Without features a table without rows still says what could not be read.
-    table = pa.concat_tables(tables or [_shard_table([], "", [])])
+    table = pa.concat_tables(tables or [_shard_table([], "", [], False)])
     write_table(
         run.shard(number),
         table.replace_schema_metadata(about(run.digest, unreadable, contents)),
@@ -199,13 +199,17 @@ def _is_free(folder: AnyPath) -> bool:
 
 
 def _shard_table(
-    images: Sequence[str], label: str, batches: Sequence[Mapping[str, np.ndarray]]
+    images: Sequence[str],
+    label: str,
+    batches: Sequence[Mapping[str, np.ndarray]],
+    of_latents: bool,
 ) -> pa.Table:
+    scalars = (*SCALARS, *(APART if of_latents else ()))
     arrays = {
         "image": pa.array(images, pa.string()),
         "feature": pa.array([label] * len(images), pa.string()),
     }
-    arrays |= {name: floats([batch[name] for batch in batches]) for name in SCALARS}
+    arrays |= {name: floats([batch[name] for batch in batches]) for name in scalars}
     arrays |= {name: lists([batch[name] for batch in batches]) for name in (*MAPS, *CHANNELS)}
     return pa.table(arrays)
 
