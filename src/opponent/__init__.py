@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from opponent.explain.channels import who as who
     from opponent.explain.image import Why as Why
     from opponent.explain.image import why as why
+    from opponent.explain.interference import Interference as Interference
+    from opponent.explain.interference import interference as interference
     from opponent.geometry.bottlenecks import ThroughLayer as ThroughLayer
     from opponent.geometry.bottlenecks import through_layers as through_layers
     from opponent.images.crops import Crops as Crops
@@ -87,6 +89,7 @@ _ROOMS = {
     "directions": ["Directions", "find_directions"],
     "explain.channels": ["Who", "who"],
     "explain.image": ["Why", "why"],
+    "explain.interference": ["Interference", "interference"],
     "geometry.bottlenecks": ["ThroughLayer", "through_layers"],
     "images.imageset": ["ImageSet"],
     "images.crops": ["Crops"],

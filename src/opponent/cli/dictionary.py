@@ -1,14 +1,16 @@
-"""Dictionaries of a layer's features: learn one."""
+"""Dictionaries of a layer's features: learn one, and tell interference by it."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from opponent.cli.application import START, app
-from opponent.cli.opening import open_network
-from opponent.cli.options import Device, Images, Model, Seed
-from opponent.cli.output import out, print_paths
+from opponent.cli.application import EXPLAIN, START, app
+from opponent.cli.opening import open_network, open_run
+from opponent.cli.options import Device, Images, Model, RunFolder, Seed
+from opponent.cli.output import new_table, out, plain, print_paths
+from opponent.core.text import csv_text
+from opponent.storage.files import to_path, write_text
 
 # What may be learnt.
 KINDS = ("topk", "kmeans", "nmf")
@@ -69,3 +71,46 @@ def dictionary(
         soft_wrap=True,
     )
     print_paths([file, file.with_suffix(".png")])
+
+
+@app.command(
+    rich_help_panel=EXPLAIN,
+    epilog="Example: [bold]opponent scan inceptionv1-small mixed3b:189 --through mixed3a "
+    "--dictionary mixed3a.safetensors --images photos --out latents[/]; then "
+    "[bold]opponent interference run latents[/]",
+)
+def interference(
+    run: RunFolder,
+    latents: Annotated[
+        Path,
+        typer.Argument(metavar="LATENTS", parser=to_path, help="The same through a dictionary."),
+    ],
+    feature: Annotated[
+        str | None, typer.Option(help="One of the runs' features, needed where they have several.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Images at either end.")] = 8,
+    csv: Annotated[Path | None, typer.Option(help="Write all images to this file.")] = None,
+) -> None:
+    """Say in which images tension is interference, which a dictionary removes, and where it stays.
+
+    Tension is counted in channels in the first scan, and in latents in the second.
+    """
+    from opponent.explain.interference import interference as compare
+
+    found = compare(open_run(run), open_run(latents), feature)
+    for name, value in found.facts():
+        out.print(f"{name}: {value}", markup=False, soft_wrap=True)
+    for title, functional in (("it remains", True), ("it goes", False)):
+        table = new_table(f"tense, and {title}", "in channels", "in latents", "remains")
+        for row in found.order(functional=functional)[:k].tolist():
+            table.add_row(
+                plain(found.images[row]),
+                f"{found.channels.tension[row]:.4g}",
+                f"{found.latents.tension[row]:.4g}",
+                f"{found.remaining[row]:.0%}",
+            )
+        out.print(table)
+    if csv is not None:
+        rows = found.to_arrow().to_pylist()
+        write_text(csv, csv_text([tuple(rows[0]), *(tuple(row.values()) for row in rows)]))
+        print_paths([csv])
