@@ -134,6 +134,22 @@ def interference(run: Run, latents: Run, feature: Feature | str | None = None) -
         RunError: the second scan is through no dictionary, the first is, or they are of different
             networks, layers or images.
         ValueError: the runs do not hold that feature.
+
+    >>> import tempfile, numpy as np, opponent
+    >>> class Noise:
+    ...     name = "noise"
+    ...     def ids(self):
+    ...         return ["0", "1", "2", "3"]
+    ...     def image(self, id):
+    ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
+    >>> dictionary = opponent.Dictionary.identity(128, "mixed3a")
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     runs = [
+    ...         opponent.scan_images("inceptionv1-small", Noise(), "mixed3b:189", "mixed3a",
+    ...             out=f"{out}/{name}", dictionary=given)
+    ...         for name, given in (("channels", None), ("latents", dictionary))]
+    ...     opponent.interference(*runs)
+    Interference('mixed3b:189@7,7': 4 images)
     """
     if latents.manifest.dictionary is None or run.manifest.dictionary is not None:
         raise RunError(
