@@ -132,7 +132,7 @@ def check_computation(run: Run, network: Network, found: Sequence[float] | None 
     if is_other(ours, recorded, on_cpu=on_cpu, dtype=network.dtype):
         raise RunError(
             f"{run.folder} was scanned with a network of the same weights that computes something "
-            f"else up to {target!r} (of one made-up image): was the code of {network.name} "
+            f"else up to {target!r} (of made-up images): was the code of {network.name} "
             "changed? Take that of the scan, or scan again into another folder"
         )
 

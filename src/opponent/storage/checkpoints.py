@@ -240,7 +240,7 @@ def _refuse_another_computation(
     if is_other(made_by["signature"], theirs, on_cpu=on_cpu, dtype=network.dtype):
         raise RunError(
             f"{checkpoints.folder} was begun with a network of the same weights that computes "
-            f"something else (of one made-up image): was the code of {network.name} changed? Give "
+            f"something else (of made-up images): was the code of {network.name} changed? Give "
             "another --out, or delete the folder"
         )
 

@@ -46,7 +46,7 @@ class NetworkRecord(_Record, frozen=True, kw_only=True):
         dtype: the type of numbers that it computed in.
         narrower: the type of fewer bits that a layer gave, where the network leaves its own (by
             autocast, for example), and the layer's name.
-        signature: what it computes of one made-up image, as `models.signature` gives it; empty
+        signature: what it computes of made-up images, as `models.signature` gives it; empty
             where that is not known.
         asked: the text that `opponent.load` made it from; None where it was handed over as an
             object, and in manifests of earlier versions.

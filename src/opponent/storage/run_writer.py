@@ -94,7 +94,7 @@ def _continued(run: Run, manifest: Manifest) -> Manifest:
     network = (there if handed_over else manifest).network
     return msgspec.structs.replace(
         manifest,
-        # Of one made-up image numbers differ in their rounding, machine by machine.
+        # Of made-up images numbers differ in their rounding, machine by machine.
         network=msgspec.structs.replace(network, signature=there.network.signature),
         crop_plan=there.crop_plan,
         units_crop_plan=there.units_crop_plan,
