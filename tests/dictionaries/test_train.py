@@ -130,6 +130,27 @@ def test_an_interruption_changes_no_byte(tmp_path: Path) -> None:
     assert Dictionary.load(file).latents == 8
 
 
+def test_changed_images_and_networks_are_not_mixed(tmp_path: Path) -> None:
+    class Other(Coloured):
+        def image(self, id: str) -> np.ndarray:
+            return 255 - super().image(id) if id == "7" else super().image(id)
+
+    settings = TrainingSettings(latents=8, active=2, steps=4, batch=100)
+
+    def learn(network: Network, images: Coloured) -> object:
+        return learn_dictionary(network, images, "1", settings=settings, checkpoints=tmp_path)
+
+    learn(pixels(), Coloured())
+    learn(pixels(), Coloured())
+    with pytest.raises(RunError, match="'7' changed since the scan"):
+        learn(pixels(), Other())
+    changed = pixels()
+    changed.module[1] = nn.Hardtanh(0.0, 0.3)  # type: ignore[operator]
+    other = Network(changed.module, preprocessing=changed.preprocessing, name="pixels")
+    with pytest.raises(RunError, match="was the code of pixels changed"):
+        learn(other, Coloured())
+
+
 def test_what_another_question_kept_is_not_used(tmp_path: Path) -> None:
     small = TrainingSettings(latents=8, active=2, steps=4, batch=100)
     learn_dictionary(pixels(), Coloured(), "1", settings=small, checkpoints=tmp_path)

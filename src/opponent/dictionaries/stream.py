@@ -9,10 +9,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from opponent.core.errors import Unreadable
+from opponent.core.progress import Progress
 from opponent.dictionaries.dictionary import Dictionary
-from opponent.images.imageset import ImageSet
+from opponent.images.compare import refuse_changed
+from opponent.images.decode import digest_of
+from opponent.images.imageset import ImageEntry, ImageSet
 from opponent.images.loader import load_batches
 from opponent.models.network import Network
+from opponent.models.signature import signature
+from opponent.storage.checkpoints import CheckpointFolder, refuse_another_computation
 from opponent.storage.manifest import versions
 
 Numbers = Int[np.ndarray, " _"]
@@ -76,6 +82,40 @@ def vectors_of(
                 box = network.grid(layer)
                 on_image = maps[:, :, *box.slices].movedim(1, 3).flatten(0, 2)
                 yield on_image[on_image.isfinite().all(1)].float()
+
+
+def compare_with_begun(
+    folder: CheckpointFolder, network: Network, images: ImageSet, layer: str, progress: Progress
+) -> None:
+    """Note what images contain and what the network computes, or compare with what was noted.
+
+    Args:
+        folder: of what is being learnt.
+        network: the network.
+        images: all images.
+        layer: the last that is computed.
+        progress: called with 'comparing images', the images done and all.
+    Raises:
+        Changed: an image has another content than when it was begun.
+        RunError: a network of the same weights computes something else.
+    """
+    made_by = {"signature": signature(network, layer, after=True), "device": network.device.type}
+    if folder.has("begun"):
+        _, about = folder.read("begun")
+        refuse_another_computation(folder, about, network, made_by)
+        contents = [bytes.fromhex(x) or None for x in about["contents"]]
+        refuse_changed(images.with_contents(contents), progress)
+        return
+    contents = [_content(entry) for entry in images]
+    about = {"contents": [(x or b"").hex() for x in contents], **made_by}
+    folder.write("begun", {"count": np.array(len(contents))}, about)
+
+
+def _content(entry: ImageEntry) -> bytes | None:
+    try:
+        return digest_of(entry)
+    except Unreadable:
+        return None
 
 
 def measure(

@@ -22,7 +22,14 @@ from torch import Tensor, nn
 from opponent.core.progress import Progress, shown
 from opponent.dictionaries.dictionary import Dictionary
 from opponent.dictionaries.learnt import Learnt, TrainingSettings
-from opponent.dictionaries.stream import Numbers, measure, question_of, split, vectors_of
+from opponent.dictionaries.stream import (
+    Numbers,
+    compare_with_begun,
+    measure,
+    question_of,
+    split,
+    vectors_of,
+)
 from opponent.images.imageset import ImageSet
 from opponent.images.sources import Images, open_images
 from opponent.models.network import Network
@@ -86,6 +93,8 @@ def learn_dictionary(
     question |= {"settings": asdict(settings)}
     folder = None if checkpoints is None else CheckpointFolder(checkpoints, question)
     with shown(progress) as report:
+        if folder is not None:
+            compare_with_begun(folder, network, chosen, layer, report)
         trainer = _Trainer(network, chosen, layer, settings, folder, report)
         trainer.run(taught)
         left, frequency = measure(

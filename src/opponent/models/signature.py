@@ -17,13 +17,16 @@ _CPU, _ELSEWHERE, _HALF = 1e-4, 1e-2, 5e-2
 _BEYOND = 8
 
 
-def signature(network: Network, target: str, through: str | None = None) -> list[float]:
+def signature(
+    network: Network, target: str, through: str | None = None, *, after: bool = False
+) -> list[float]:
     """A few numbers of the maps that a network gives for three made-up images.
 
     Args:
         network: the network.
         target: the layer to stop at.
         through: a layer before it, whose map counts too.
+        after: read the target at its output, even if it is an activation function.
     Returns:
         Of each image and map its root mean square, and its product with fixed numbers.
     Raises:
@@ -33,7 +36,7 @@ def signature(network: Network, target: str, through: str | None = None) -> list
         torch.manual_seed(0)  # of a network that draws random numbers
         soft, hard = network.inputs(_images(network)).split(1)
         # The last one is beyond all photographs, where functions that cut off differ.
-        result = network.run(torch.cat([soft, hard, _BEYOND * hard]), target, through)
+        result = network.run(torch.cat([soft, hard, _BEYOND * hard]), target, through, after=after)
     maps = [x for x in (result.through, result.target) if x is not None]
     return [number for each in maps for image in each for number in _numbers(image)]
 

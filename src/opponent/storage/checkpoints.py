@@ -178,11 +178,11 @@ def map_images(
     ]
     shard_names = [f"images-{number:06d}" for number in range(len(shards))]
     missing = [i for i, name in enumerate(shard_names) if not checkpoints.has(name)]
-    made_by = {"signature": signature(network, until), "device": network.device.type}
+    made_by = {"signature": signature(network, until, after=True), "device": network.device.type}
     known = list[ImageEntry]()
     for number in sorted(set(range(len(shards))) - set(missing)):
         _, about = checkpoints.read(shard_names[number])
-        _refuse_another_computation(checkpoints, about, network, made_by)
+        refuse_another_computation(checkpoints, about, network, made_by)
         known += _known(images, shards[number], about)
     refuse_changed(known, progress)
     places = [n for i in missing for n in shards[i]]
@@ -221,7 +221,7 @@ def map_images(
     return arrays, names, left_out
 
 
-def _refuse_another_computation(
+def refuse_another_computation(
     checkpoints: CheckpointFolder,
     about: Mapping[str, Any],
     network: Network,
