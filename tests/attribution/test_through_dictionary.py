@@ -54,15 +54,25 @@ def test_each_term_is_that_of_the_definition() -> None:
         return float(network.module.two(maps)[0, 3, *read.position])  # type: ignore[operator]
 
     box, step = found.window, 1e-4
+    bias, rest = 0.0, 0.0
     for row, column in np.ndindex(box.height, box.width):
         at = (0, slice(None), box.top + row, box.left + column)
         codes = dictionary.encode(hidden)[at]
+        left = hidden[at] - dictionary.bias - codes @ dictionary.decoder
+        for total, direction in (("bias", dictionary.bias), ("rest", left)):
+            moved = hidden.clone()
+            moved[at] += direction
+            # The convolution is linear.
+            bias += (activation(moved) - activation(hidden)) * (total == "bias")
+            rest += (activation(moved) - activation(hidden)) * (total == "rest")
         for latent in range(6):
             moved = hidden.clone()
             moved[at] += step * dictionary.decoder[latent]
             slope = (activation(moved) - activation(hidden)) / step
             term = float(found.window_attribution[0, latent, row, column])
             assert term == pytest.approx(slope * float(codes[latent]), abs=1e-8)
+    assert float(found.bias[0]) == pytest.approx(bias, abs=1e-10)  # type: ignore[index]
+    assert float(found.rest[0]) == pytest.approx(rest, abs=1e-10)  # type: ignore[index]
 
 
 def test_the_identity_gives_the_unit_basis_to_the_byte() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser
-from tests.support.pages import QUICK, Visit
+from tests.support.pages import QUICK, WHERE, Visit
 
 from opponent import Network, Run, load, scan_images, who, why
 from opponent.reports.explanations import write_who, write_why
@@ -45,17 +45,6 @@ def hostile(embedded: Network, tmp_path_factory: pytest.TempPathFactory) -> Run:
         small = np.random.default_rng(number).integers(0, 256, (7, 7, 3), dtype=np.uint8)
         Image.fromarray(small).resize((96, 96), Image.Resampling.BICUBIC).save(path)
     return scan_images(embedded, folder / "in", "mixed3b:189", "mixed3a", out=folder / "run")
-
-
-WHERE = """([x, y]) => {
-    const find = view => [view, ...(view.child_views || []).flatMap(find)];
-    const views = Object.values(Bokeh.index.roots ? Object.fromEntries(
-        Bokeh.index.roots.map((v, i) => [i, v])) : Bokeh.index).flatMap(find);
-    const named = v => v.model.below[0].axis_label === "excitation";
-    const { canvas_view, frame } = views.find(v => v.frame && named(v));
-    const box = canvas_view.el.getBoundingClientRect();
-    return [box.x + frame.x_scale.compute(x), box.y + frame.y_scale.compute(y)];
-}"""
 
 
 def check(visit: Visit) -> None:

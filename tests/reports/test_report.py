@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from playwright.sync_api import Browser
-from tests.support.pages import HOSTILE, QUICK, Visit
+from tests.support.pages import HOSTILE, QUICK, WHERE, Visit
 from tests.support.pictures import paint_noise
 from tests.support.plain import plain_network
 
@@ -82,17 +82,8 @@ def test_hovering_shows_the_right_image(browser: Browser, report: Path, run: Run
     with Visit(browser, report) as visit:
         columns = run.columns()
         row = int(columns.activation.argmax())
-        # Where the dot lies on the screen, from the plot's own ranges and frame.
         where = visit.page.evaluate(
-            """([x, y]) => {
-                const find = view => [view, ...(view.child_views || []).flatMap(find)];
-                const views = Object.values(Bokeh.index.roots ? Object.fromEntries(
-                    Bokeh.index.roots.map((v, i) => [i, v])) : Bokeh.index).flatMap(find);
-                const named = v => v.model.below[0].axis_label === "excitation";
-                const { canvas_view, frame } = views.find(v => v.frame && named(v));
-                const box = canvas_view.el.getBoundingClientRect();
-                return [box.x + frame.x_scale.compute(x), box.y + frame.y_scale.compute(y)];
-            }""",
+            WHERE,
             [float(columns.excitation[row]), float(columns.inhibition[row])],
         )
         visit.page.mouse.move(*where)

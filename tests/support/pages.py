@@ -14,6 +14,16 @@ HOSTILE = "<img src=x onerror=alert(1)>.png"
 QUICK = SynthesisSettings(steps=2, canvas=(48, 48), transforms=Transforms(draws=1))
 
 
+# Where a dot of the report's first plot lies on the screen, from the plot's own ranges and frame.
+WHERE = """([x, y]) => {
+    const find = view => [view, ...(view.child_views || []).flatMap(find)];
+    const views = Object.values(Bokeh.index.roots ? Object.fromEntries(
+        Bokeh.index.roots.map((v, i) => [i, v])) : Bokeh.index).flatMap(find);
+    const named = v => v.model.below[0].axis_label === "excitation";
+    const { canvas_view, frame } = views.find(v => v.frame && named(v));
+    const box = canvas_view.el.getBoundingClientRect();
+    return [box.x + frame.x_scale.compute(x), box.y + frame.y_scale.compute(y)];
+}"""
 AXE = Path(__file__).parents[1] / "accessibility" / "node_modules" / "axe-core" / "axe.min.js"
 needs_axe = pytest.mark.skipif(not AXE.is_file(), reason="no axe-core: npm ci installs it")
 

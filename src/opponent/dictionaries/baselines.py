@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -94,11 +95,8 @@ def _fitted(
         report(method, 1, 1)
         left, frequency = measure(found, vectors_of(network, chosen, layer, kept_out))
     about = question_of(network, chosen, layer, method) | {"latents": latents, "seed": seed}
-    dictionary = Dictionary(
-        decoder=found.decoder, bias=found.bias, encoder=found.encoder,
-        encoder_bias=found.encoder_bias, kind=found.kind, active=found.active, layer=layer,
-        provenance={**about, "left": left, "vectors": len(vectors)},
-    )  # fmt: skip
+    provenance = {**about, "left": left, "vectors": len(vectors)}
+    dictionary = replace(found, layer=layer, provenance=provenance)
     return Learnt(dictionary=dictionary, left=left, curve=(), frequency=frequency)
 
 

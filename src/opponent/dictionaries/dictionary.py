@@ -167,11 +167,7 @@ class Dictionary:
         heard: Tensor = centred @ self.encoder.T + self.encoder_bias
         if self.kind == "linear":
             return heard
-        heard = heard.clamp(min=0)
-        if self.active is None:
-            return heard
-        values, places = heard.topk(self.active, dim=1)
-        return torch.zeros_like(heard).scatter_(1, places, values)
+        return heard.clamp(min=0) if self.active is None else largest(heard, self.active)
 
     def _nonnegative(self, vectors: Float[Tensor, "m k"]) -> Float[Tensor, "m l"]:
         """The codes >= 0 that leave the smallest rest, by accelerated projected gradients.
@@ -262,6 +258,17 @@ class Dictionary:
             return cls(**_read(arrays, about))
         except ValueError as error:
             raise ValueError(f"{path} holds no dictionary: {error}") from error
+
+
+def largest(heard: Float[Tensor, "m l"], count: int) -> Float[Tensor, "m l"]:
+    """The largest values of each row where they are positive, and zero elsewhere.
+
+    Args:
+        heard: one row a vector.
+        count: how many of each row.
+    """
+    values, places = heard.topk(count, dim=1)
+    return torch.zeros_like(heard).scatter(1, places, values.clamp(min=0))
 
 
 def _read(arrays: Mapping[str, Tensor], about: Any) -> dict[str, Any]:

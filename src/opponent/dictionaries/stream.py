@@ -101,7 +101,7 @@ def compare_with_begun(
     """
     made_by = {"signature": signature(network, layer, after=True), "device": network.device.type}
     if folder.has("begun"):
-        _, about = folder.read("begun")
+        about = folder.about("begun")
         refuse_another_computation(folder, about, network, made_by)
         contents = [bytes.fromhex(x) or None for x in about["contents"]]
         refuse_changed(images.with_contents(contents), progress)

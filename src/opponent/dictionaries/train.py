@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from opponent.core.progress import Progress, shown
-from opponent.dictionaries.dictionary import Dictionary
+from opponent.dictionaries.dictionary import Dictionary, largest
 from opponent.dictionaries.learnt import Learnt, TrainingSettings
 from opponent.dictionaries.stream import (
     Numbers,
@@ -236,12 +236,12 @@ class _Trainer:
         learnt = self.parameters
         centred = batch - learnt["bias"]
         heard = centred @ learnt["encoder"].T + learnt["encoder_bias"]
-        codes = _topk(heard, self.settings.active)
+        codes = largest(heard, self.settings.active)
         rest = centred - codes @ learnt["decoder"]
         loss = rest.square().sum(1).mean()
         dead = self.silent >= _DEAD_AFTER
         if count := min(int(dead.sum()), _AUXILIARY):
-            others = _topk(heard.masked_fill(~dead, -torch.inf), count)
+            others = largest(heard.masked_fill(~dead, -torch.inf), count)
             left = rest.detach() - others @ learnt["decoder"]
             loss = loss + _WEIGHT * left.square().sum(1).mean()
         return rest.detach(), codes.detach(), loss
@@ -287,8 +287,3 @@ class _Trainer:
         self.adam.load_state_dict({"state": state, "param_groups": groups})
         self.step, self.block, self.scale = about["step"], about["block"], about["scale"]
         self.curve = [(int(step), float(left)) for step, left in about["curve"]]
-
-
-def _topk(heard: Float[Tensor, "m l"], count: int) -> Float[Tensor, "m l"]:
-    values, places = heard.topk(count, dim=1)
-    return torch.zeros_like(heard).scatter(1, places, values.clamp(min=0))

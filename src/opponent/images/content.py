@@ -32,12 +32,12 @@ def opened(entry: ImageEntry, *, digested: bool = False) -> Iterator[tuple[Sourc
     if entry.path is None:
         picture = _from_source(entry)
         content = of_picture(picture) if digested else b""
-        refuse_changed(entry, content)
+        refuse_other_content(entry, content)
         yield picture, content
         return
     with open_entry(entry) as file:
         content = of_file(file) if digested else b""
-        refuse_changed(entry, content)
+        refuse_other_content(entry, content)
         yield file, content
 
 
@@ -86,7 +86,7 @@ def of_picture(picture: Raw) -> bytes:
     return digest.digest()[:LENGTH]
 
 
-def refuse_changed(entry: ImageEntry, content: bytes) -> None:
+def refuse_other_content(entry: ImageEntry, content: bytes) -> None:
     """Refuse an image of which another content is known.
 
     Args:

@@ -29,7 +29,7 @@ from opponent.models.finite import NOT_FINITE, likely_cause, not_finite
 from opponent.models.network import Network
 from opponent.models.signature import is_other, signature
 from opponent.storage.files import AnyPath, atomic_write, names, to_path, write_text
-from opponent.storage.tables import damage_refused, read_arrays
+from opponent.storage.tables import damage_refused, read_about, read_arrays
 
 # Images a checkpoint holds: files are few, and an interruption costs seconds.
 SHARD = 256
@@ -123,6 +123,16 @@ class CheckpointFolder:
         with atomic_write(self.path(name)) as temporary:
             temporary.write_bytes(save(values, {"about": json.dumps(about or {})}))
 
+    def about(self, name: str) -> dict[str, Any]:
+        """What was said about a finished checkpoint, without its arrays.
+
+        Raises:
+            RunError: it is damaged.
+        """
+        path = self.path(name)
+        with damage_refused(path):
+            return dict(json.loads(read_about(path)["about"]))
+
     def read(self, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """A finished checkpoint, and what was said about it.
 
@@ -181,7 +191,7 @@ def map_images(
     made_by = {"signature": signature(network, until, after=True), "device": network.device.type}
     known = list[ImageEntry]()
     for number in sorted(set(range(len(shards))) - set(missing)):
-        _, about = checkpoints.read(shard_names[number])
+        about = checkpoints.about(shard_names[number])
         refuse_another_computation(checkpoints, about, network, made_by)
         known += _known(images, shards[number], about)
     refuse_changed(known, progress)

@@ -143,6 +143,16 @@ def read_arrays(path: AnyPath) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         return arrays, dict(file.metadata() or {})
 
 
+def read_about(path: AnyPath) -> dict[str, str]:
+    """The metadata of a safetensors file; its arrays are not read.
+
+    Raises:
+        OSError, SafetensorError: the file is missing or damaged.
+    """
+    with local(path) as here, safe_open(here, framework="numpy") as file:
+        return dict(file.metadata() or {})
+
+
 def refuse_not_finite(table: pa.Table) -> None:
     """Refuse a table with numbers, or lists of them, that are not finite.
 
