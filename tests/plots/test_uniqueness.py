@@ -4,10 +4,7 @@ import numpy as np
 import pytest
 
 from opponent.explain.crops import Tile
-from opponent.paper.uniqueness.measure import (
-    KINDS,
-    SELECTIONS,
-)
+from opponent.paper.uniqueness.measurements import KINDS, SELECTIONS
 from opponent.plots import (
     SharedRow,
     TenseRow,

@@ -21,7 +21,7 @@ from opponent.cli.output import new_table, out, plain, print_paths
 
 if TYPE_CHECKING:
     from opponent.paper.uniqueness.assessment import Assessment
-    from opponent.paper.uniqueness.measure import FeatureMeasurements
+    from opponent.paper.uniqueness.measurements import FeatureMeasurements
 
 
 @app.command(
@@ -93,7 +93,7 @@ def uniqueness(
 
 
 def _print_uniqueness(measurements: "FeatureMeasurements", assessment: "Assessment") -> None:
-    from opponent.paper.uniqueness.measure import SELECTIONS
+    from opponent.paper.uniqueness.measurements import SELECTIONS
 
     table = new_table(
         "layer", "through", "features", "n", "chance", "by activation", "by L1", "by L2", "shared"

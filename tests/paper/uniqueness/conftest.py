@@ -8,7 +8,8 @@ from tests.support.threads import single_thread
 from tests.support.uniqueness import QUICK, SIZE, Small
 
 from opponent import Network, Preprocessing
-from opponent.paper.uniqueness.measure import FeatureMeasurements, measure_features
+from opponent.paper.uniqueness.measure import measure_features
+from opponent.paper.uniqueness.measurements import FeatureMeasurements
 
 
 @pytest.fixture(scope="session")

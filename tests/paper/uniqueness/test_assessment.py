@@ -11,11 +11,7 @@ from hypothesis import strategies as st
 from opponent import Feature, open_images
 from opponent.paper.layer_pairs import LayerPair
 from opponent.paper.uniqueness.assessment import assess, sensible_top
-from opponent.paper.uniqueness.measure import (
-    SELECTIONS,
-    FeatureGroup,
-    FeatureMeasurements,
-)
+from opponent.paper.uniqueness.measurements import SELECTIONS, FeatureGroup, FeatureMeasurements
 from opponent.paper.uniqueness.statistics import chance, uniqueness
 from opponent.selection import top
 
@@ -32,6 +28,9 @@ def measurements_of(
             features=tuple(Feature(layer="b", unit=i) for i in range(x.shape[1])),
             population=population,
             values=x.astype(np.float32),
+            hidden=np.zeros((len(x), 2), np.float32),
+            sizes={},
+            directions=np.zeros((len(x), 1), np.float32),
         )
         for kind, x in values.items()
     ]

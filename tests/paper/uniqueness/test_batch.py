@@ -7,11 +7,18 @@ import torch
 
 from opponent import Feature, Network
 from opponent.attribution.attribute import attribute_each
+from opponent.geometry.crop import CropPlan
 from opponent.paper.layer_pairs import LayerPair
-from opponent.paper.uniqueness.batch import measure_batch, norms, plan_crops
+from opponent.paper.uniqueness.batch import LayerPlan, measure_batch, norms, plan_crops
+from opponent.paper.uniqueness.controls import Controls
 from opponent.paper.uniqueness.measure import choose_layers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def plan_of(network: Network, crop: CropPlan) -> LayerPlan:
+    controls = Controls.of(network, crop, draws=1, seed=0)
+    return LayerPlan(crop=crop, controls=controls, kinds={"all": slice(None)})
 
 
 def equal(network: Network, pairs: Sequence[LayerPair], *, cropped: bool = True) -> None:
@@ -26,8 +33,8 @@ def equal(network: Network, pairs: Sequence[LayerPair], *, cropped: bool = True)
             Feature(layer=pair.target, unit=unit) for unit in range(0, channels, channels // 3)
         ]
         features[pair] += [Feature.direction(pair.target, vector, power=p) for p in (0, 2)]
-    plans = plan_crops(network, features)
-    assert all((plans[pair].box is not None) == cropped for pair in pairs)
+    plans = {pair: plan_of(network, crop) for pair, crop in plan_crops(network, features).items()}
+    assert all((plans[pair].crop.box is not None) == cropped for pair in pairs)
     arrays = measure_batch(network, inputs, plans)
     for pair in pairs:
         results = attribute_each(network, inputs, features[pair], pair.through)

@@ -7,14 +7,8 @@ from tests.support.uniqueness import QUICK, SIZE
 from torch import nn
 
 from opponent import Network, Preprocessing, RunError, attribute, open_images
-from opponent.paper.uniqueness.measure import (
-    KINDS,
-    SELECTIONS,
-    FeatureMeasurements,
-    UniquenessSettings,
-    choose_layers,
-    measure_features,
-)
+from opponent.paper.uniqueness.measure import UniquenessSettings, choose_layers, measure_features
+from opponent.paper.uniqueness.measurements import KINDS, SELECTIONS, FeatureMeasurements
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from opponent import Feature, Network
 from opponent.cli import app
 from opponent.paper.uniqueness.assessment import assess
-from opponent.paper.uniqueness.measure import FeatureMeasurements
+from opponent.paper.uniqueness.measurements import FeatureMeasurements
 from opponent.paper.uniqueness.results import _finite, write_uniqueness
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from opponent.paper.uniqueness.measure import SELECTIONS, FeatureGroup, FeatureMeasurements
+from opponent.paper.uniqueness.measurements import SELECTIONS, FeatureGroup, FeatureMeasurements
 from opponent.paper.uniqueness.statistics import (
     Members,
     chance,

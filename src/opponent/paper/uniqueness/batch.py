@@ -1,6 +1,7 @@
 """Activation, excitation, inhibition and norm of many layers' features in one batch of images."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -9,11 +10,39 @@ from torch import Tensor
 
 from opponent.attribution.result import energies
 from opponent.core.feature import Feature
+from opponent.dictionaries.dictionary import Dictionary
 from opponent.geometry.crop import CropPlan
 from opponent.geometry.planning import plan_crop
 from opponent.models.network import Network
 from opponent.models.state import undisturbed
 from opponent.paper.layer_pairs import LayerPair
+from opponent.paper.uniqueness.controls import (
+    Codes,
+    Controls,
+    channel_sizes,
+    directions_of,
+    images_at_once,
+)
+
+# The basis that needs no dictionary.
+CHANNELS = "channels"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LayerPlan:
+    """What is measured of one layer's features.
+
+    Args:
+        crop: what a pass computes; it knows the features.
+        controls: gradients that the network never learnt.
+        kinds: by name, which of the features are of one kind.
+        dictionaries: of the through layer, by name.
+    """
+
+    crop: CropPlan
+    controls: Controls
+    kinds: Mapping[str, slice]
+    dictionaries: Mapping[str, Dictionary] = field(default_factory=dict)
 
 
 def plan_crops(
@@ -31,9 +60,9 @@ def plan_crops(
 def measure_batch(
     network: Network,
     inputs: Float[Tensor, "n bands h w"],
-    plans: Mapping[LayerPair, CropPlan],
-) -> dict[str, Float[np.ndarray, "n f 4"]]:
-    """Activation, excitation, inhibition and L2 norm of S, of features of many layers.
+    plans: Mapping[LayerPair, LayerPlan],
+) -> dict[str, Float[np.ndarray, "n ..."]]:
+    """Activation, excitation, inhibition and norms of S, of features of many layers.
 
     One pass through the network gives all through layers. Gradients are then taken within the small
     window of the through layer that decides the features, where that gives the same.
@@ -41,32 +70,83 @@ def measure_batch(
     Args:
         network: the network.
         inputs: its own input, preprocessed.
-        plans: as `plan_crops` gives them; they know the features.
+        plans: by layer, what is measured.
     Returns:
-        By layer; all in units of the activation.
-    Source: paper, eqs. 1 and 2, appendix H (the central position).
+        Of each layer, in units of the activation: by 'LAYER' (n f 4) activation, E+, E- and the L2
+        norm of S; by 'LAYER/hidden' (n 2) the L1 and the L2 norm of h in the window; by
+        'LAYER/sizes/BASIS' (n f s 4) what `SIZES` names, of each feature's own gradient and its
+        controls; by 'LAYER/directions/KIND' (n s) what `directions_of` says.
+    Source: paper, eqs. 1 and 2, appendix H (the central position); the controls are ours.
     """
-    throughs = list(dict.fromkeys(x.through for x in plans if plans[x].box is not None))
+    crops = {pair: plan.crop for pair, plan in plans.items()}
+    throughs = list(dict.fromkeys(x.through for x in crops if crops[x].box is not None))
     maps: Mapping[str, Tensor] = {}
     if throughs:
         record = network.record(inputs, targets=[], throughs=throughs)
         maps = {name: values.detach() for name, values in record.throughs.items()}
         del record
-    arrays = {}
+    arrays: dict[str, Float[np.ndarray, "n ..."]] = {}
     for pair, plan in plans.items():
-        if plan.box is None:
-            result = plan.run(network, inputs, differentiate="target")
-        else:
-            result = plan.run_from(network, inputs, maps[pair.through])
-        assert result.through is not None
-        hidden, columns = result.through.detach(), []
-        with undisturbed(), torch.enable_grad():
-            for feature in plan.features:
-                activation = feature.read(result.target)
-                [slope] = torch.autograd.grad(activation.sum(), result.through, retain_graph=True)
-                columns.append(torch.stack([activation.detach(), *norms(slope * hidden)], 1))
-        arrays[pair.target] = torch.stack(columns, 1).float().cpu().numpy()
+        parts = [
+            _measure_layer(network, inputs[part], plan, _part(maps.get(pair.through), part))
+            for part in _parts(len(inputs), plan)
+        ]
+        arrays |= {
+            pair.target + name: torch.cat([part[name] for part in parts]).float().cpu().numpy()
+            for name in parts[0]
+        }
     return arrays
+
+
+def _parts(count: int, plan: LayerPlan) -> list[slice]:
+    step = images_at_once(plan.controls, list(plan.dictionaries.values()))
+    return [slice(first, first + step) for first in range(0, count, step)]
+
+
+def _part(maps: Tensor | None, part: slice) -> Tensor | None:
+    return None if maps is None else maps[part]
+
+
+def _measure_layer(
+    network: Network,
+    inputs: Float[Tensor, "n bands h w"],
+    plan: LayerPlan,
+    maps: Float[Tensor, "n k y x"] | None,
+) -> dict[str, Tensor]:
+    """One layer's arrays, by what follows its name."""
+    crop = plan.crop
+    if crop.box is None:
+        result = crop.run(network, inputs, differentiate="target")
+    else:
+        assert maps is not None
+        result = crop.run_from(network, inputs, maps)
+    assert result.through is not None
+    whole = result.through.detach()
+    hidden = crop.within(whole)
+    codes = {name: Codes.of(hidden, x) for name, x in plan.dictionaries.items()}
+    columns, summed = list[Tensor](), list[Tensor]()
+    sizes: dict[str, list[Tensor]] = {name: [] for name in (CHANNELS, *codes)}
+    with undisturbed(), torch.enable_grad():
+        for number, feature in enumerate(crop.features):
+            activation = feature.read(result.target)
+            [slope] = torch.autograd.grad(activation.sum(), result.through, retain_graph=True)
+            columns.append(torch.stack([activation.detach(), *norms(slope * whole)], 1))
+            gradients = plan.controls.gradients(number, crop.within(slope))
+            sizes[CHANNELS].append(channel_sizes(gradients, hidden))
+            for name, written in codes.items():
+                sizes[name].append(written.sizes(gradients))
+            summed.append((gradients * hidden[:, None]).sum((3, 4)))
+    arrays = {"": torch.stack(columns, 1), "/hidden": _hidden(hidden)}
+    arrays |= {f"/sizes/{name}": torch.stack(values, 1) for name, values in sizes.items()}
+    for kind, which in plan.kinds.items():
+        arrays[f"/directions/{kind}"] = directions_of(summed[which])
+    return arrays
+
+
+def _hidden(hidden: Float[Tensor, "n k h w"]) -> Float[Tensor, "n 2"]:
+    """The L1 and the L2 norm of h."""
+    flat = hidden.flatten(1)
+    return torch.stack([torch.linalg.vector_norm(flat, order, 1) for order in (1, 2)], 1)
 
 
 def norms(

@@ -2,9 +2,11 @@
 
     OUT/question.json                  everything that determines the numbers
     OUT/directions/LAYER.safetensors   k-means directions of a layer
-    OUT/checkpoints/...                of each image and feature: activation, E+, E-, L2 norm of S
+    OUT/checkpoints/...                of each image and feature: activation, E+, E-, L2 norm of S,
+                                       and what the controls and dictionaries give
     OUT/uniqueness-m100.json           U of each layer, the shared images, and the question
     OUT/uniqueness-m100.parquet        U of each layer as a table, beside the figures
+    OUT/controls-m100.parquet          the same beside the controls
 
 Measurements do not depend on m: for another m, nothing is measured again.
 
@@ -20,22 +22,23 @@ import numpy as np
 from jaxtyping import Float
 
 from opponent.attribution.attribute import BATCH
+from opponent.attribution.through_dictionary import check_dictionary
 from opponent.core.feature import Feature
 from opponent.core.progress import Progress, displayed, silent
 from opponent.core.text import file_name
+from opponent.dictionaries.dictionary import Dictionary
 from opponent.directions import Directions, load_or_find_directions
 from opponent.images.imageset import ImageSet
 from opponent.images.sources import Images, open_images
 from opponent.models.network import Network
 from opponent.paper.layer_pairs import LayerPair, bottleneck_pairs, parse_pair, random_units
-from opponent.paper.uniqueness.batch import measure_batch, plan_crops
+from opponent.paper.uniqueness.batch import LayerPlan, measure_batch, plan_crops
+from opponent.paper.uniqueness.controls import Controls
+from opponent.paper.uniqueness.measurements import FeatureGroup, FeatureMeasurements
 from opponent.storage.checkpoints import SHARD, CheckpointFolder, map_images
-from opponent.storage.columns import Columns
 from opponent.storage.files import AnyPath
 from opponent.storage.manifest import versions
 
-KINDS = ("units", "kmeans")
-SELECTIONS = ("activation", "l1", "l2")
 # Images of a layer for each centroid, at least; the paper has 50. Ours.
 IMAGES_A_CENTROID = 4
 
@@ -48,15 +51,18 @@ class UniquenessSettings:
         features: n, units and k-means directions a layer. Source: paper, section 6.
         kmeans: directions that these are chosen from, if there are images enough. Source: app. H.
         power: of the cosine in a k-means direction's activation. Source: appendix B.
+        controls: draws of each kind of control; 0 for none. Ours.
         batch_size, shard_size: images a pass and a file.
         seed: of units, clusters and their choice.
     Raises:
-        ValueError: a number is not positive, or more features than k-means centroids.
+        ValueError: a number is not positive, or more features than k-means centroids; a negative
+            number of controls.
     """
 
     features: int = 20
     kmeans: int = 1000
     power: int = 2
+    controls: int = 5
     batch_size: int = BATCH
     shard_size: int = SHARD
     seed: int = 0
@@ -65,76 +71,12 @@ class UniquenessSettings:
         for name in ("features", "kmeans", "batch_size", "shard_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.controls < 0:
+            raise ValueError(f"controls must not be negative, got {self.controls}")
         if self.kmeans < self.features:
             raise ValueError(
                 f"{self.features} directions cannot be chosen from {self.kmeans} k-means centroids"
             )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class FeatureGroup:
-    """Features of one layer and kind, with their measurements in every image.
-
-    Args:
-        pair: the layer and what it is explained through.
-        kind: 'units' or 'kmeans'.
-        features: n of them, read at the layer's centre.
-        population: how many they were drawn from without replacement; None if it is not known.
-        values: activation, E+, E- and the L2 norm of S.
-    """
-
-    pair: LayerPair
-    kind: str
-    features: tuple[Feature, ...]
-    population: int | None
-    values: Float[np.ndarray, "images n 4"]
-
-    def by(self, selection: str) -> Float[np.ndarray, "images n"]:
-        """What images are chosen by: 'activation', 'l1' or 'l2'."""
-        activation, plus, minus, l2 = np.moveaxis(self.values, 2, 0)
-        values: dict[str, np.ndarray] = {"activation": activation, "l1": plus + minus, "l2": l2}
-        return values[selection]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class FeatureMeasurements:
-    """The measurements of all layers' features, as `measure_features` returns them.
-
-    Args:
-        folder: where they lie.
-        question: what determines the numbers.
-        groups: units and k-means directions of each layer, in order.
-        images: the ids of the images that could be read and gave finite numbers.
-        unreadable: the others, with reasons.
-        source: all images.
-    """
-
-    folder: AnyPath
-    question: Mapping[str, Any]
-    groups: tuple[FeatureGroup, ...]
-    images: tuple[str, ...]
-    unreadable: Mapping[str, str]
-    source: ImageSet
-
-    def group(self, layer: str, kind: str) -> FeatureGroup:
-        """The features of one layer and kind."""
-        [group] = [x for x in self.groups if (x.pair.target, x.kind) == (layer, kind)]
-        return group
-
-    def columns(self, group: FeatureGroup, number: int) -> Columns:
-        """The measurements of one feature of a group, without maps."""
-        activation, plus, minus, l2 = group.values[:, number].T
-        none = np.empty((len(self.images), 0, 0), np.float32)
-        return Columns(
-            images=self.images,
-            activation=activation,
-            excitation=plus,
-            inhibition=minus,
-            l1=plus + minus,
-            l2=l2,
-            excitation_map=none,
-            inhibition_map=none,
-        )
 
 
 def choose_layers(network: Network, layers: Sequence[str] | None = None) -> list[LayerPair]:
@@ -170,6 +112,7 @@ def measure_features(
     *,
     out: str | AnyPath,
     layers: Sequence[str] | None = None,
+    dictionaries: Sequence[Dictionary] = (),
     settings: UniquenessSettings | None = None,
     progress: Progress | None = None,
 ) -> FeatureMeasurements:
@@ -182,19 +125,21 @@ def measure_features(
         images: a folder, files, a text list, or 'photos'.
         out: the folder, new or that of the same question.
         layers: as in `choose_layers`.
+        dictionaries: of the layers that are gone through; S is measured in each as well.
         settings: how many features, from which seed.
         progress: called with what is being done, the steps done and the steps in all.
     Returns:
         The measurements of all layers.
     Raises:
-        ValueError: a layer or source that does not fit, or too few images.
+        ValueError: a layer, source or dictionary that does not fit, or too few images.
         RunError: the folder holds another question's results.
     Source: paper, appendix H.
     """
     settings, report = settings or UniquenessSettings(), progress or silent
     pairs = choose_layers(network, layers)
     source = open_images(images, size=network.preprocessing.size)
-    question = _question(network, source, pairs, settings)
+    bases = _bases(network, pairs, dictionaries)
+    question = _question(network, source, pairs, settings, bases)
     checkpoints = CheckpointFolder(out, question)
     features: dict[LayerPair, list[Feature]] = {}
     for pair, units in zip(pairs, question["units"], strict=True):
@@ -205,7 +150,7 @@ def measure_features(
         chosen = directions.spread(settings.features, seed=settings.seed)
         features[pair] = [Feature(layer=pair.target, unit=unit) for unit in units]
         features[pair] += chosen.features([f"{pair.target}:*"], power=settings.power)
-    plans = plan_crops(network, features)
+    plans = _plans(network, features, bases, settings)
     arrays, read, unreadable = map_images(
         checkpoints,
         network,
@@ -220,7 +165,7 @@ def measure_features(
     groups = list[FeatureGroup]()
     for pair, units in zip(pairs, question["units"], strict=True):
         channels = network.layer(pair.target).shape[0]
-        groups += _groups(pair, features[pair], len(units), channels, arrays[pair.target])
+        groups += _groups(pair, features[pair], len(units), channels, arrays)
     return FeatureMeasurements(
         folder=checkpoints.folder,
         question=question,
@@ -231,8 +176,58 @@ def measure_features(
     )
 
 
+Bases = Mapping[LayerPair, Mapping[str, Dictionary]]
+
+
+def _bases(
+    network: Network, pairs: Sequence[LayerPair], dictionaries: Sequence[Dictionary]
+) -> dict[LayerPair, dict[str, Dictionary]]:
+    """Of each pair of layers its dictionaries, by their titles.
+
+    Raises:
+        ValueError: a dictionary that is of no layer that is gone through, or two of one title.
+    """
+    bases: dict[LayerPair, dict[str, Dictionary]] = {pair: {} for pair in pairs}
+    for dictionary in dictionaries:
+        having = [pair for pair in pairs if dictionary.layer == pair.through]
+        if not having:
+            names = ", ".join(dict.fromkeys(pair.through for pair in pairs))
+            raise ValueError(f"{dictionary} is of none of the layers gone through: {names}")
+        for pair in having:
+            check_dictionary(network, dictionary, pair.through)
+            if dictionary.title in bases[pair]:
+                raise ValueError(
+                    f"two dictionaries of {pair.through!r} are called {dictionary.title!r}: "
+                    "measure them in two calls, with another folder each"
+                )
+            bases[pair][dictionary.title] = dictionary
+    return bases
+
+
+def _plans(
+    network: Network,
+    features: Mapping[LayerPair, Sequence[Feature]],
+    bases: Bases,
+    settings: UniquenessSettings,
+) -> dict[LayerPair, LayerPlan]:
+    """What is measured of each layer."""
+    return {
+        pair: LayerPlan(
+            crop=crop,
+            controls=Controls.of(network, crop, settings.controls, settings.seed),
+            kinds=_rows(min(settings.features, network.layer(pair.target).shape[0])),
+            dictionaries=bases[pair],
+        )
+        for pair, crop in plan_crops(network, features).items()
+    }
+
+
 def _question(
-    network: Network, images: ImageSet, pairs: Sequence[LayerPair], settings: UniquenessSettings
+    network: Network,
+    images: ImageSet,
+    pairs: Sequence[LayerPair],
+    settings: UniquenessSettings,
+    bases: Bases,
 ) -> dict[str, Any]:
     """What determines the numbers, as it is read back from JSON.
 
@@ -256,6 +251,11 @@ def _question(
             random_units(network, pair.target, settings.features, settings.seed) for pair in pairs
         ],
         "centroids": centroids,
+        "dictionaries": [
+            {"through": pair.through, "title": title, "sha256": dictionary.sha256()}
+            for pair in pairs
+            for title, dictionary in bases[pair].items()
+        ],
         "settings": asdict(settings),
         "device": network.device.type,
         "versions": versions(),
@@ -285,23 +285,35 @@ def _directions(
     )
 
 
+def _rows(units: int) -> dict[str, slice]:
+    """Which of a layer's features are of which kind: its units are the first."""
+    return {"units": slice(units), "kmeans": slice(units, None)}
+
+
 def _groups(
     pair: LayerPair,
     features: Sequence[Feature],
     units: int,
     channels: int,
-    values: Float[np.ndarray, "images f 4"],
+    arrays: Mapping[str, Float[np.ndarray, "images ..."]],
 ) -> list[FeatureGroup]:
-    """One layer's units, the first of its features, and its k-means directions."""
-    rows = {"units": slice(units), "kmeans": slice(units, None)}
-    populations = {"units": channels, "kmeans": None}
+    """One layer's units and its k-means directions."""
+    populations, layer = {"units": channels, "kmeans": None}, pair.target
+    sizes = f"{layer}/sizes/"
     return [
         FeatureGroup(
             pair=pair,
             kind=kind,
-            features=tuple(features[rows[kind]]),
+            features=tuple(features[rows]),
             population=populations[kind],
-            values=values[:, rows[kind]],
+            values=arrays[layer][:, rows],
+            hidden=arrays[f"{layer}/hidden"],
+            sizes={
+                name.removeprefix(sizes): values[:, rows]
+                for name, values in arrays.items()
+                if name.startswith(sizes)
+            },
+            directions=arrays[f"{layer}/directions/{kind}"],
         )
-        for kind in KINDS
+        for kind, rows in _rows(units).items()
     ]

@@ -19,7 +19,7 @@ from opponent.explain.crops import Tile, photographs, zoom_for
 from opponent.geometry.receptive_field import receptive_field
 from opponent.models.network import Network
 from opponent.paper.uniqueness.assessment import SHARED, Assessment
-from opponent.paper.uniqueness.measure import KINDS, SELECTIONS, FeatureMeasurements
+from opponent.paper.uniqueness.measurements import KINDS, SELECTIONS, FeatureMeasurements
 from opponent.paper.uniqueness.statistics import ranked
 from opponent.plots import (
     SharedRow,

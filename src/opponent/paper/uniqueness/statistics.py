@@ -58,18 +58,35 @@ def interval(
     """
     from scipy.special import stdtrit
 
-    n, m = members.shape
+    n = len(members)
     if n < 2:
         return 1 / n, 1.0
-    _, number, count = np.unique(members, return_inverse=True, return_counts=True)
-    own = (count[number.reshape(n, m)] == 1).sum(1)  # images that leave with the feature
-    without = (len(count) - own) / ((n - 1) * m)
-    variance = (n - 1) / n * float(((without - without.mean()) ** 2).sum())
+    value, variance = uniqueness(members), jackknife_variance(without_each(members))
     if population is not None:
         variance *= max(0.0, 1 - n / population)
-    value = len(count) / members.size
     half = float(stdtrit(n - 1, (1 + confidence) / 2)) * math.sqrt(variance)
     return max(1 / n, value - half), min(1.0, value + half)
+
+
+def without_each(members: Members) -> Float[np.ndarray, " n"]:
+    """U without each of n >= 2 features in turn.
+
+    Args:
+        members: as in `uniqueness`.
+    """
+    n, m = members.shape
+    _, number, count = np.unique(members, return_inverse=True, return_counts=True)
+    own = (count[number.reshape(n, m)] == 1).sum(1)  # images that leave with the feature
+    without: Float[np.ndarray, " n"] = (len(count) - own) / ((n - 1) * m)
+    return without
+
+
+def jackknife_variance(without: Float[np.ndarray, " n"]) -> float:
+    """The variance of an estimate, from the estimates without each of n parts in turn.
+
+    Source: Efron & Stein (1981).
+    """
+    return (len(without) - 1) / len(without) * float(((without - without.mean()) ** 2).sum())
 
 
 def ranked(values: Float[np.ndarray, "images n"], m: int) -> Bool[np.ndarray, " n"]:
