@@ -160,7 +160,7 @@ def contrast(measurements: FeatureMeasurements, m: int) -> Contrasts:
     )
 
 
-Scores = Float[np.ndarray, "images n s"]
+Scores = Float[np.ndarray, "images n _"]
 Norms = Float[np.ndarray, " images"]
 
 
@@ -168,17 +168,13 @@ def _sharing(group: FeatureGroup, m: int) -> Iterator[Contrast]:
     for basis, sizes in group.sizes.items():
         for by in NORMS:
             scores, norms = sizes[..., SIZES.index(by)], group.hidden[:, NORMS.index(by)]
-            n = scores.shape[1]
-            flat = scores.reshape(len(scores), -1)
-            kept = ranked(flat, m).reshape(n, -1).all(1)
-            scores = scores[:, kept]
-            r = _mean_r(scores[:, :, 0], norms)
+            ranks = ranked(scores.reshape(len(scores), -1), m).reshape(scores.shape[1:])
+            scores = scores[:, ranks.all(1)]
+            n, r = scores.shape[1], _mean_r(scores[:, :, 0], norms)
             for given in GIVEN:
+                us = _Repeated.of(scores, norms, given, m, group.population) if n > 1 else None
                 for control in CONTROLS:
-                    estimates = _estimates(
-                        scores[:, :, :1], scores[:, :, group.drawn(control)], norms, given, m,
-                        group.population,
-                    )  # fmt: skip
+                    learnt, other, more = _estimates(us, group.drawn(control), n)
                     yield Contrast(
                         layer=group.pair.target,
                         through=group.pair.through,
@@ -187,60 +183,83 @@ def _sharing(group: FeatureGroup, m: int) -> Iterator[Contrast]:
                         by=by,
                         given=given,
                         control=control,
-                        features=int(kept.sum()),
+                        features=n,
                         top=m,
                         images=len(scores),
-                        learnt=estimates[0],
-                        other=estimates[1],
-                        more=estimates[2],
-                        chance=chance(int(kept.sum()), m, len(scores)) if kept.any() else math.nan,
+                        learnt=learnt,
+                        other=other,
+                        more=more,
+                        chance=chance(n, m, len(scores)) if n else math.nan,
                         hidden_r=r,
                     )
 
 
 def _estimates(
-    learnt: Scores,
-    control: Scores,
-    norms: Norms,
-    given: str,
-    m: int,
-    population: int | None,
+    us: "_Repeated | None", control: slice, n: int
 ) -> tuple[Estimate, Estimate, Estimate]:
     """U of the features, of the controls, and their difference."""
-    n, count = learnt.shape[1], len(learnt)
-    if n < 2:
+    if us is None:
         nothing = Estimate(value=math.nan, low=math.nan, high=math.nan)
         return nothing, nothing, nothing
-    both = np.concatenate([learnt, control], 2)
-    draws = _members(both, norms, given, m)
-    values = np.array([uniqueness(x) for x in draws])
-    by_feature = np.array([without_each(x) for x in draws])
-    # An order in which neighbours in a folder, often of one class, do not leave together.
-    order = np.random.default_rng(0).permutation(count)
-    by_images = []
-    for left_out in np.array_split(order, min(GROUPS, count)):
-        rest = np.delete(np.arange(count), left_out)
-        fewer = max(1, round(m * len(rest) / count))
-        parts = _members(both[rest], norms[rest], given, fewer)
-        by_images.append([uniqueness(x) for x in parts])
-    images = np.array(by_images).T
-    finite = 1.0 if population is None else max(0.0, 1 - n / population)
-    spread = float(values[1:].var(ddof=1)) / len(draws[1:]) if len(draws) > 2 else 0.0
+    within = 1 / n, 1.0
+    return (
+        us.estimate(1, 0, control, within),
+        us.estimate(0, 1, control, within),
+        us.estimate(-1, 1, control, (-1.0, 1.0)),
+    )
 
-    def estimate(weights: tuple[float, float], bounds: tuple[float, float]) -> Estimate:
-        def of(x: Float[np.ndarray, "s ..."]) -> Float[np.ndarray, "..."]:
-            found: Float[np.ndarray, "..."] = weights[0] * x[0] + weights[1] * x[1:].mean(0)
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Repeated:
+    """U of each gradient, the learnt one first: of all, and without each part in turn.
+
+    Args:
+        values: of all features and images.
+        by_feature: without each feature.
+        by_images: without each part of the images.
+        finite: what of the variance over features is left where they are drawn from few.
+    """
+
+    values: Float[np.ndarray, "s 1"]
+    by_feature: Float[np.ndarray, "s n"]
+    by_images: Float[np.ndarray, "s g"]
+    finite: float
+
+    @classmethod
+    def of(
+        cls, scores: Scores, norms: Norms, given: str, m: int, population: int | None
+    ) -> "_Repeated":
+        count, n = scores.shape[:2]
+        members, by_images = _members(scores, norms, given, m), list[list[float]]()
+        # An order in which neighbours in a folder, often of one class, do not leave together.
+        order = np.random.default_rng(0).permutation(count)
+        for left_out in np.array_split(order, min(GROUPS, count)):
+            rest = np.delete(np.arange(count), left_out)
+            fewer = max(1, round(m * len(rest) / count))
+            parts = _members(scores[rest], norms[rest], given, fewer)
+            by_images.append([uniqueness(x) for x in parts])
+        return cls(
+            values=np.array([[uniqueness(x)] for x in members]),
+            by_feature=np.array([without_each(x) for x in members]),
+            by_images=np.array(by_images).T,
+            finite=1.0 if population is None else max(0.0, 1 - n / population),
+        )
+
+    def estimate(
+        self, learnt: int, other: int, control: slice, bounds: tuple[float, float]
+    ) -> Estimate:
+        """learnt * U of the features + other * the mean U of a kind of control."""
+
+        def of(x: Float[np.ndarray, "s _"]) -> Float[np.ndarray, " _"]:
+            found: Float[np.ndarray, " _"] = learnt * x[0] + other * x[control].mean(0)
             return found
 
-        variance = finite * jackknife_variance(of(by_feature)) + jackknife_variance(of(images))
-        return _interval(float(of(values)), variance + weights[1] ** 2 * spread, n, bounds)
-
-    within = (1 / n, 1.0)
-    return (
-        estimate((1.0, 0.0), within),
-        estimate((0.0, 1.0), within),
-        estimate((-1.0, 1.0), (-1.0, 1.0)),
-    )
+        variance = self.finite * jackknife_variance(of(self.by_feature))
+        variance += jackknife_variance(of(self.by_images))
+        draws = self.values[control, 0]
+        if other and len(draws) > 1:
+            variance += float(draws.var(ddof=1)) / len(draws)
+        return _interval(float(of(self.values)[0]), variance, self.by_feature.shape[1], bounds)
 
 
 def _interval(value: float, variance: float, n: int, bounds: tuple[float, float]) -> Estimate:
@@ -273,7 +292,7 @@ def _chooser(norms: Norms, m: int) -> Callable[[Norms], Int[np.ndarray, " m"]]:
     """Choose m images: of each of equal parts of the images by the norm of h, as many."""
     strata = min(STRATA, m)
     parts = np.array_split(np.argsort(norms, kind="stable"), strata)
-    counts = np.diff(np.linspace(0, m, strata + 1).round().astype(int))
+    counts = np.diff(np.linspace(0, m, strata + 1).round().astype(int)).tolist()
 
     def choose(values: Norms) -> Int[np.ndarray, " m"]:
         return np.concatenate(
@@ -331,8 +350,8 @@ def _remaining(group: FeatureGroup) -> Iterator[Remaining]:
 def _share(part: Scores, whole: Scores, population: int | None, n: int) -> Estimate:
     """The sum over images of one over that of the other, mean over features and draws."""
 
-    def shares(rows: Int[np.ndarray, " r"]) -> Float[np.ndarray, "n s"]:
-        found: Float[np.ndarray, "n s"] = part[rows].sum(0) / whole[rows].sum(0)
+    def shares(rows: Int[np.ndarray, " r"]) -> Float[np.ndarray, "n _"]:
+        found: Float[np.ndarray, "n _"] = part[rows].sum(0) / whole[rows].sum(0)
         return found
 
     everything = np.arange(len(part))
