@@ -1,5 +1,6 @@
 """Dictionaries that are learnt: planted directions come out, and interruptions change nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,22 @@ def test_the_loss_is_that_of_the_definition() -> None:
     assert float(loss.detach()) == pytest.approx(total / 5, rel=1e-5)
 
 
-def test_an_interruption_changes_no_byte(tmp_path: Path) -> None:
-    settings = TrainingSettings(latents=8, active=2, steps=60, batch=100)
+def test_random_latents_stay_what_they_are() -> None:
+    learnt = learn_dictionary(pixels(), Coloured(), "1", settings=QUICK)
+    random = learn_dictionary(pixels(), Coloured(), "1", settings=replace(QUICK, random=True))
+    generator = torch.Generator().manual_seed(QUICK.seed)
+    begun = torch.randn(QUICK.latents, 3, generator=generator)
+    begun /= begun.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(random.dictionary.decoder, begun)
+    assert random.dictionary.encoder is not None
+    assert not torch.allclose(random.dictionary.encoder, begun)
+    assert random.left > 2 * learnt.left
+    assert (learnt.dictionary.title, random.dictionary.title) == ("topk 8", "random 8")
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_an_interruption_changes_no_byte(random: bool, tmp_path: Path) -> None:
+    settings = TrainingSettings(latents=8, active=2, steps=60, batch=100, random=random)
     images = Coloured(600)  # three blocks a turn
 
     def stop(what: str, done: int, _total: int) -> None:

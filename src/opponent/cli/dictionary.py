@@ -13,7 +13,7 @@ from opponent.core.text import csv_text
 from opponent.storage.files import to_path, write_text
 
 # What may be learnt.
-KINDS = ("topk", "kmeans", "nmf")
+KINDS = ("topk", "random", "kmeans", "nmf")
 
 
 @app.command(
@@ -29,7 +29,10 @@ def dictionary(
     latents: Annotated[int, typer.Option(min=1, help="How many directions.")] = 4096,
     kind: Annotated[
         str,
-        typer.Option(help="topk (an autoencoder), or to compare with: kmeans, nmf."),
+        typer.Option(
+            help="topk (an autoencoder), or to compare with: random (the same, but its directions "
+            "learn nothing), kmeans, nmf."
+        ),
     ] = "topk",
     active: Annotated[int, typer.Option(min=1, help="How many are on at once, of topk.")] = 32,
     steps: Annotated[int, typer.Option(min=1, help="Steps of learning.")] = 2000,
@@ -49,12 +52,17 @@ def dictionary(
 
     if kind not in KINDS:
         raise ValueError(f"--kind is one of {', '.join(KINDS)}, not {kind!r}")
-    if kind == "topk":
+    if kind in ("topk", "random"):
         from opponent.dictionaries.learnt import TrainingSettings
         from opponent.dictionaries.train import learn_and_save_dictionary
 
         settings = TrainingSettings(
-            latents=latents, active=active, steps=steps, batch=batch, seed=seed
+            latents=latents,
+            active=active,
+            steps=steps,
+            batch=batch,
+            random=kind == "random",
+            seed=seed,
         )
         learnt = learn_and_save_dictionary(network, images, layer, file, settings=settings)
     else:

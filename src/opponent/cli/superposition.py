@@ -1,5 +1,6 @@
 """Commands on superposition: images that features share, and toy models."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +22,7 @@ from opponent.cli.output import new_table, out, plain, print_paths
 
 if TYPE_CHECKING:
     from opponent.paper.uniqueness.assessment import Assessment
+    from opponent.paper.uniqueness.contrasts import Contrasts
     from opponent.paper.uniqueness.measurements import FeatureMeasurements
 
 
@@ -54,6 +56,17 @@ def uniqueness(
     power: Annotated[
         int, typer.Option(help="A k-means direction's activation is dot * cos^POWER.")
     ] = 2,
+    controls: Annotated[
+        int,
+        typer.Option(min=0, help="Draws of permuted and of random gradients to compare with."),
+    ] = 5,
+    dictionary: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--dictionary",
+            help="A dictionary of a layer gone through, to count S in as well; repeatable.",
+        ),
+    ] = None,
     show: Annotated[
         str | None, typer.Option(help="Figure 8b's layer; default: a deep one.")
     ] = None,
@@ -64,9 +77,13 @@ def uniqueness(
 ) -> None:
     """Say how many images features share, layer by layer (the paper's figures 8 and 16).
 
+    Beside it stands how many features share that the network never learnt: with the weights in
+    another order, or at random.
     Interrupted, it goes on where it stopped; with another --top, it measures nothing again.
     """
+    from opponent.dictionaries.dictionary import Dictionary
     from opponent.paper.uniqueness.assessment import assess, sensible_top
+    from opponent.paper.uniqueness.contrasts import contrast
     from opponent.paper.uniqueness.measure import UniquenessSettings, measure_features
     from opponent.paper.uniqueness.results import write_uniqueness
     from opponent.plots.layout import check_suffix
@@ -74,18 +91,26 @@ def uniqueness(
     check_suffix(format)
     network = open_network(model, device)
     settings = UniquenessSettings(
-        features=features, kmeans=kmeans, power=power, batch_size=batch_size, seed=seed
+        features=features,
+        kmeans=kmeans,
+        power=power,
+        controls=controls,
+        batch_size=batch_size,
+        seed=seed,
     )
     measurements = measure_features(
         network,
         images,
         out=folder,
         layers=layers.split(",") if layers else None,
+        dictionaries=[Dictionary.load(file) for file in dictionary or ()],
         settings=settings,
     )
     assessment = assess(measurements, top or sensible_top(len(measurements.images)))
-    paths = write_uniqueness(network, measurements, assessment, show=show, suffix=format)
+    contrasts = contrast(measurements, assessment.table[0].top)
+    paths = write_uniqueness(network, measurements, assessment, contrasts, show=show, suffix=format)
     _print_uniqueness(measurements, assessment)
+    _print_controls(contrasts)
     if measurements.unreadable:
         count = len(measurements.unreadable)
         out.print(f"{count:,} images are left out (with reasons in {paths[0]})")
@@ -125,6 +150,41 @@ def _print_uniqueness(measurements: "FeatureMeasurements", assessment: "Assessme
             f"left out: {count} {kind} of {name}, with one value in all but a few images",
             markup=False,
         )
+
+
+def _print_controls(contrasts: "Contrasts") -> None:
+    rows = [x for x in contrasts.sharing if x.control == "permuted" and x.kind == "units"]
+    if not rows:
+        return
+    table = new_table("layer", "basis", "by", "features", "permuted", "more than permuted", "of h")
+    for row in rows:
+        by = {"alone": "{}", "over h": "{} / {} of h", "matched": "{}, matched"}[row.given]
+        table.add_row(
+            plain(row.layer),
+            plain(row.basis),
+            by.format(row.by.upper(), row.by.upper()),
+            f"{row.learnt.value:.3f}",
+            f"{row.other.value:.3f}",
+            f"{row.more.value:+.3f} ({row.more.low:+.2f} to {row.more.high:+.2f})",
+            f"{row.hidden_r:.2f}" if row.given == "alone" else "",
+        )
+    out.print(table)
+    out.print(
+        "U of units, and of units with their weights in another order; above 0, units share more "
+        "images than these do. 95 % intervals over features, images and draws; of h: mean "
+        "correlation of the norm of S with that of h",
+        style="dim",
+    )
+    if left := [x for x in contrasts.remaining if x.kind == "units"]:
+        table = new_table("layer", "dictionary", "gradient", "tension left", "L1 left", "with rest")
+        for remaining in left:
+            table.add_row(
+                *map(plain, (remaining.layer, remaining.basis, remaining.gradient)),
+                f"{remaining.tension.value:.0%}",
+                f"{remaining.l1.value:.0%}",
+                f"{remaining.l1_with_rest.value:.0%}",
+            )
+        out.print(table)
 
 
 @app.command(

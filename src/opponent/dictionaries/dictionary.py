@@ -22,7 +22,11 @@ from opponent.storage.files import atomic_write
 # How hidden vectors are encoded.
 KINDS = ("topk", "relu", "linear", "nonnegative")
 # By the method that a dictionary's provenance names, what it is called.
-TITLES = {"spherical k-means": "k-means", "non-negative factors": "NMF"}
+TITLES = {
+    "spherical k-means": "k-means",
+    "non-negative factors": "NMF",
+    "random latents": "random",
+}
 # Steps of the projected gradient that finds non-negative codes, and values encoded at once.
 _STEPS, _AT_ONCE = 200, 2**25
 
@@ -120,10 +124,9 @@ class Dictionary:
     @property
     def title(self) -> str:
         """What it is called among others of its layer: 'topk 2048/24', 'k-means 512'."""
-        method, size = self.provenance.get("method"), str(self.latents)
-        if method in TITLES:
-            return f"{TITLES[str(method)]} {size}"
-        return f"{self.kind} {size}" + (f"/{self.active}" if self.active else "")
+        name = TITLES.get(str(self.provenance.get("method")), self.kind)
+        several = self.active is not None and self.active > 1
+        return f"{name} {self.latents}" + (f"/{self.active}" if several else "")
 
     def __repr__(self) -> str:
         kind = f"{self.kind}, {self.active} active" if self.active else self.kind

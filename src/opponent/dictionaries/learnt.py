@@ -19,6 +19,8 @@ class TrainingSettings:
         batch: vectors a step.
         rate: of learning.
         kept_out: share of the images that measure what is left.
+        random: whether the latents stay the random directions that they begin as, and only the
+            encoder and the bias learn: a control, which knows nothing of the layer's features.
         seed: of all random numbers.
     Raises:
         ValueError: a number out of range.
@@ -34,6 +36,7 @@ class TrainingSettings:
     batch: int = 2048
     rate: float = 1e-3
     kept_out: float = 0.1
+    random: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -89,7 +89,8 @@ def learn_dictionary(
     kept_out, taught = split(
         network, chosen, layer, settings.latents, kept_out=settings.kept_out, seed=settings.seed
     )
-    question = question_of(network, chosen, layer, "TopK autoencoder")
+    method = "random latents" if settings.random else "TopK autoencoder"
+    question = question_of(network, chosen, layer, method)
     question |= {"settings": asdict(settings)}
     folder = None if checkpoints is None else CheckpointFolder(checkpoints, question)
     with shown(progress) as report:
@@ -209,7 +210,11 @@ class _Trainer:
         self.parameters = {
             name: x.clone().to(device).requires_grad_() for name, x in parameters.items()
         }
-        self.adam = torch.optim.Adam(self.parameters.values(), lr=self.settings.rate)
+        if self.settings.random:
+            self.parameters["decoder"].requires_grad = False
+        self.adam = torch.optim.Adam(
+            [x for x in self.parameters.values() if x.requires_grad], lr=self.settings.rate
+        )
 
     def _learn(self, batch: Float[Tensor, "m k"]) -> None:
         """One step of Adam, after which the decoder's rows are of length 1."""
@@ -220,8 +225,8 @@ class _Trainer:
             rest, codes, loss = self._loss(batch)
             loss.backward()
         self.adam.step()
+        decoder = self.parameters["decoder"]
         with torch.no_grad():
-            decoder = self.parameters["decoder"]
             decoder /= decoder.norm(dim=1, keepdim=True)
         self.silent = torch.where((codes > 0).any(0), 0.0, self.silent + 1)
         self.step += 1
@@ -278,12 +283,12 @@ class _Trainer:
         self.silent = tensors.pop("silent")
         self._hold({name: x for name, x in tensors.items() if "." not in name})
         assert self.adam is not None
-        state: dict[int, dict[str, Tensor]] = {n: {} for n in range(len(self.parameters))}
+        groups = self.adam.state_dict()["param_groups"]
+        state: dict[int, dict[str, Tensor]] = {n: {} for n in groups[0]["params"]}
         for name, tensor in tensors.items():
             if name.startswith("adam."):
                 _, number, what = name.split(".")
                 state[int(number)][what] = tensor
-        groups = self.adam.state_dict()["param_groups"]
         self.adam.load_state_dict({"state": state, "param_groups": groups})
         self.step, self.block, self.scale = about["step"], about["block"], about["scale"]
         self.curve = [(int(step), float(left)) for step, left in about["curve"]]

@@ -38,6 +38,7 @@ _BY = {
     "activation": ("activation", RED),
     "l1": ("L¹ norm of S", "#0b6b34"),
     "l2": ("L² norm of S", "#6cbf5f"),
+    "permuted": ("L¹, weights permuted", "#b7791f"),
 }
 _KINDS: dict[str, tuple[str, Any]] = {"units": ("units", "-"), "kmeans": ("k-means", (0, (1, 1.2)))}
 _TENSE = "#111111"
@@ -49,7 +50,7 @@ class UniquenessLine:
 
     Args:
         kind: 'units' or 'kmeans'.
-        by: 'activation', 'l1' or 'l2'.
+        by: 'activation', 'l1' or 'l2'; 'permuted' is the L1 norm with permuted weights.
         value, low, high: U and its interval.
         chance: U of images drawn at random.
     """
@@ -123,7 +124,8 @@ def uniqueness_figure(
     # Long names would reach over the figure's edge.
     slant = 45 if longest < 0.6 else 90
     below = longest * np.sin(np.deg2rad(slant)) + 0.15
-    left, side, rows = 0.46, 1.9, 3
+    left, side = 0.46, 1.9
+    rows = 4 if any(line.by == "permuted" for line in lines) else 3
     top = MARGIN + LINE * (3.2 + rows)
     figure = Figure(figsize=(COLUMN, top + side + below + MARGIN))
     add_text(figure, MARGIN, MARGIN, letter, size=LETTER, weight="bold")
@@ -133,6 +135,7 @@ def uniqueness_figure(
     axes = add_axes(figure, Area(left, top, COLUMN - left - MARGIN, side))
     places = np.arange(len(layers))
     drawn = {line.kind: line.chance for line in lines}
+    present = {line.by for line in lines}
     for kind, values in drawn.items():
         axes.plot(places, values, color=FAINT, lw=0.9, ls=_KINDS[kind][1], zorder=1)
     for i, line in enumerate(lines):
@@ -149,7 +152,9 @@ def uniqueness_figure(
     axes.grid(axis="y", color=HAIR, lw=0.4)
     axes.set_axisbelow(True)
     kinds = list(drawn)
-    entries: list[tuple[str, str, Any]] = [(name, colour, "-") for name, colour in _BY.values()]
+    entries: list[tuple[str, str, Any]] = [
+        (name, colour, "-") for by, (name, colour) in _BY.items() if by in present
+    ]
     entries += [(_KINDS[kind][0], INK, _KINDS[kind][1]) for kind in kinds]
     entries.append(("chance", FAINT, "-"))
     across, down = figure.get_size_inches()

@@ -5,6 +5,7 @@ import numpy as np
 from opponent.paper.reproduce.entries import Claim, Entry
 from opponent.paper.reproduce.reproduction import Reproduction
 from opponent.paper.uniqueness.assessment import Assessment, assess, sensible_top
+from opponent.paper.uniqueness.contrasts import contrast
 from opponent.paper.uniqueness.measure import UniquenessSettings, measure_features
 from opponent.paper.uniqueness.results import write_uniqueness
 
@@ -22,8 +23,9 @@ def uniqueness_entries(reproduction: Reproduction) -> list[Entry]:
         progress=reproduction.progress,
     )
     assessment = assess(measurements, sensible_top(len(measurements.images)))
+    contrasts = contrast(measurements, assessment.table[0].top)
     paths = write_uniqueness(
-        reproduction.network, measurements, assessment, progress=reproduction.progress
+        reproduction.network, measurements, assessment, contrasts, progress=reproduction.progress
     )
     pictures = {path.stem.split("-")[0]: path for path in paths}
     row = assessment.table[0]

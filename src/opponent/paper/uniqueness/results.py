@@ -19,6 +19,8 @@ from opponent.explain.crops import Tile, photographs, zoom_for
 from opponent.geometry.receptive_field import receptive_field
 from opponent.models.network import Network
 from opponent.paper.uniqueness.assessment import SHARED, Assessment
+from opponent.paper.uniqueness.contrasts import Contrasts
+from opponent.paper.uniqueness.control_figures import controls_figure, dictionaries_figure, flat
 from opponent.paper.uniqueness.measurements import KINDS, SELECTIONS, FeatureMeasurements
 from opponent.paper.uniqueness.statistics import ranked
 from opponent.plots import (
@@ -46,17 +48,19 @@ def write_uniqueness(
     network: Network,
     measurements: FeatureMeasurements,
     assessment: Assessment,
+    contrasts: Contrasts,
     *,
     show: str | None = None,
     suffix: str = "png",
     progress: Progress | None = None,
 ) -> list[AnyPath]:
-    """Write the results as JSON and as a table, and draw figures 8a, 8b and 16.
+    """Write the results as JSON and as tables, and draw figures 8a, 8b and 16 and the controls.
 
     Args:
         network: the network.
         measurements: as `measure_features` returns them; their folder takes the files.
         assessment: as `assess` returns it.
+        contrasts: as `contrast` returns them.
         show: figure 8b's layer; default: one as deep as the paper's.
         suffix: png, pdf or svg.
         progress: called with what is being done, the steps done and the steps in all.
@@ -73,12 +77,16 @@ def write_uniqueness(
     if shown not in layers:
         raise ValueError(f"{shown!r} was not measured; there are {', '.join(layers)}")
     m, folder = assessment.table[0].top, measurements.folder
-    paths = _write_tables(measurements, assessment, m)
+    paths = _write_tables(measurements, assessment, contrasts, m)
     steps: dict[str, Callable[[], Figure]] = {
-        f"figure8a-m{m}": lambda: _figure8a(assessment, layers),
+        f"figure8a-m{m}": lambda: _figure8a(assessment, contrasts, layers),
         f"figure8b-{file_name(shown)}-m{m}": lambda: _figure8b(network, measurements, shown, m),
         f"figure16-m{m}": lambda: _figure16(network, measurements, assessment, layers),
     }
+    if contrasts.sharing:
+        steps[f"controls-m{m}"] = lambda: controls_figure(contrasts, layers)
+        if contrasts.remaining:
+            steps[f"dictionaries-m{m}"] = lambda: dictionaries_figure(contrasts, layers)
     for number, (name, draw) in enumerate(steps.items()):
         report("drawing", number, len(steps))
         paths.append(folder / f"{name}.{suffix}")
@@ -88,7 +96,7 @@ def write_uniqueness(
 
 
 def _write_tables(
-    measurements: FeatureMeasurements, assessment: Assessment, m: int
+    measurements: FeatureMeasurements, assessment: Assessment, contrasts: Contrasts, m: int
 ) -> list[AnyPath]:
     folder = measurements.folder
     about = {
@@ -107,11 +115,20 @@ def _write_tables(
     }
     rows = [_finite(asdict(row)) for row in assessment.table]
     values = {**about, "table": rows, "shared": [asdict(image) for image in assessment.shared]}
-    paths = [folder / f"uniqueness-m{m}.json", folder / f"uniqueness-m{m}.parquet"]
+    values |= {
+        name: [flat(row) for row in getattr(contrasts, name)]
+        for name in ("sharing", "remaining", "directions")
+    }
+    paths = [folder / f"uniqueness-m{m}.json"]
     write_text(paths[0], json.dumps(values, indent=1) + "\n")
-    table = pa.Table.from_pylist(rows).replace_schema_metadata({"opponent": json.dumps(about)})
-    with atomic_write(paths[1]) as file:
-        pq.write_table(table, file)
+    tables = {"uniqueness": rows, "controls": values["sharing"], "remaining": values["remaining"]}
+    for name, table_rows in tables.items():
+        if table_rows:
+            table = pa.Table.from_pylist(table_rows)
+            table = table.replace_schema_metadata({"opponent": json.dumps(about)})
+            paths.append(folder / f"{name}-m{m}.parquet")
+            with atomic_write(paths[-1]) as file:
+                pq.write_table(table, file)
     return paths
 
 
@@ -120,7 +137,7 @@ def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(x, float) and math.isnan(x) else x for k, x in row.items()}
 
 
-def _figure8a(assessment: Assessment, layers: Sequence[str]) -> Figure:
+def _figure8a(assessment: Assessment, contrasts: Contrasts, layers: Sequence[str]) -> Figure:
     lines = []
     for kind in KINDS:
         for by in SELECTIONS:
@@ -130,10 +147,29 @@ def _figure8a(assessment: Assessment, layers: Sequence[str]) -> Figure:
                 for name in ("value", "low", "high", "chance")
             }
             lines.append(UniquenessLine(kind=kind, by=by, **columns))
+    lines += _permuted_lines(contrasts, layers)
     first, counts = assessment.table[0], sorted({row.features for row in assessment.table})
     n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     about = f"n = {n} features, m = {first.top:,} of N = {first.images:,} images"
     return uniqueness_figure(layers, lines, about=about)
+
+
+def _permuted_lines(contrasts: Contrasts, layers: Sequence[str]) -> list[UniquenessLine]:
+    """U of units by the L1 norm of S, if their weights were in another order."""
+    wanted = "units", "channels", "l1", "alone", "permuted"
+    rows = {
+        x.layer: x
+        for x in contrasts.sharing
+        if (x.kind, x.basis, x.by, x.given, x.control) == wanted
+    }
+    if not rows:
+        return []
+    others = [rows[layer].other for layer in layers]
+    value, low, high = np.array([(x.value, x.low, x.high) for x in others]).T
+    chances = np.array([rows[layer].chance for layer in layers])
+    return [
+        UniquenessLine(kind="units", by="permuted", value=value, low=low, high=high, chance=chances)
+    ]
 
 
 def _figure8b(network: Network, measurements: FeatureMeasurements, layer: str, m: int) -> Figure:
