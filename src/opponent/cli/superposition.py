@@ -153,6 +153,8 @@ def _print_uniqueness(measurements: "FeatureMeasurements", assessment: "Assessme
 
 
 def _print_controls(contrasts: "Contrasts") -> None:
+    from opponent.paper.uniqueness.contrasts import GRADIENTS
+
     rows = [x for x in contrasts.sharing if x.control == "permuted" and x.kind == "units"]
     if not rows:
         return
@@ -175,6 +177,19 @@ def _print_controls(contrasts: "Contrasts") -> None:
         "correlation of the norm of S with that of h",
         style="dim",
     )
+    parallel = {
+        (x.layer, x.gradient): x.squared_cosine for x in contrasts.parallel if x.kind == "units"
+    }
+    if parallel:
+        table = new_table("layer", *GRADIENTS)
+        for layer in dict.fromkeys(x.layer for x in rows):
+            cells = [parallel.get((layer, gradient)) for gradient in GRADIENTS]
+            shown = [
+                "" if x is None else f"{x.value:.3f} ({x.low:.3f} to {x.high:.3f})" for x in cells
+            ]
+            table.add_row(plain(layer), *shown)
+        out.print(table)
+        out.print("mean squared cosine of two units' S in one image", style="dim")
     if left := [x for x in contrasts.remaining if x.kind == "units"]:
         table = new_table("layer", "dictionary", "gradient", "tension left", "L1 left", "with rest")
         for remaining in left:

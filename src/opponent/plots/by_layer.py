@@ -28,7 +28,7 @@ from opponent.plots.layout import (
 
 # In inches: of a panel's height, left of it, above it, and between an entry of the legend's line
 # and its text.
-_TALL, _LEFT, _HEAD, _DASH = 1.25, 0.42, 0.2, 0.26
+_TALL, _LEFT, _HEAD, _DASH = 1.25, 0.46, 0.2, 0.26
 _DASHES: dict[str, Any] = {"solid": "-", "dashed": (0, (4, 1.6)), "dotted": (0, (1, 1.4))}
 
 
@@ -57,7 +57,7 @@ class LayerPanel:
 
     Args:
         title: above it.
-        ylabel: beside it.
+        ylabel: beside the first panel of a row; what all of the row show.
         lines: what it shows.
         bounds: lowest and highest value of the axis; None for those of the lines.
         level: a value that is marked by a line; None for none.
@@ -108,8 +108,12 @@ def by_layer_figure(
         for c, panel in enumerate(row):
             area = Area(c * width + _LEFT, top + r * pitch + _HEAD, width - _LEFT - 0.08, _TALL)
             letter = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[r * across + c]
-            add_text(figure, area.left - 0.34, area.top - _HEAD, letter, size=LETTER, weight="bold")
-            add_text(figure, area.left, area.top - _HEAD + 0.02, panel.title, size=SMALL)
+            add_text(
+                figure, c * width + MARGIN, area.top - _HEAD, letter, size=LETTER, weight="bold"
+            )
+            room = width - MARGIN - 0.2
+            title = fit_text(panel.title, room, SMALL, "normal")
+            add_text(figure, c * width + MARGIN + 0.17, area.top - _HEAD + 0.02, title, size=SMALL)
             axes = add_axes(figure, area)
             _draw(axes, panel, len(layers))
             last = r == len(rows) - 1
@@ -117,7 +121,8 @@ def by_layer_figure(
                 range(len(layers)), shown if last else [""] * len(layers), rotation=45, ha="right",
                 va="top", rotation_mode="anchor",
             )  # fmt: skip
-            axes.set_ylabel(panel.ylabel)
+            if c == 0:
+                axes.set_ylabel(panel.ylabel)
     return figure
 
 
@@ -132,6 +137,8 @@ def _draw(axes: Axes, panel: LayerPanel, count: int) -> None:
             axes.vlines(x, line.low, line.high, color=line.colour, lw=0.8, alpha=0.6, zorder=2)
             axes.plot(x, line.value, ".", color=line.colour, ms=4, zorder=4)
         dashes = _DASHES[line.dashes]
+        if line.low is None and count == 1:
+            axes.axhline(line.value[0], color=line.colour, lw=1.1, ls=dashes, zorder=3)
         axes.plot(x, line.value, color=line.colour, lw=1.1, ls=dashes, zorder=3)
     axes.set_xlim(-0.5, count - 0.5)
     if panel.bounds is not None:

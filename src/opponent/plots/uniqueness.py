@@ -137,7 +137,17 @@ def uniqueness_figure(
     drawn = {line.kind: line.chance for line in lines}
     present = {line.by for line in lines}
     for kind, values in drawn.items():
-        axes.plot(places, values, color=FAINT, lw=0.9, ls=_KINDS[kind][1], zorder=1)
+        # A line needs two layers; of one, chance is a level.
+        several = len(layers) > 1
+        ends = places if several else [-0.5, 0.5]
+        axes.plot(
+            ends,
+            values if several else values.repeat(2),
+            color=FAINT,
+            lw=0.9,
+            ls=_KINDS[kind][1],
+            zorder=1,
+        )
     for i, line in enumerate(lines):
         # Side by side, since intervals of equal values would hide each other.
         x = places + 0.07 * (i - (len(lines) - 1) / 2)

@@ -30,7 +30,7 @@ def measurements_of(
             values=x.astype(np.float32),
             hidden=np.zeros((len(x), 2), np.float32),
             sizes={},
-            directions=np.zeros((len(x), 1), np.float32),
+            parallel=np.zeros((*x.shape[:2], 1), np.float32),
         )
         for kind, x in values.items()
     ]

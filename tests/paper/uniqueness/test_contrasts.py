@@ -30,7 +30,7 @@ def measurements_of(
         values=np.zeros((n, features, 4), np.float32),
         hidden=hidden.astype(np.float32),
         sizes={name: x.astype(np.float32) for name, x in sizes.items()},
-        directions=np.linspace(1, 2, n * sets).reshape(n, sets).astype(np.float32),
+        parallel=np.random.default_rng(1).random((n, features, sets)).astype(np.float32),
     )
     images = tuple(f"image{i}" for i in range(n))
     return FeatureMeasurements(
@@ -154,14 +154,15 @@ def test_what_remains_in_a_dictionary_by_hand() -> None:
     assert (learnt.l1.low, learnt.l1.high) == (0.5, 0.5)
 
 
-def test_directions_are_means_over_images_and_draws() -> None:
+def test_parallel_is_the_mean_over_pairs_images_and_draws() -> None:
     measurements = made(shared=0, by_norm=0)
     [group] = measurements.groups
-    learnt, permuted, random = contrast(measurements, 10).directions
-    assert learnt.count.value == pytest.approx(group.directions[:, 0].mean())
-    assert permuted.count.value == pytest.approx(group.directions[:, 1:4].mean())
-    assert random.count.value == pytest.approx(group.directions[:, 4:].mean())
-    assert learnt.count.low < learnt.count.value < learnt.count.high
+    learnt, permuted, random = (x.squared_cosine for x in contrast(measurements, 10).parallel)
+    others = FEATURES - 1
+    assert learnt.value == pytest.approx(group.parallel[:, :, 0].mean() / others)
+    assert permuted.value == pytest.approx(group.parallel[:, :, 1:4].mean() / others)
+    assert random.value == pytest.approx(group.parallel[:, :, 4:].mean() / others)
+    assert learnt.low < learnt.value < learnt.high
 
 
 def test_dead_features_do_not_count() -> None:
@@ -177,4 +178,4 @@ def test_dead_features_do_not_count() -> None:
 def test_without_controls_nothing_is_compared() -> None:
     sizes = sizes_of(np.random.default_rng(0).random((IMAGES, 3, 1)))
     found = contrast(measurements_of({"channels": sizes}, np.ones((IMAGES, 2))), 5)
-    assert found.sharing == found.directions == found.remaining == ()
+    assert found.sharing == found.parallel == found.remaining == ()

@@ -14,7 +14,7 @@ from opponent.paper.uniqueness.controls import (
     Codes,
     Controls,
     channel_sizes,
-    directions_of,
+    parallel,
 )
 from opponent.paper.uniqueness.measure import choose_layers
 
@@ -101,7 +101,8 @@ def by_hand(gradient: np.ndarray, hidden: np.ndarray, dictionary: Dictionary | N
             left = h - bias - sum(z * row for row, z in zip(rows, heard, strict=True))
             rest += sum(abs(g[k] * left[k]) for k in range(channels))
     above, below = sum(t for t in terms if t > 0), -sum(t for t in terms if t < 0)
-    return [above + below, sum(t * t for t in terms) ** 0.5, min(above, below), rest]
+    sizes = [above + below, sum(t * t for t in terms) ** 0.5, min(above, below), rest]
+    return sizes[:3] if dictionary is None else sizes
 
 
 def test_sizes_are_those_of_each_term(small: Network) -> None:
@@ -115,7 +116,7 @@ def test_sizes_are_those_of_each_term(small: Network) -> None:
     }
     bases["channels"] = (None, channel_sizes(gradients, hidden))
     for dictionary, found in bases.values():
-        assert found.shape == (3, 1 + 2 * DRAWS, len(SIZES))
+        assert found.shape == (3, 1 + 2 * DRAWS, len(SIZES) - (dictionary is None))
         for image in range(3):
             for s in range(1 + 2 * DRAWS):
                 want = by_hand(
@@ -124,16 +125,24 @@ def test_sizes_are_those_of_each_term(small: Network) -> None:
                 assert found[image, s].tolist() == pytest.approx(want, rel=1e-4, abs=1e-5)
 
 
-def test_directions_by_hand() -> None:
-    one, two = torch.tensor([1.0, 0, 0]), torch.tensor([0, 2.0, 0])
-    none, third = torch.zeros(3), torch.tensor([3.0, 0, 0])
-    cases = {3.0: (one, two, torch.tensor([0, 0, 5.0])), 1.0: (one, -third, third), 2.0: (one, two)}
-    for count, vectors in cases.items():
-        assert directions_of([x.view(1, 1, 3) for x in vectors]).item() == pytest.approx(count)
-    # Two parallel ones and one at a right angle: 3^2 / (3 + 2). What is zero does not count.
-    vectors = [x.view(1, 1, 3) for x in (one, third, two, none)]
-    assert directions_of(vectors).item() == pytest.approx(9 / 5)
-    assert directions_of([none.view(1, 1, 3)]).item() == 0
+def test_parallel_by_hand() -> None:
+    one, two, none = torch.tensor([1.0, 0, 0]), torch.tensor([0, 2.0, 0]), torch.zeros(3)
+    slanted = torch.tensor([3.0, 3.0, 0])
+    found = parallel([x.view(1, 1, 3) for x in (one, -5 * one, two, slanted, none)])
+    assert found.flatten().tolist() == pytest.approx([1.5, 1.5, 0.5, 1.5, 0])
+
+
+def test_parallel_is_that_of_each_pair() -> None:
+    vectors = torch.randn(4, 2, 3, 5, generator=torch.Generator().manual_seed(0))  # f n s k
+    found = parallel(list(vectors))
+    for image in range(2):
+        for s in range(3):
+            for f in range(4):
+                want = 0.0
+                for other in set(range(4)) - {f}:
+                    a, b = vectors[f, image, s].double(), vectors[other, image, s].double()
+                    want += float((a @ b) ** 2 / (a @ a) / (b @ b))
+                assert found[image, f, s].item() == pytest.approx(want, rel=1e-5)
 
 
 def test_a_batch_gives_all_arrays(small: Network) -> None:
@@ -146,11 +155,11 @@ def test_a_batch_gives_all_arrays(small: Network) -> None:
         "third/sizes/channels",
         "third/sizes/topk",
         "third/sizes/linear",
-        "third/directions/all",
+        "third/parallel/all",
     }
     _, plus, minus, l2 = np.moveaxis(arrays["third"], 2, 0)
     learnt = arrays["third/sizes/channels"][:, :, 0]
-    want = np.stack([plus + minus, l2, np.minimum(plus, minus), np.zeros_like(l2)], 2)
+    want = np.stack([plus + minus, l2, np.minimum(plus, minus)], 2)
     assert learnt == pytest.approx(want, rel=1e-4, abs=1e-6)
     hidden = small.activations(inputs, pair.through)[pair.through]
     assert plan.crop.window is not None
@@ -171,4 +180,4 @@ def test_no_controls_are_no_controls(small: Network) -> None:
         kinds={"all": slice(None)},
     )
     arrays = measure_batch(small, inputs_for(small), {pair: bare})
-    assert arrays["third/sizes/channels"].shape == (4, 3, 1, 4)
+    assert arrays["third/sizes/channels"].shape == (4, 3, 1, 3)

@@ -20,8 +20,8 @@ from opponent.paper.uniqueness.controls import (
     Codes,
     Controls,
     channel_sizes,
-    directions_of,
     images_at_once,
+    parallel,
 )
 
 # The basis that needs no dictionary.
@@ -74,8 +74,8 @@ def measure_batch(
     Returns:
         Of each layer, in units of the activation: by 'LAYER' (n f 4) activation, E+, E- and the L2
         norm of S; by 'LAYER/hidden' (n 2) the L1 and the L2 norm of h in the window; by
-        'LAYER/sizes/BASIS' (n f s 4) what `SIZES` names, of each feature's own gradient and its
-        controls; by 'LAYER/directions/KIND' (n s) what `directions_of` says.
+        'LAYER/sizes/BASIS' (n f s 3, or 4) what `SIZES` names, of each feature's own gradient and
+        its controls; by 'LAYER/parallel/KIND' (n f s) what `parallel` says.
     Source: paper, eqs. 1 and 2, appendix H (the central position); the controls are ours.
     """
     crops = {pair: plan.crop for pair, plan in plans.items()}
@@ -139,7 +139,7 @@ def _measure_layer(
     arrays = {"": torch.stack(columns, 1), "/hidden": _hidden(hidden)}
     arrays |= {f"/sizes/{name}": torch.stack(values, 1) for name, values in sizes.items()}
     for kind, which in plan.kinds.items():
-        arrays[f"/directions/{kind}"] = directions_of(summed[which])
+        arrays[f"/parallel/{kind}"] = parallel(summed[which])
     return arrays
 
 

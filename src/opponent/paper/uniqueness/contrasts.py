@@ -103,14 +103,14 @@ class Remaining:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Directions:
-    """How many directions the features' S have in one image, mean over images.
+class Parallel:
+    """The mean squared cosine of two features' S in one image: 0 at right angles, 1 parallel.
 
     Args:
         layer, through, kind: as above.
         gradient: 'learnt', or the control.
-        features: how many there could be.
-        count: how many there are; the interval is over images and draws.
+        features: how many there are.
+        squared_cosine: the mean over images and pairs of features.
     """
 
     layer: str
@@ -118,7 +118,7 @@ class Directions:
     kind: str
     gradient: str
     features: int
-    count: Estimate
+    squared_cosine: Estimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,12 +128,12 @@ class Contrasts:
     Args:
         sharing: of U, for each layer, kind, basis, norm, way and control.
         remaining: what dictionaries leave.
-        directions: how many directions S has.
+        parallel: how far the features' S are parallel.
     """
 
     sharing: tuple[Contrast, ...]
     remaining: tuple[Remaining, ...]
-    directions: tuple[Directions, ...]
+    parallel: tuple[Parallel, ...]
 
 
 def contrast(measurements: FeatureMeasurements, m: int) -> Contrasts:
@@ -149,15 +149,13 @@ def contrast(measurements: FeatureMeasurements, m: int) -> Contrasts:
     Returns:
         The comparisons; none where no controls were drawn.
     """
-    sharing, remaining, directions = list[Contrast](), list[Remaining](), list[Directions]()
+    sharing, remaining, parallel = list[Contrast](), list[Remaining](), list[Parallel]()
     for group in measurements.groups:
         if group.draws:
             sharing += _sharing(group, m)
-            directions += _directions(group)
+            parallel += _parallel(group)
         remaining += _remaining(group)
-    return Contrasts(
-        sharing=tuple(sharing), remaining=tuple(remaining), directions=tuple(directions)
-    )
+    return Contrasts(sharing=tuple(sharing), remaining=tuple(remaining), parallel=tuple(parallel))
 
 
 Scores = Float[np.ndarray, "images n _"]
@@ -368,20 +366,30 @@ def _share(part: Scores, whole: Scores, population: int | None, n: int) -> Estim
     return _interval(float(values.mean()), variance, n, (0.0, math.inf))
 
 
-def _directions(group: FeatureGroup) -> Iterator[Directions]:
+def _parallel(group: FeatureGroup) -> Iterator[Parallel]:
+    sums = group.parallel.astype(np.float64)
+    alive = (sums.mean(0) > 0).all(1)
+    n = int(alive.sum())
+    if n < 3:
+        return
+    finite = 1.0 if group.population is None else max(0.0, 1 - n / group.population)
+    groups = np.array_split(np.random.default_rng(0).permutation(len(sums)), min(GROUPS, len(sums)))
     for gradient in GRADIENTS:
         which = slice(0, 1) if gradient == "learnt" else group.drawn(gradient)
-        counts = group.directions[:, which].astype(np.float64)
-        images, draws = counts.mean(1), counts.mean(0)
-        variance = float(images.var(ddof=1)) / len(images) if len(images) > 1 else 0.0
+        of_gradient = sums[:, alive, which]
+        draws = of_gradient.sum(1).mean(0) / (n * (n - 1))
+        of_feature = of_gradient.mean((0, 2))
+        # Without a feature, its cosines with the others leave twice.
+        without = (of_feature.sum() - 2 * of_feature) / ((n - 1) * (n - 2))
+        images = np.array([np.delete(of_gradient, x, 0).mean() / (n - 1) for x in groups])
+        variance = finite * jackknife_variance(without) + jackknife_variance(images)
         if len(draws) > 1:
             variance += float(draws.var(ddof=1)) / len(draws)
-        n = len(group.features)
-        yield Directions(
+        yield Parallel(
             layer=group.pair.target,
             through=group.pair.through,
             kind=group.kind,
             gradient=gradient,
             features=n,
-            count=_interval(float(counts.mean()), variance, max(2, len(images)), (0.0, float(n))),
+            squared_cosine=_interval(float(draws.mean()), variance, n, (0.0, 1.0)),
         )

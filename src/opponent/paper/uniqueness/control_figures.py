@@ -15,14 +15,19 @@ from opponent.paper.uniqueness.contrasts import (
     Contrast,
     Contrasts,
     Estimate,
+    Parallel,
     Remaining,
 )
 from opponent.plots.by_layer import LayerLine, LayerPanel, by_layer_figure
 from opponent.plots.layout import FAINT, INK
 
 _L = {"l1": "L¹", "l2": "L²"}
-_TITLES = {"alone": "norm of S", "over h": "norm of S over norm of h", "matched": "matched by h"}
-_KINDS = {"units": "units", "kmeans": "k-means features"}
+_TITLES = {
+    "alone": "{} of S",
+    "over h": "{0} of S over {0} of h",
+    "matched": "{} of S, matched by h",
+}
+_KINDS = {"units": "units", "kmeans": "k-means"}
 _LEARNT, _CONTROLS = "#0b6b34", {"permuted": "#b7791f", "random": "#5b3fa0"}
 # Colours of bases: that of channels, then of dictionaries in order.
 _BASES = (INK, "#0b6b34", "#0f8b8d", "#b7791f", "#b03a2e", "#5b3fa0", "#7a4b2a")
@@ -65,21 +70,59 @@ def controls_figure(contrasts: Contrasts, layers: Sequence[str]) -> Figure:
                 ]
                 panels.append(
                     LayerPanel(
-                        title=f"{name}, {_L[by]} {_TITLES[given]}",
+                        title=f"{name}: {_TITLES[given].format(_L[by])}",
                         ylabel="uniqueness U",
                         lines=_control_lines(of_panel, layers),
                         bounds=(0.0, 1.02),
                     )
                 )
             rows.append(panels)
+    rows.append([*_parallel_panels(contrasts.parallel, layers), _r_panel(contrasts, layers)])
     first = contrasts.sharing[0]
     about = (
-        f"U of the top m = {first.top:,} of N = {first.images:,} images, of features and of their "
-        "controls: the same h, and each feature's gradient with the channels in another order, or "
-        "random directions of its length. Matched: as many images of each part of them by the norm "
-        "of h. Bars: 95 % intervals over features, images and draws."
+        f"U of the top m = {first.top:,} of N = {first.images:,} images, of features and of "
+        "their controls: the same h, and each feature's gradient with the channels in another order, "
+        "or random directions of its length. Matched: as many images of each part of them by the "
+        "norm of h. Last row: mean squared cosine of two features' S in one image, and correlation "
+        "of the norm of S with that of h. Bars: 95 % intervals over features, images and draws."
     )
     return by_layer_figure(layers, rows, about=about)
+
+
+def _parallel_panels(rows: Sequence[Parallel], layers: Sequence[str]) -> list[LayerPanel]:
+    """How far the S of two features are parallel, of either kind."""
+    panels = []
+    for kind, name in _KINDS.items():
+        lines = [
+            _line(
+                gradient if gradient in _CONTROLS else "features",
+                _CONTROLS.get(gradient, _LEARNT),
+                "dashed" if gradient in _CONTROLS else "solid",
+                [x for x in rows if (x.kind, x.gradient) == (kind, gradient)],
+                layers,
+                lambda x: x.squared_cosine,
+            )
+            for gradient in GRADIENTS
+        ]
+        panels.append(_panel(f"{name}: S parallel to S", "squared cosine", lines))
+    return panels
+
+
+def _r_panel(contrasts: Contrasts, layers: Sequence[str]) -> LayerPanel:
+    """The correlation of the norm of S with that of h."""
+    lines = []
+    for kind, name in _KINDS.items():
+        for by, colour in zip(NORMS, (INK, FAINT), strict=True):
+            found = {
+                x.layer: x.hidden_r
+                for x in contrasts.sharing
+                if (x.kind, x.by, x.basis) == (kind, by, "channels")
+            }
+            value = np.array([found.get(layer, math.nan) for layer in layers])
+            dashes = "solid" if kind == "units" else "dotted"
+            label = f"r, {_L[by]}, {name}"
+            lines.append(LayerLine(name=label, colour=colour, dashes=dashes, value=value))
+    return _panel("r of norms of S and h", "r", lines, (0.0, 1.02))
 
 
 def _control_lines(rows: Sequence[Contrast], layers: Sequence[str]) -> list[LayerLine]:

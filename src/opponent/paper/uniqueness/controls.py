@@ -28,7 +28,7 @@ from opponent.models.network import Network
 
 # Of each feature: its own gradient, and the controls, of which there are several draws each.
 CONTROLS = ("permuted", "random")
-# What is measured of S in a basis: in channels the rest is 0.
+# What is measured of S in a basis; the rest in a dictionary alone.
 SIZES = ("l1", "l2", "tension", "rest")
 # Values that are held at once: 256 MB in single precision.
 _AT_ONCE = 2**26
@@ -142,15 +142,14 @@ class Codes:
 
 def channel_sizes(
     gradients: Float[Tensor, "n s k h w"], hidden: Float[Tensor, "n k h w"]
-) -> Float[Tensor, "n s 4"]:
-    """The sizes of S over channels, as `SIZES` names them.
+) -> Float[Tensor, "n s 3"]:
+    """The sizes of S over channels, as `SIZES` names them, without a rest.
 
     Args:
         gradients: as `Controls.gradients` gives them.
         hidden: the through layer's output, in the window.
     """
-    sizes = _sizes((gradients * hidden[:, None]).flatten(2))
-    return torch.cat([sizes, torch.zeros_like(sizes[:, :, :1])], 2)
+    return _sizes((gradients * hidden[:, None]).flatten(2))
 
 
 def _sizes(attribution: Float[Tensor, "n s x"]) -> Float[Tensor, "n s 3"]:
@@ -161,26 +160,24 @@ def _sizes(attribution: Float[Tensor, "n s x"]) -> Float[Tensor, "n s 3"]:
     return torch.stack([above + below, norm, torch.minimum(above, below)], 2)
 
 
-def directions_of(
+def parallel(
     attributions: Sequence[Float[Tensor, "n s k"]],
-) -> Float[Tensor, "n s"]:
-    """How many different directions features' S have in one image: 1 to the number of features.
+) -> Float[Tensor, "n f s"]:
+    """How far each feature's S points where the others' do, or the opposite way, in one image.
 
-    With the matrix C of the cosines of all features' S, summed over space, it is
-    trace(C)^2 / sum of the squares of C: 1 where all S are parallel, or opposite to each other, and
-    their number where all are at right angles. Features with S = 0 do not count. How large any S is
-    plays no role.
+    How large any S is plays no role, so that images that drive the whole layer hard do not either.
 
     Args:
         attributions: of each feature S summed over space, of its own gradient and the controls.
+    Returns:
+        The sum over all other features of the squared cosine of both S; 0 where S = 0.
     """
     vectors = torch.stack(list(attributions), 2)  # n s f k
     length = vectors.norm(dim=3, keepdim=True)
     unit = torch.where(length > 0, vectors / length, 0)
-    cosines = unit @ unit.transpose(2, 3)
-    trace = cosines.diagonal(dim1=2, dim2=3).sum(2)
-    squares = cosines.square().sum((2, 3))
-    return torch.where(squares > 0, trace.square() / squares, 0)
+    squares = (unit @ unit.transpose(2, 3)).square()
+    own = squares.diagonal(dim1=2, dim2=3)
+    return (squares.sum(3) - own).movedim(2, 1)
 
 
 def images_at_once(controls: Controls, dictionaries: Sequence[Dictionary]) -> int:

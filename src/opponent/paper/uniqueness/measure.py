@@ -313,7 +313,7 @@ def _groups(
                 for name, values in arrays.items()
                 if name.startswith(sizes)
             },
-            directions=arrays[f"{layer}/directions/{kind}"],
+            parallel=arrays[f"{layer}/parallel/{kind}"],
         )
         for kind, rows in _rows(units).items()
     ]

@@ -34,7 +34,8 @@ class FeatureGroup:
         hidden: L1 and L2 norm of h in the window that decides the features.
         sizes: by basis, 'channels' or a dictionary, what `controls.SIZES` names, of each feature's
             own gradient, then of the permuted and then of the random ones.
-        directions: how many directions the features' S have, of the same.
+        parallel: how far each feature's S points where the others' do, as `controls.parallel` says,
+            of the same.
     """
 
     pair: LayerPair
@@ -43,13 +44,13 @@ class FeatureGroup:
     population: int | None
     values: Float[np.ndarray, "images n 4"]
     hidden: Float[np.ndarray, "images 2"]
-    sizes: Mapping[str, Float[np.ndarray, "images n s 4"]]
-    directions: Float[np.ndarray, "images s"]
+    sizes: Mapping[str, Float[np.ndarray, "images n s _"]]
+    parallel: Float[np.ndarray, "images n s"]
 
     @property
     def draws(self) -> int:
         """How many controls there are of each kind."""
-        return int(self.directions.shape[1] - 1) // len(CONTROLS)
+        return int(self.parallel.shape[2] - 1) // len(CONTROLS)
 
     def drawn(self, control: str) -> slice:
         """Where a kind of control, 'permuted' or 'random', lies among all sets."""

@@ -117,7 +117,7 @@ def _write_tables(
     values = {**about, "table": rows, "shared": [asdict(image) for image in assessment.shared]}
     values |= {
         name: [flat(row) for row in getattr(contrasts, name)]
-        for name in ("sharing", "remaining", "directions")
+        for name in ("sharing", "remaining", "parallel")
     }
     paths = [folder / f"uniqueness-m{m}.json"]
     write_text(paths[0], json.dumps(values, indent=1) + "\n")
