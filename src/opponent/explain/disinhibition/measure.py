@@ -243,9 +243,9 @@ def _check_numbers(available: int, **numbers: int) -> None:
 def _check_logits(network: Network, features: Sequence[Feature]) -> None:
     """Labels are for logits alone: what is largest there is the network's answer."""
     layer = features[0].layer
-    if network.layer(layer).shape != network.layer(LOGITS).shape or any(
-        feature.unit is None for feature in features
-    ):
+    output = network.map_shape(LOGITS)
+    units = all(feature.unit is not None for feature in features)
+    if output[1:] != (1, 1) or network.map_shape(layer) != output or not units:
         raise ValueError(
             f"labels are for units of the network's output, such as {LOGITS}:0, and "
             f"{features[0].label} is none"

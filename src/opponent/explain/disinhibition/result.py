@@ -1,6 +1,6 @@
 """What a feature does without its inhibition, over many images: numbers, tables and facts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -11,21 +11,23 @@ from jaxtyping import Bool, Float
 
 from opponent.core.feature import Feature
 from opponent.explain.disinhibition.ablation import Ablation
+from opponent.explain.disinhibition.cells import (
+    Cell,
+    agreement,
+    cells_of,
+    for_json,
+    mean_of,
+    over_draws,
+    percent_of,
+    repeated,
+    share_of,
+)
 from opponent.explain.disinhibition.classes import Classes
 from opponent.explain.disinhibition.groups import own_images, tense_images, thresholds
-from opponent.explain.disinhibition.statistics import (
-    Estimate,
-    auc_each,
-    auc_of_groups,
-    spearman_each,
-    wilson,
-)
-from opponent.storage.columns import pearson
+from opponent.explain.disinhibition.statistics import auc_each, auc_of_groups, spearman_each
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-_Cell = str | float | int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -156,13 +158,13 @@ class Disinhibited:
             "silent": f <= 0,
         }
 
-    def rates(self) -> list[dict[str, _Cell]]:
+    def rates(self) -> list[dict[str, Cell]]:
         """How often each feature fires: by way, group of images and threshold.
 
         Of sets at random the mean over the draws, between the lowest and the highest draw; of all
         else the share of images with its interval of 95 %.
         """
-        rows = list[dict[str, _Cell]]()
+        rows = list[dict[str, Cell]]()
         for number, feature in enumerate(self.features):
             levels = {"zero": 0.0, "strong": float(self.threshold[number])}
             for name in self.names:
@@ -170,7 +172,7 @@ class Disinhibited:
                     for level, value in levels.items():
                         before = self.activation[where, number] > value
                         after = self.exact[where, number][:, self.draws(name)] > value
-                        share = _share(after)
+                        share = share_of(after)
                         rows.append(
                             {
                                 "feature": feature.label,
@@ -180,18 +182,18 @@ class Disinhibited:
                                 "threshold": value,
                                 "images": int(where.sum()),
                                 "before": float(before.mean()) if len(before) else float("nan"),
-                                **_cells("after", share),
+                                **cells_of("after", share),
                             }
                         )
         return rows
 
-    def summary(self) -> list[dict[str, _Cell]]:
+    def summary(self) -> list[dict[str, Cell]]:
         """By feature and way: own images against tense ones, and the linear estimate's agreement.
 
         `auc` is how often f of an own image is over that of a tense one; r and difference compare
         the linear estimate with what the network gives, over all images.
         """
-        rows = list[dict[str, _Cell]]()
+        rows = list[dict[str, Cell]]()
         for number, feature in enumerate(self.features):
             groups = self.groups(number)
             own, tense, f = groups["own"], groups["tense"], self.activation[:, number]
@@ -206,14 +208,12 @@ class Disinhibited:
                         "ablation": name,
                         "draws": len(places),
                         "members": -1 if members is None else len(members),
-                        **_cells("auc_before", auc_of_groups(f[own], f[tense], 0)),
-                        **_cells("auc", _over_draws(areas)),
+                        **cells_of("auc_before", auc_of_groups(f[own], f[tense], 0)),
+                        **cells_of("auc", over_draws(areas)),
                         "change": float((after - f[:, None]).mean()),
-                        "change_tense": _mean((after - f[:, None])[tense]),
-                        "change_own": _mean((after - f[:, None])[own]),
-                        "r": float(
-                            np.mean([pearson(*x) for x in zip(linear.T, after.T, strict=True)])
-                        ),
+                        "change_tense": mean_of((after - f[:, None])[tense]),
+                        "change_own": mean_of((after - f[:, None])[own]),
+                        "r": agreement(linear, after),
                         "difference": float((linear - after).mean()),
                         "difference_abs": float(np.abs(linear - after).mean()),
                         "sd": float(f.astype(np.float64).std()),
@@ -237,14 +237,14 @@ class Disinhibited:
         latent = self.latent_tension
         return found if latent is None else {**found, "latent_tension": latent[:, number]}
 
-    def predictors(self) -> list[dict[str, _Cell]]:
+    def predictors(self) -> list[dict[str, Cell]]:
         """What tells which silent images fire without inhibition, by feature, way and predictor.
 
         Spearman's correlation with f' among the images with f <= 0; the same with the ranks of the
         norm of h and of f taken out; the area under the ROC curve for f' > 0 and for f' over the
         strong threshold, and how far it is over that of the norm of h. With intervals over images.
         """
-        rows = list[dict[str, _Cell]]()
+        rows = list[dict[str, Cell]]()
         for number, feature in enumerate(self.features):
             silent = self.activation[:, number] <= 0
             scores = {name: x[silent] for name, x in self.scores(number).items()}
@@ -264,16 +264,16 @@ class Disinhibited:
                     measures[f"auc_{level}"] = auc_each(scores, fires, 0)
                     measures[f"ahead_{level}"] = auc_each(scores, fires, 0, beside="hidden")
                 for score in scores:
-                    row: dict[str, _Cell] = {"feature": feature.label, "ablation": name}
+                    row: dict[str, Cell] = {"feature": feature.label, "ablation": name}
                     row |= {"predictor": score, "silent": int(silent.sum()), **counts}
                     for measure, estimates in measures.items():
-                        row |= _cells(measure, estimates[score])
+                        row |= cells_of(measure, estimates[score])
                     rows.append(row)
         return rows
 
-    def accuracy(self) -> list[dict[str, _Cell]]:
+    def accuracy(self) -> list[dict[str, Cell]]:
         """Shares of images that are taken for what they are, by way; none without labels."""
-        rows = list[dict[str, _Cell]]()
+        rows = list[dict[str, Cell]]()
         for name, tables in self._by_draw("accuracy"):
             for same in zip(*tables, strict=True):
                 shares = [float(x["after"]) for x in same]
@@ -281,7 +281,7 @@ class Disinhibited:
                 rows.append(row | {"after_low": min(shares), "after_high": max(shares)})
         return rows
 
-    def confusions(self) -> list[dict[str, _Cell]]:
+    def confusions(self) -> list[dict[str, Cell]]:
         """Which images are newly taken for a chosen class, by way; none without labels.
 
         Of sets at random the first draw.
@@ -292,7 +292,7 @@ class Disinhibited:
             for row in tables[0]
         ]
 
-    def _by_draw(self, what: str) -> list[tuple[str, list[list[dict[str, _Cell]]]]]:
+    def _by_draw(self, what: str) -> list[tuple[str, list[list[dict[str, Cell]]]]]:
         if self.classes is None:
             return []
         measure = getattr(self.classes, what)
@@ -316,9 +316,9 @@ class Disinhibited:
         long = {"exact": self.exact, "linear": self.linear, "below": self.below}
         labels = [feature.label for feature in self.features]
         columns: dict[str, pa.Array] = {
-            "image": _repeated(list(self.images), np.arange(n).repeat(f * a)),
-            "feature": _repeated(labels, np.tile(np.arange(f).repeat(a), n)),
-            "ablation": _repeated([x.name for x in self.ablations], np.tile(np.arange(a), n * f)),
+            "image": repeated(list(self.images), np.arange(n).repeat(f * a)),
+            "feature": repeated(labels, np.tile(np.arange(f).repeat(a), n)),
+            "ablation": repeated([x.name for x in self.ablations], np.tile(np.arange(a), n * f)),
             "draw": np.tile([x.draw for x in self.ablations], n * f),
         }
         columns |= {k: x.reshape(-1).repeat(a) for k, x in wide.items() if x is not None}
@@ -339,8 +339,8 @@ class Disinhibited:
             found.append(
                 (
                     f"{row['feature']}, {row['ablation']}",
-                    f"{_percent(tense)} of tense images fire ({_percent(strong)} strongly), "
-                    f"{_percent(silent)} of silent ones; own over tense {row['auc_before']:.3f} "
+                    f"{percent_of(tense)} of tense images fire ({percent_of(strong)} strongly), "
+                    f"{percent_of(silent)} of silent ones; own over tense {row['auc_before']:.3f} "
                     f"before, {row['auc']:.3f} after; linear estimate r {row['r']:.3f}",
                 )
             )
@@ -356,55 +356,11 @@ class Disinhibited:
             "ablations": [
                 {"name": x.name, "draw": x.draw, "members": x.members} for x in self.ablations
             ],
-            "rates": _for_json(self.rates()),
-            "summary": _for_json(self.summary()),
-            "predictors": _for_json(self.predictors()),
-            "accuracy": _for_json(self.accuracy()),
+            "rates": for_json(self.rates()),
+            "summary": for_json(self.summary()),
+            "predictors": for_json(self.predictors()),
+            "accuracy": for_json(self.accuracy()),
             "confusions": self.confusions(),
             "question": self.question,
             "unreadable": self.unreadable,
         }
-
-
-def _repeated(values: Sequence[str], places: np.ndarray) -> pa.Array:
-    return pa.DictionaryArray.from_arrays(pa.array(places, pa.int32()), pa.array(values))
-
-
-def _share(fires: Bool[np.ndarray, "m d"]) -> Estimate:
-    if fires.shape[1] == 1 or not len(fires):
-        return wilson(float(fires.sum()), len(fires))
-    shares = fires.mean(0)
-    return Estimate(float(shares.mean()), float(shares.min()), float(shares.max()))
-
-
-def _over_draws(estimates: Sequence[Estimate]) -> Estimate:
-    """The estimate itself; of several draws their mean, between the lowest and the highest."""
-    if len(estimates) == 1:
-        return estimates[0]
-    values = [x.value for x in estimates]
-    return Estimate(float(np.mean(values)), min(values), max(values))
-
-
-def _cells(name: str, estimate: Estimate) -> dict[str, _Cell]:
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-
-
-def _agreement(linear: Float[np.ndarray, "n d"], exact: Float[np.ndarray, "n d"]) -> float:
-    return float(np.mean([pearson(*x) for x in zip(linear.T, exact.T, strict=True)]))
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if values.size else float("nan")
-
-
-def _percent(row: Mapping[str, _Cell]) -> str:
-    after = float(row["after"])
-    return "none there" if np.isnan(after) else f"{after:.0%}"
-
-
-def _for_json(rows: Sequence[Mapping[str, _Cell]]) -> list[dict[str, _Cell | None]]:
-    """Rows in which NaN is null."""
-    return [
-        {k: None if isinstance(x, float) and not np.isfinite(x) else x for k, x in row.items()}
-        for row in rows
-    ]
