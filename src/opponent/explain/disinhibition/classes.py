@@ -202,3 +202,25 @@ class Classes:
                          "before": was[pair], "after": now[pair], "new": now[pair] - was[pair]}
                     )  # fmt: skip
         return rows
+
+    def shares(
+        self, before: Float[np.ndarray, "n f"], after: Float[np.ndarray, "n f"]
+    ) -> tuple[Float[np.ndarray, "f f"], Float[np.ndarray, "f f"]]:
+        """The shares of the images of each chosen class (rows) that are taken for each (columns).
+
+        Args:
+            before, after: the chosen logits with and without inhibition.
+        Returns:
+            All replaced at once, among the chosen classes; and for each column its logit replaced
+            alone, among all classes. NaN for a class without images.
+        """
+        together = self.answer(after, "chosen")
+        alone = [answers for _, answers in self.answers(before, after, "alone")]
+        tables = np.full((2, len(self.chosen), len(self.chosen)), np.nan)
+        for row, true in enumerate(self.chosen):
+            where = self.labels == true
+            for column, unit in enumerate(self.chosen):
+                if where.any():
+                    tables[0, row, column] = (together[where] == unit).mean()
+                    tables[1, row, column] = (alone[column][where] == unit).mean()
+        return tables[0], tables[1]

@@ -97,6 +97,13 @@ class Disinhibited:
         return f"Disinhibited({labels}{more} by {self.through!r}: {len(self.images):,} images)"
 
     @property
+    def scope(self) -> str:
+        """Over how many images, and how many are left out."""
+        text = f"{len(self.images):,} images"
+        left = len(self.unreadable)
+        return f"{text}; {left:,} are left out" if left else text
+
+    @property
     def names(self) -> list[str]:
         """The ways to take inhibition away, each once."""
         return list(dict.fromkeys(ablation.name for ablation in self.ablations))

@@ -1,0 +1,306 @@
+"""What a feature does without its inhibition: before beside after, what newly fires, confusions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from opponent.explain.disinhibition.result import Disinhibited
+from opponent.plots.layout import (
+    COLUMN,
+    FAINT,
+    HAIR,
+    INK,
+    LETTER,
+    LINE,
+    MARGIN,
+    PAGE,
+    SMALL,
+    Area,
+    add_axes,
+    add_text,
+    fit_text,
+    styled,
+    text_width,
+)
+
+# Okabe and Ito's: apart for the colour blind too.
+COLOURS = {"own": "#D55E00", "tense": "#0072B2", "silent": "#8a8a8a"}
+WORDS = {
+    "all": "without S < 0",
+    "most": "in the {k} channels",
+    "random": "in {k} random channels",
+    "functional": "without S < 0, latents",
+    "most-latents": "of the {k} latents",
+    "random-latents": "of {k} random latents",
+}
+_ROW = 0.5  # inches a row of distributions takes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ridge:
+    """One row of `disinhibition_figure`: how the network is run, and what the feature then does.
+
+    Args:
+        label: how it is run.
+        values: by group of images, activations in standard deviations of f.
+        rates: by group the share that fires, with its interval, and the share that does strongly.
+    """
+
+    label: str
+    values: Mapping[str, Float[np.ndarray, " _"]]
+    rates: Mapping[str, tuple[float, float, float, float]]
+
+
+def plot_disinhibition(found: Disinhibited, number: int = 0) -> Figure:
+    """How one feature's activations move when inhibition is taken away.
+
+    Args:
+        found: what `disinhibit` gives.
+        number: which of its features.
+    Returns:
+        A figure of two columns.
+    """
+    f, label = found.activation[:, number], found.features[number].label
+    deviation = float(f.astype(np.float64).std()) or 1.0
+    groups = {name: x for name, x in found.groups(number).items() if name in COLOURS}
+    rows = {(x["feature"], x["ablation"], x["group"], x["over"]): x for x in found.rates()}
+
+    def rates(name: str | None) -> dict[str, tuple[float, float, float, float]]:
+        values = dict[str, tuple[float, float, float, float]]()
+        for group in groups:
+            zero, strong = (rows[label, name or "all", group, x] for x in ("zero", "strong"))
+            keys = ("after", "after_low", "after_high") if name else ("before",) * 3
+            numbers = [float(zero[key]) for key in keys]
+            values[group] = (numbers[0], numbers[1], numbers[2], float(strong[keys[0]]))
+        return values
+
+    ridges = [
+        Ridge(
+            label="as it is",
+            values={k: f[x] / deviation for k, x in groups.items()},
+            rates=rates(None),
+        )
+    ]
+    for name in found.names:
+        place = found.draws(name)[0]
+        after = found.exact[:, number, place] / deviation
+        members = found.ablations[place].of(number)
+        ridges.append(
+            Ridge(
+                label=WORDS[name].format(k="all" if members is None else len(members)),
+                values={k: after[x] for k, x in groups.items()},
+                rates=rates(name),
+            )
+        )
+    count = f"{found.network}, {len(found.images):,} images"
+    return disinhibition_figure(
+        ridges,
+        label=f"{label} through {found.through}",
+        about=f"{count}, of which " + ", ".join(f"{x.sum():,} {k}" for k, x in groups.items()),
+        strong=float(found.threshold[number]) / deviation,
+    )
+
+
+@styled
+def disinhibition_figure(rows: Sequence[Ridge], *, label: str, about: str, strong: float) -> Figure:
+    """Distributions of activations by group of images, and how often the feature fires.
+
+    Args:
+        rows: how the network is run; the first is as it is.
+        label: the feature.
+        about: how many images of each group.
+        strong: the threshold of firing strongly, in standard deviations.
+    Returns:
+        A figure of two columns.
+    """
+    indent = max(text_width(row.label, SMALL) for row in rows) + 0.15
+    top, gap, beside = MARGIN + 3.6 * LINE, 0.25, 1.6
+    height = _ROW * len(rows)
+    figure = Figure(figsize=(PAGE, top + height + 0.42))
+    add_text(figure, MARGIN, MARGIN, label, width=PAGE - 2 * MARGIN, weight="bold")
+    add_text(figure, MARGIN, MARGIN + LINE, about, width=PAGE - 2 * MARGIN, size=SMALL)
+    for i, (name, colour) in enumerate(COLOURS.items()):
+        words = {"own": "own images", "tense": "tense images", "silent": "silent images (f ≤ 0)"}
+        left = MARGIN + indent + i * 1.1
+        add_text(figure, left, MARGIN + 2.3 * LINE, f"■ {words[name]}", size=SMALL, color=colour)
+    width = PAGE - MARGIN - indent - gap - beside - MARGIN
+    axes = add_axes(figure, Area(MARGIN + indent, top, width, height))
+    _draw_ridges(axes, rows, strong)
+    right = add_axes(figure, Area(MARGIN + indent + width + gap, top, beside, height))
+    _draw_rates(right, rows)
+    return figure
+
+
+def _draw_ridges(axes: Axes, rows: Sequence[Ridge], strong: float) -> None:
+    everything = np.concatenate([x for row in rows for x in row.values.values()])
+    low, high = np.quantile(everything, [0.002, 0.998])
+    room = 0.03 * (high - low) or 1.0
+    grid = np.linspace(low - room, high + room, 300)
+    for i, row in enumerate(rows):
+        base = len(rows) - 1 - i
+        axes.axhline(base, color=HAIR, lw=0.5, zorder=0)
+        for name in ("silent", "own", "tense"):
+            values = row.values[name]
+            if not len(values):
+                continue
+            shape = _density(values, grid)
+            shape *= 0.85 / shape.max()
+            colour = COLOURS[name]
+            axes.fill_between(grid, base, base + shape, color=colour, alpha=0.25, lw=0)
+            axes.plot(grid, base + shape, color=colour, lw=0.9)
+    axes.axvline(0, color=INK, lw=0.7)
+    axes.axvline(strong, color=FAINT, lw=0.7, ls=(0, (2, 2)))
+    axes.set_yticks(range(len(rows)), [row.label for row in reversed(rows)])
+    axes.tick_params(axis="y", length=0)
+    axes.set(xlim=(grid[0], grid[-1]), ylim=(-0.05, len(rows)))
+    axes.set_xlabel("activation, in sd of f over all images")
+    axes.spines["left"].set_visible(False)
+
+
+def _density(
+    values: Float[np.ndarray, " n"], grid: Float[np.ndarray, " g"]
+) -> Float[np.ndarray, " g"]:
+    """A smoothed histogram: Gaussians of Scott's width, at least a 150th of the axis."""
+    values = values.astype(np.float64)
+    width = max(values.std() * len(values) ** -0.2, (grid[-1] - grid[0]) / 150)
+    counts, edges = np.histogram(values.clip(grid[0], grid[-1]), bins=400)
+    middles = (edges[1:] + edges[:-1]) / 2
+    density: Float[np.ndarray, " g"] = (
+        counts * np.exp(-(((grid[:, None] - middles) / width) ** 2) / 2)
+    ).sum(1)
+    return density
+
+
+def _draw_rates(axes: Axes, rows: Sequence[Ridge]) -> None:
+    for i, row in enumerate(rows):
+        base = len(rows) - 1 - i
+        axes.axhline(base, color=HAIR, lw=0.5, zorder=0)
+        for k, (name, colour) in enumerate(COLOURS.items()):
+            value, low, high, strong = (100 * x for x in row.rates[name])
+            level = base + 0.7 - 0.25 * k
+            axes.plot([low, high], [level, level], color=colour, lw=1, clip_on=False)
+            for x, face in ((value, colour), (strong, "white")):
+                axes.plot(
+                    x, level, "o", ms=3.4, color=colour, mfc=face, mew=0.8, clip_on=False, zorder=3
+                )
+    axes.set(xlim=(0, 100), ylim=(-0.05, len(rows)), yticks=[])
+    axes.set_xlabel("% that fire (●), strongly (○)")
+    axes.spines["left"].set_visible(False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confusion:
+    """One panel of `confusion_figure`.
+
+    Args:
+        label: how the network is run.
+        together: of true classes by answers the shares of images, all logits replaced at once.
+        alone: the same, each column with its own logit replaced alone.
+        right: the share of all images that is taken for what it is, all replaced at once.
+    """
+
+    label: str
+    together: Float[np.ndarray, "f f"]
+    alone: Float[np.ndarray, "f f"]
+    right: float
+
+
+def plot_confusions(found: Disinhibited) -> Figure:
+    """Which chosen classes are taken for which, with and without inhibition.
+
+    Args:
+        found: what `disinhibit` gives for logits, with labels.
+    Returns:
+        A figure of two columns.
+    Raises:
+        ValueError: there are no labels, or no image is of a chosen class.
+    """
+    classes = found.classes
+    if classes is None or not classes.own.any():
+        raise ValueError("confusions need labels, and images of the chosen classes")
+    before = found.activation
+
+    def panel(label: str, after: list[np.ndarray]) -> Confusion:
+        tables = [classes.shares(before, x) for x in after]
+        together, alone = (np.mean([x[i] for x in tables], 0) for i in range(2))
+        right = [classes.answer(x, "chosen")[classes.own] for x in after]
+        true = classes.labels[classes.own]
+        return Confusion(
+            label=label,
+            together=together,
+            alone=alone,
+            right=float(np.mean([x == true for x in right])),
+        )
+
+    panels = [panel("as it is", [before])]
+    for name in found.names:
+        places = found.draws(name)
+        members = found.ablations[places[0]].members
+        k = "all" if members is None else max(len(x) for x in members)
+        panels.append(panel(WORDS[name].format(k=k), [found.exact[:, :, i] for i in places]))
+    return confusion_figure(
+        panels,
+        names=[classes.name(unit) for unit in classes.chosen],
+        about=f"{found.network} through {found.through}, {int(classes.own.sum()):,} images",
+    )
+
+
+@styled
+def confusion_figure(panels: Sequence[Confusion], *, names: Sequence[str], about: str) -> Figure:
+    """Shares of the images of each class that are taken for each, one panel a way to run.
+
+    Args:
+        panels: the ways to run; the first is as it is.
+        names: of the classes.
+        about: which network and images.
+    Returns:
+        A figure of two columns.
+    """
+    shown = [fit_text(name.split(",")[0], 0.95, SMALL, "normal") for name in names]
+    indent = max(text_width(x, SMALL) for x in shown) + 0.3
+    gap, top = 0.08, MARGIN + 3.2 * LINE
+    side = (PAGE - MARGIN - indent - gap * (len(panels) - 1) - MARGIN) / len(panels)
+    side = min(side, 1.6)
+    second = top + side + 2.6 * LINE
+    below = 1.0
+    figure = Figure(figsize=(PAGE, second + side + below))
+    add_text(figure, MARGIN, MARGIN, about, width=PAGE - 2 * MARGIN, weight="bold")
+    rows = (
+        (top, "A", "all these logits replaced, the answer among these classes", "together"),
+        (second, "B", "each logit replaced alone, taken for it among all classes", "alone"),
+    )
+    colours = LinearSegmentedColormap.from_list("share", ["#ffffff", "#0072B2", "#00263b"])
+    image = None
+    for level, letter, words, which in rows:
+        add_text(figure, MARGIN, level - 1.9 * LINE, letter, size=LETTER, weight="bold")
+        add_text(figure, MARGIN + 0.2, level - 1.85 * LINE, words, size=SMALL)
+        for i, panel in enumerate(panels):
+            left = MARGIN + indent + i * (side + gap)
+            axes = add_axes(figure, Area(left, level, side, side))
+            image = axes.imshow(getattr(panel, which), vmin=0, vmax=1, cmap=colours)
+            axes.set(xticks=[], yticks=[])
+            for spine in axes.spines.values():
+                spine.set(visible=True, color=HAIR)
+            if i == 0:
+                axes.set_yticks(range(len(names)), shown)
+                axes.tick_params(axis="y", length=0)
+            if which == "together":
+                text = f"{panel.right:.0%} right".replace("%", " %")
+                middle = left + side / 2
+                add_text(
+                    figure, middle, level + side + 0.02, text, width=side, size=SMALL, ha="center"
+                )
+            else:
+                axes.set_xlabel(panel.label, fontsize=SMALL, rotation=20 if side < 1 else 0)
+    assert image is not None
+    bar = add_axes(figure, Area(MARGIN + indent, second + side + below - 0.4, COLUMN / 2, 0.08))
+    figure.colorbar(image, cax=bar, orientation="horizontal", ticks=[0, 0.5, 1])
+    bar.set_xticklabels(["0 %", "50 %", "100 % of a class (row) taken for another (column)"])
+    for tick, align in zip(bar.get_xticklabels(), ("center", "center", "left"), strict=True):
+        tick.set_horizontalalignment(align)
+    return figure
