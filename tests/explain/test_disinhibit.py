@@ -188,7 +188,7 @@ def test_where_the_rest_is_linear_the_estimate_is_exact() -> None:
     )
     np.testing.assert_allclose(result.exact, result.linear, rtol=1e-6, atol=1e-5)
     assert len(result.names) == 6
-    assert all(row["r"] > 0.999999 for row in result.summary() if row["change"] > 0)
+    assert all(row["r"] > 0.999999 for row in result.summary if row["change"] > 0)
 
 
 def test_latents_with_a_negative_share_are_taken_out() -> None:
@@ -306,7 +306,7 @@ def test_it_goes_on_where_it_stopped(network: Network, tmp_path: Path) -> None:
 
 
 def test_tables_say_what_the_numbers_say(found: Disinhibited) -> None:
-    rates = {(x["feature"], x["ablation"], x["group"], x["over"]): x for x in found.rates()}
+    rates = {(x["feature"], x["ablation"], x["group"], x["over"]): x for x in found.rates}
     label, f = found.features[0].label, found.activation[:, 0]
     after = found.exact[:, 0, 0]
     row = rates[label, "all", "silent", "zero"]
@@ -318,7 +318,7 @@ def test_tables_say_what_the_numbers_say(found: Disinhibited) -> None:
     row = rates[label, "random", "all", "zero"]
     assert row["after"] == pytest.approx((draws > 0).mean())
     assert row["after_low"] == pytest.approx((draws > 0).mean(0).min())
-    [row] = [x for x in found.summary() if (x["feature"], x["ablation"]) == (label, "all")]
+    [row] = [x for x in found.summary if (x["feature"], x["ablation"]) == (label, "all")]
     own, tense = f[found.own[:, 0]], f[found.tense[:, 0]]
     pairs = [(a > b) + (a == b) / 2 for a in own for b in tense]
     assert row["auc_before"] == pytest.approx(np.mean(pairs)) == 1
@@ -390,7 +390,7 @@ def test_classes_are_confused_without_inhibition(labels: Path) -> None:
     np.testing.assert_allclose(found.exact[:, :, 0], 2 * x[:, :2], rtol=1e-5)
     changed = logits.copy()
     changed[:, :2] = 2 * x[:, :2]
-    rows = {(r["ablation"], r["replaced"], r["among"], r["group"]): r for r in found.accuracy()}
+    rows = {(r["ablation"], r["replaced"], r["among"], r["group"]): r for r in found.accuracy}
     ours = true < 2
     row = rows["all", "all of them", "all", "of the chosen classes"]
     assert row["before"] == pytest.approx((logits.argmax(1) == true)[ours].mean())
@@ -404,14 +404,14 @@ def test_classes_are_confused_without_inhibition(labels: Path) -> None:
     row = rows["all", "1", "all", "of the chosen classes"]
     assert row["after"] == pytest.approx((alone.argmax(1) == true)[ours].mean())
     confusions = [
-        r for r in found.confusions() if (r["ablation"], r["replaced"]) == ("all", "together")
+        r for r in found.confusions if (r["ablation"], r["replaced"]) == ("all", "together")
     ]
     assert [r["new"] for r in confusions] == sorted((r["new"] for r in confusions), reverse=True)
     for r in confusions:
         where = true == int(r["true"])
         for name, values in (("before", logits), ("after", changed)):
             assert r[name] == (values.argmax(1)[where] == int(r["answer"])).sum()
-    single = [r for r in found.confusions() if (r["ablation"], r["replaced"]) == ("all", "alone")]
+    single = [r for r in found.confusions if (r["ablation"], r["replaced"]) == ("all", "alone")]
     for r in single:
         if r["answer"] == "1":
             assert r["after"] == (alone.argmax(1)[true == int(r["true"])] == 1).sum()

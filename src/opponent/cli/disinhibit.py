@@ -101,12 +101,12 @@ def disinhibit(
 
 def _print_rates(found: "Disinhibited") -> None:
     """How many tense and silent images fire, and how well own ones stand out."""
-    rates = {(x["feature"], x["ablation"], x["group"], x["over"]): x for x in found.rates()}
+    rates = {(x["feature"], x["ablation"], x["group"], x["over"]): x for x in found.rates}
     table = new_table(
         "feature", "without", "tense fire", "strongly", "silent fire", "own over tense", "after",
         "linear r",
     )  # fmt: skip
-    for row in found.summary():
+    for row in found.summary:
         key = row["feature"], row["ablation"]
         cells = [
             f"{float(rates[*key, group, over]['after']):.0%}"
@@ -119,7 +119,7 @@ def _print_rates(found: "Disinhibited") -> None:
 
 def _print_accuracy(found: "Disinhibited") -> None:
     """Of images of the chosen classes, how many are taken for what they are."""
-    rows = [x for x in found.accuracy() if x["replaced"] == "all of them"]
+    rows = [x for x in found.accuracy if x["replaced"] == "all of them"]
     if not rows:
         return
     table = new_table("right without", "among", "images", "before", "after")

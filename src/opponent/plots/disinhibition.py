@@ -31,12 +31,12 @@ from opponent.plots.layout import (
 # Okabe and Ito's: apart for the colour blind too.
 COLOURS = {"own": "#D55E00", "tense": "#0072B2", "silent": "#8a8a8a"}
 WORDS = {
-    "all": "without S < 0",
-    "most": "in the {k} channels",
-    "random": "in {k} random channels",
-    "functional": "without S < 0, latents",
-    "most-latents": "of the {k} latents",
-    "random-latents": "of {k} random latents",
+    "all": "all channels",
+    "most": "{k} channels that inhibit most",
+    "random": "{k} channels at random",
+    "functional": "all latents",
+    "most-latents": "{k} latents that inhibit most",
+    "random-latents": "{k} latents at random",
 }
 _ROW = 0.5  # inches a row of distributions takes
 
@@ -56,6 +56,23 @@ class Ridge:
     rates: Mapping[str, tuple[float, float, float, float]]
 
 
+def words_of(found: Disinhibited, name: str, number: int = 0) -> str:
+    """What is taken away, in words.
+
+    Args:
+        found: the measurement.
+        name: the way to take inhibition away.
+        number: of which feature.
+    """
+    members = found.ablations[found.draws(name)[0]].of(number)
+    if members is None:
+        return WORDS[name]
+    text = WORDS[name].format(k=len(members))
+    if len(members) == 1:
+        text = text.replace("s that inhibit", " that inhibits").replace("s at", " at")
+    return text
+
+
 def plot_disinhibition(found: Disinhibited, number: int = 0) -> Figure:
     """How one feature's activations move when inhibition is taken away.
 
@@ -68,7 +85,7 @@ def plot_disinhibition(found: Disinhibited, number: int = 0) -> Figure:
     f, label = found.activation[:, number], found.features[number].label
     deviation = float(f.astype(np.float64).std()) or 1.0
     groups = {name: x for name, x in found.groups(number).items() if name in COLOURS}
-    rows = {(x["feature"], x["ablation"], x["group"], x["over"]): x for x in found.rates()}
+    rows = {(x["feature"], x["ablation"], x["group"], x["over"]): x for x in found.rates}
 
     def rates(name: str | None) -> dict[str, tuple[float, float, float, float]]:
         values = dict[str, tuple[float, float, float, float]]()
@@ -81,7 +98,7 @@ def plot_disinhibition(found: Disinhibited, number: int = 0) -> Figure:
 
     ridges = [
         Ridge(
-            label="as it is",
+            label="nothing taken away",
             values={k: f[x] / deviation for k, x in groups.items()},
             rates=rates(None),
         )
@@ -89,10 +106,9 @@ def plot_disinhibition(found: Disinhibited, number: int = 0) -> Figure:
     for name in found.names:
         place = found.draws(name)[0]
         after = found.exact[:, number, place] / deviation
-        members = found.ablations[place].of(number)
         ridges.append(
             Ridge(
-                label=WORDS[name].format(k="all" if members is None else len(members)),
+                label=words_of(found, name, number),
                 values={k: after[x] for k, x in groups.items()},
                 rates=rates(name),
             )
@@ -127,7 +143,10 @@ def disinhibition_figure(rows: Sequence[Ridge], *, label: str, about: str, stron
     for i, (name, colour) in enumerate(COLOURS.items()):
         words = {"own": "own images", "tense": "tense images", "silent": "silent images (f ≤ 0)"}
         left = MARGIN + indent + i * 1.1
-        add_text(figure, left, MARGIN + 2.3 * LINE, f"■ {words[name]}", size=SMALL, color=colour)
+        add_text(figure, left, MARGIN + 2.6 * LINE, f"■ {words[name]}", size=SMALL, color=colour)
+    add_text(
+        figure, MARGIN, MARGIN + 2.6 * LINE, "inhibition taken away of", size=SMALL, color=FAINT
+    )
     width = PAGE - MARGIN - indent - gap - beside - MARGIN
     axes = add_axes(figure, Area(MARGIN + indent, top, width, height))
     _draw_ridges(axes, rows, strong)
@@ -237,12 +256,11 @@ def plot_confusions(found: Disinhibited) -> Figure:
             right=float(np.mean([x == true for x in right])),
         )
 
-    panels = [panel("as it is", [before])]
+    panels = [panel("nothing", [before])]
     for name in found.names:
         places = found.draws(name)
-        members = found.ablations[places[0]].members
-        k = "all" if members is None else max(len(x) for x in members)
-        panels.append(panel(WORDS[name].format(k=k), [found.exact[:, :, i] for i in places]))
+        after = [found.exact[:, :, i] for i in places]
+        panels.append(panel(words_of(found, name), after))
     return confusion_figure(
         panels,
         names=[classes.name(unit) for unit in classes.chosen],
@@ -300,7 +318,6 @@ def confusion_figure(panels: Sequence[Confusion], *, names: Sequence[str], about
     assert image is not None
     bar = add_axes(figure, Area(MARGIN + indent, second + side + below - 0.4, COLUMN / 2, 0.08))
     figure.colorbar(image, cax=bar, orientation="horizontal", ticks=[0, 0.5, 1])
-    bar.set_xticklabels(["0 %", "50 %", "100 % of a class (row) taken for another (column)"])
-    for tick, align in zip(bar.get_xticklabels(), ("center", "center", "left"), strict=True):
-        tick.set_horizontalalignment(align)
+    bar.set_xticklabels(["0", "50", "100"])
+    bar.set_xlabel("% of a class (row) taken for a class (column)")
     return figure

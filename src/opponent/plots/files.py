@@ -15,7 +15,7 @@ from opponent.explain.disinhibition.shown import firing_tiles
 from opponent.images.sources import Images, open_images
 from opponent.models.network import Network
 from opponent.plots.atlas import plot_atlas, plot_map, plot_selection
-from opponent.plots.disinhibition import WORDS, plot_confusions, plot_disinhibition
+from opponent.plots.disinhibition import plot_confusions, plot_disinhibition, words_of
 from opponent.plots.energies import plot_energies
 from opponent.plots.exemplars import exemplar_row, exemplars_figure
 from opponent.plots.groups import groups_figure, plot_groups
@@ -159,7 +159,7 @@ def write_disinhibited(
     for number, feature in enumerate(found.features):
         tiles = firing_tiles(network, source, found, number)
         named = {_heading(found, number, name): each for name, each in tiles.items()}
-        label = f"{feature.label} through {found.through}: f → f without inhibition"
+        label = f"{feature.label} through {found.through}: with → without inhibition"
         figures = {
             "before-after": plot_disinhibition(found, number),
             "newly-firing": groups_figure(named, label=label, first_letter="A"),
@@ -176,9 +176,8 @@ def write_disinhibited(
 
 def _heading(found: Disinhibited, number: int, name: str) -> str:
     if name == "own":
-        return "own images, as they are and without S < 0"
-    members = found.ablations[found.draws(name)[0]].of(number)
-    return "newly fire " + WORDS[name].format(k="all" if members is None else len(members))
+        return "own images; without the inhibition of all channels"
+    return f"newly fire without the inhibition of {words_of(found, name, number)}"
 
 
 def _write_tables(found: Disinhibited, folder: AnyPath) -> list[AnyPath]:
@@ -190,7 +189,7 @@ def _write_tables(found: Disinhibited, folder: AnyPath) -> list[AnyPath]:
     columns = [table[name].to_pylist() for name in table.column_names]
     write_text(paths[2], csv_text([table.column_names, *zip(*columns, strict=True)]))
     for name in ("rates", "summary", "predictors", "accuracy", "confusions"):
-        rows: Sequence[Mapping[str, object]] = getattr(found, name)()
+        rows: Sequence[Mapping[str, object]] = getattr(found, name)
         if rows:
             paths.append(folder / f"{name}.csv")
             write_text(paths[-1], csv_text([tuple(rows[0]), *(tuple(x.values()) for x in rows)]))

@@ -165,6 +165,7 @@ class Disinhibited:
             "silent": f <= 0,
         }
 
+    @cached_property
     def rates(self) -> list[dict[str, Cell]]:
         """How often each feature fires: by way, group of images and threshold.
 
@@ -194,6 +195,7 @@ class Disinhibited:
                         )
         return rows
 
+    @cached_property
     def summary(self) -> list[dict[str, Cell]]:
         """By feature and way: own images against tense ones, and the linear estimate's agreement.
 
@@ -244,6 +246,7 @@ class Disinhibited:
         latent = self.latent_tension
         return found if latent is None else {**found, "latent_tension": latent[:, number]}
 
+    @cached_property
     def predictors(self) -> list[dict[str, Cell]]:
         """What tells which silent images fire without inhibition, by feature, way and predictor.
 
@@ -278,6 +281,7 @@ class Disinhibited:
                     rows.append(row)
         return rows
 
+    @cached_property
     def accuracy(self) -> list[dict[str, Cell]]:
         """Shares of images that are taken for what they are, by way; none without labels."""
         rows = list[dict[str, Cell]]()
@@ -288,6 +292,7 @@ class Disinhibited:
                 rows.append(row | {"after_low": min(shares), "after_high": max(shares)})
         return rows
 
+    @cached_property
     def confusions(self) -> list[dict[str, Cell]]:
         """Which images are newly taken for a chosen class, by way; none without labels.
 
@@ -337,9 +342,9 @@ class Disinhibited:
 
     def facts(self) -> list[tuple[str, str]]:
         """What is to be said of each feature and way, as names and values."""
-        rates = {(x["feature"], x["ablation"], x["group"], x["over"]): x for x in self.rates()}
+        rates = {(x["feature"], x["ablation"], x["group"], x["over"]): x for x in self.rates}
         found = list[tuple[str, str]]()
-        for row in self.summary():
+        for row in self.summary:
             key = (row["feature"], row["ablation"])
             tense, silent = (rates[*key, group, "zero"] for group in ("tense", "silent"))
             strong = rates[*key, "tense", "strong"]
@@ -363,11 +368,11 @@ class Disinhibited:
             "ablations": [
                 {"name": x.name, "draw": x.draw, "members": x.members} for x in self.ablations
             ],
-            "rates": for_json(self.rates()),
-            "summary": for_json(self.summary()),
-            "predictors": for_json(self.predictors()),
-            "accuracy": for_json(self.accuracy()),
-            "confusions": self.confusions(),
+            "rates": for_json(self.rates),
+            "summary": for_json(self.summary),
+            "predictors": for_json(self.predictors),
+            "accuracy": for_json(self.accuracy),
+            "confusions": self.confusions,
             "question": self.question,
             "unreadable": self.unreadable,
         }
