@@ -150,7 +150,8 @@ def _measure(passes: Passes, root: AnyPath, sets: _Sets, labels: str | None) -> 
         CheckpointFolder(root / "ablations", asked), ablations, sets.clamp
     )
     # Numbers may leave the type's range in either pass.
-    both = [image for image in ids if image in set(ids_after)]
+    finite = set(ids_after)
+    both = [image for image in ids if image in finite]
     before, after = _rows_of(before, ids, both), _rows_of(after, ids_after, both)
     rival = {name: before.pop(name) for name in [*before] if name.startswith("rival")}
     classes = None if labels is None else _classes(network, features, both, labels, rival)

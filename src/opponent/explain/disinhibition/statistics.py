@@ -39,7 +39,7 @@ def wilson(count: float, of: int) -> Estimate:
     """
     if not of:
         return NOTHING
-    z = 1.959964
+    z = 1.959963984540054  # of 95 %
     p, n = count / of, of
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)))
