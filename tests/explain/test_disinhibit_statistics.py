@@ -108,14 +108,17 @@ def test_shares_have_wilsons_interval() -> None:
 def test_groups_are_those_of_the_paper() -> None:
     rng = np.random.default_rng(3)
     f, l1 = rng.normal(size=(400, 2)), rng.random((400, 2))
-    tense, own, strong = tense_images(f, l1), own_images(f), thresholds(f)
+    tense, own = tense_images(f, l1), own_images(f)
+    strong = thresholds(f, own)
     for unit in range(2):
         band = [i for i in range(400) if -0.5 * f[:, unit].std() < f[i, unit] < 0]
         slow = sorted(band, key=lambda i: -l1[i, unit])[:20]
         assert sorted(slow) == np.flatnonzero(tense[:, unit]).tolist()
         slow = sorted(range(400), key=lambda i: -f[i, unit])[:20]
         assert sorted(slow) == np.flatnonzero(own[:, unit]).tolist()
-        assert strong[unit] == np.quantile(f[:, unit], 0.99)
+        assert strong[unit] == np.median(f[own[:, unit], unit])
+        assert (f[own[:, unit], unit] > strong[unit]).sum() == 10
     assert [group_size(n) for n in (30, 80, 1000, 9000)] == [7, 20, 20, 90]
     assert not own_images(-abs(f)).any()
-    assert thresholds(-abs(f)).tolist() == [0, 0]
+    assert thresholds(-abs(f), own_images(-abs(f))).tolist() == [0, 0]
+    assert thresholds(-abs(f), own).tolist() == [0, 0]

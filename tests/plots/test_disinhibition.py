@@ -59,7 +59,7 @@ def test_before_and_after_stand_in_rows() -> None:
     figure = plot_disinhibition(made(), 1)
     words = texts(figure)
     assert {
-        "nothing taken away",
+        "nothing",
         "all channels",
         "1 channel that inhibits most",
         "1 channel at random",
@@ -82,7 +82,7 @@ def test_confusions_are_shares_of_a_class() -> None:
     assert len(panels) == 2 * 4
     classes = found.classes
     assert classes is not None
-    together, alone = (x.images[0].get_array() for x in (panels[1], panels[5]))
+    together, alone = (x.images[0].get_array() for x in panels[2:4])
     after = found.exact[:, :, 0]
     for row, true in enumerate((4, 7)):
         where = classes.labels == true

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -11,7 +12,6 @@ from matplotlib.figure import Figure
 
 from opponent.explain.disinhibition.result import Disinhibited
 from opponent.plots.layout import (
-    COLUMN,
     FAINT,
     HAIR,
     INK,
@@ -26,6 +26,7 @@ from opponent.plots.layout import (
     fit_text,
     styled,
     text_width,
+    wrap_text,
 )
 
 # Okabe and Ito's: apart for the colour blind too.
@@ -98,7 +99,7 @@ def plot_disinhibition(found: Disinhibited, number: int = 0) -> Figure:
 
     ridges = [
         Ridge(
-            label="nothing taken away",
+            label="nothing",
             values={k: f[x] / deviation for k, x in groups.items()},
             rates=rates(None),
         )
@@ -116,7 +117,7 @@ def plot_disinhibition(found: Disinhibited, number: int = 0) -> Figure:
     count = f"{found.network}, {len(found.images):,} images"
     return disinhibition_figure(
         ridges,
-        label=f"{label} through {found.through}",
+        label=f"{found.title(number)} through {found.through}",
         about=f"{count}, of which " + ", ".join(f"{x.sum():,} {k}" for k, x in groups.items()),
         strong=float(found.threshold[number]) / deviation,
     )
@@ -147,7 +148,7 @@ def disinhibition_figure(rows: Sequence[Ridge], *, label: str, about: str, stron
     add_text(
         figure, MARGIN, MARGIN + 2.6 * LINE, "inhibition taken away of", size=SMALL, color=FAINT
     )
-    width = PAGE - MARGIN - indent - gap - beside - MARGIN
+    width = PAGE - MARGIN - indent - gap - beside - 0.16
     axes = add_axes(figure, Area(MARGIN + indent, top, width, height))
     _draw_ridges(axes, rows, strong)
     right = add_axes(figure, Area(MARGIN + indent + width + gap, top, beside, height))
@@ -156,8 +157,10 @@ def disinhibition_figure(rows: Sequence[Ridge], *, label: str, about: str, stron
 
 
 def _draw_ridges(axes: Axes, rows: Sequence[Ridge], strong: float) -> None:
-    everything = np.concatenate([x for row in rows for x in row.values.values()])
-    low, high = np.quantile(everything, [0.002, 0.998])
+    groups = [x for row in rows for x in row.values.values() if len(x)]
+    # All of each group in each row, but for an image in a hundred.
+    low = min(float(np.quantile(x, 0.01)) for x in groups)
+    high = max(float(np.quantile(x, 0.99)) for x in groups)
     room = 0.03 * (high - low) or 1.0
     grid = np.linspace(low - room, high + room, 300)
     for i, row in enumerate(rows):
@@ -264,7 +267,8 @@ def plot_confusions(found: Disinhibited) -> Figure:
     return confusion_figure(
         panels,
         names=[classes.name(unit) for unit in classes.chosen],
-        about=f"{found.network} through {found.through}, {int(classes.own.sum()):,} images",
+        about=f"{found.network}, {int(classes.own.sum()):,} images: inhibition through "
+        f"{found.through} taken away of",
     )
 
 
@@ -280,44 +284,47 @@ def confusion_figure(panels: Sequence[Confusion], *, names: Sequence[str], about
         A figure of two columns.
     """
     shown = [fit_text(name.split(",")[0], 0.95, SMALL, "normal") for name in names]
-    indent = max(text_width(x, SMALL) for x in shown) + 0.3
-    gap, top = 0.08, MARGIN + 3.2 * LINE
-    side = (PAGE - MARGIN - indent - gap * (len(panels) - 1) - MARGIN) / len(panels)
-    side = min(side, 1.6)
-    second = top + side + 2.6 * LINE
-    below = 1.0
-    figure = Figure(figsize=(PAGE, second + side + below))
+    longest = max(text_width(x, SMALL) for x in shown)
+    indent, gap = longest + 0.12, 0.08
+    side = (PAGE - 2 * MARGIN - indent - gap * (len(panels) - 1)) / len(panels)
+    side = min(side, 1.5)
+    headings = [wrap_text(panel.label, side) for panel in panels]
+    first = MARGIN + (3.4 + max(len(x) for x in headings)) * LINE
+    second = first + side + 2.6 * LINE
+    # Names under columns that are too narrow would run into each other.
+    below = longest + 0.12 if side / len(names) > 0.09 else 0.08
+    figure = Figure(figsize=(PAGE, second + side + below + 0.5))
     add_text(figure, MARGIN, MARGIN, about, width=PAGE - 2 * MARGIN, weight="bold")
-    rows = (
-        (top, "A", "all these logits replaced, the answer among these classes", "together"),
-        (second, "B", "each logit replaced alone, taken for it among all classes", "alone"),
-    )
     colours = LinearSegmentedColormap.from_list("share", ["#ffffff", "#0072B2", "#00263b"])
-    image = None
-    for level, letter, words, which in rows:
-        add_text(figure, MARGIN, level - 1.9 * LINE, letter, size=LETTER, weight="bold")
-        add_text(figure, MARGIN + 0.2, level - 1.85 * LINE, words, size=SMALL)
-        for i, panel in enumerate(panels):
-            left = MARGIN + indent + i * (side + gap)
-            axes = add_axes(figure, Area(left, level, side, side))
-            image = axes.imshow(getattr(panel, which), vmin=0, vmax=1, cmap=colours)
+    for top, letter, words in (
+        (MARGIN + 1.3 * LINE, "A", "All these logits replaced: the answer among these classes"),
+        (second - 1.4 * LINE, "B", "Each logit replaced alone: taken for it among all classes"),
+    ):
+        add_text(figure, MARGIN, top, letter, size=LETTER, weight="bold")
+        add_text(figure, MARGIN + 0.2, top + 0.01, words, size=SMALL)
+    for i, (panel, lines) in enumerate(zip(panels, headings, strict=True)):
+        left = MARGIN + indent + i * (side + gap)
+        options: dict[str, Any] = {"width": side, "size": SMALL, "ha": "center"}
+        for k, line in enumerate(lines):
+            level = first - (len(lines) - k) * LINE
+            add_text(figure, left + side / 2, level, line, color=INK, **options)
+        right = f"{100 * panel.right:.0f} % right"
+        add_text(figure, left + side / 2, first + side + 0.02, right, color=FAINT, **options)
+        for top, values in ((first, panel.together), (second, panel.alone)):
+            axes = add_axes(figure, Area(left, top, side, side))
+            image = axes.imshow(values, vmin=0, vmax=1, cmap=colours)
             axes.set(xticks=[], yticks=[])
+            axes.tick_params(length=0)
             for spine in axes.spines.values():
                 spine.set(visible=True, color=HAIR)
             if i == 0:
                 axes.set_yticks(range(len(names)), shown)
-                axes.tick_params(axis="y", length=0)
-            if which == "together":
-                text = f"{panel.right:.0%} right".replace("%", " %")
-                middle = left + side / 2
-                add_text(
-                    figure, middle, level + side + 0.02, text, width=side, size=SMALL, ha="center"
-                )
-            else:
-                axes.set_xlabel(panel.label, fontsize=SMALL, rotation=20 if side < 1 else 0)
-    assert image is not None
-    bar = add_axes(figure, Area(MARGIN + indent, second + side + below - 0.4, COLUMN / 2, 0.08))
+            if top == second and below > 0.1:
+                axes.set_xticks(range(len(names)), shown, rotation=90)
+    bar = add_axes(figure, Area(MARGIN + indent, second + side + below + 0.06, 1.5, 0.07))
     figure.colorbar(image, cax=bar, orientation="horizontal", ticks=[0, 0.5, 1])
     bar.set_xticklabels(["0", "50", "100"])
-    bar.set_xlabel("% of a class (row) taken for a class (column)")
+    bar.tick_params(labelsize=SMALL)
+    words = "% of a class (row) that is taken for a class (column)"
+    add_text(figure, MARGIN + indent + 1.65, second + side + below + 0.04, words, size=SMALL)
     return figure

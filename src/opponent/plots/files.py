@@ -159,7 +159,7 @@ def write_disinhibited(
     for number, feature in enumerate(found.features):
         tiles = firing_tiles(network, source, found, number)
         named = {_heading(found, number, name): each for name, each in tiles.items()}
-        label = f"{feature.label} through {found.through}: with → without inhibition"
+        label = f"{found.title(number)} through {found.through}: with → without inhibition"
         figures = {
             "before-after": plot_disinhibition(found, number),
             "newly-firing": groups_figure(named, label=label, first_letter="A"),

@@ -7,7 +7,6 @@ from opponent.selection import BAND, top
 
 # Of all images so many are a feature's own, or tense: 1 %, at least 20, at most a quarter. Ours.
 SHARE, LEAST, MOST = 0.01, 20, 0.25
-STRONG = 0.99  # the quantile of f over which a feature fires strongly; ours
 
 
 def group_size(images: int) -> int:
@@ -50,11 +49,18 @@ def own_images(activation: Float[np.ndarray, "n f"]) -> Bool[np.ndarray, "n f"]:
     return own
 
 
-def thresholds(activation: Float[np.ndarray, "n f"]) -> Float[np.ndarray, " f"]:
-    """The 99th percentile of each feature's activation over all images, and no less than 0.
+def thresholds(
+    activation: Float[np.ndarray, "n f"], own: Bool[np.ndarray, "n f"]
+) -> Float[np.ndarray, " f"]:
+    """The median of each feature's activation in its own images, and no less than 0.
+
+    Half of its own images are over it, whatever share of all images they are.
 
     Args:
         activation: f.
+        own: each feature's own images.
     """
-    quantiles: Float[np.ndarray, " f"] = np.quantile(activation, STRONG, axis=0)
-    return quantiles.clip(0)
+    medians = [
+        float(np.median(f[x])) if x.any() else 0.0 for f, x in zip(activation.T, own.T, strict=True)
+    ]
+    return np.array(medians).clip(0)

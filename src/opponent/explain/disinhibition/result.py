@@ -140,8 +140,18 @@ class Disinhibited:
 
     @cached_property
     def threshold(self) -> Float[np.ndarray, " f"]:
-        """What counts as firing strongly: the 99th percentile of f, and no less than 0."""
-        return thresholds(self.activation)
+        """What counts as firing strongly: the median of f in the feature's own images."""
+        return thresholds(self.activation, self.own)
+
+    def title(self, number: int) -> str:
+        """A feature's label, and the name of its class where it has one.
+
+        Args:
+            number: which feature.
+        """
+        label, classes = self.features[number].label, self.classes
+        name = None if classes is None else classes.names.get(classes.chosen[number])
+        return label if name is None else f"{label} ({name})"
 
     def draws(self, name: str) -> list[int]:
         """The places of one way among all: one, or one for each draw.
