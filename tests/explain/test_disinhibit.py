@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tests.support.dictionaries import made
+from tests.support.token_networks import SequenceFirst, Tokens, small
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -459,3 +460,53 @@ def test_labels_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         opponent.disinhibit(*given, k=1, labels="wordnet")
     with pytest.raises(FileNotFoundError):
         opponent.disinhibit(*given, k=1, labels=str(tmp_path / "none.csv"))
+
+
+class Branched(nn.Module):
+    """Two branches that are joined: what goes around the first is left as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 1)
+            self.third, self.fourth = nn.Conv2d(8, 5, 3), nn.Conv2d(5, 2, 1)
+        self.one, self.other, self.mixed = nn.ReLU(), nn.ReLU(), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        joined = torch.cat([self.one(self.first(x)), self.other(self.second(x))], 1)
+        answers: Tensor = self.fourth(self.mixed(self.third(joined)))
+        return answers
+
+
+def seeded(make: Any) -> Network:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return small(make()).to(dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("network", "feature", "through"),
+    [
+        (network_of(Branched()), "fourth:1@1,1", "one"),
+        (network_of(Branched()), "fourth:1@0,2", "mixed"),
+        (seeded(Tokens), "logits:0", "norm"),
+        (seeded(SequenceFirst), "logits:0", "first"),
+    ],
+    ids=["branch", "joined", "tokens", "sequence"],
+)
+def test_the_rest_of_any_network_is_run(network: Network, feature: str, through: str) -> None:
+    rng = np.random.default_rng(0)
+    height, width = network.preprocessing.size
+    images = [rng.integers(0, 256, (height, width, 3)).astype(np.uint8) for _ in range(40)]
+    found = opponent.disinhibit(network, images, [feature], through, k=1, draws=1, batch_size=16)
+    inputs = network.inputs(np.stack(images))
+    [resolved] = found.features
+    s = opponent.attribute(network, inputs, resolved, through).attribution
+
+    def without(hidden: Tensor) -> Tensor:
+        return torch.where(s < 0, 0, hidden)
+
+    after = network.run(inputs, resolved.layer, through, substitute=without).target
+    np.testing.assert_allclose(found.exact[:, 0, 0], resolved.read(after), rtol=1e-5, atol=1e-6)
+    assert (found.exact[:, 0, 0] != found.activation[:, 0]).any()
