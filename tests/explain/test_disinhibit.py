@@ -252,6 +252,25 @@ def test_negative_h_is_no_damage() -> None:
     assert clamp_at_zero(hidden, hidden).tolist() == hidden.tolist()
 
 
+def test_latents_that_inhibit_nothing_leave_all_as_it_was(network: Network) -> None:
+    one = torch.zeros(1, 4)
+    one[0, 0] = 1
+    silent = Dictionary(
+        decoder=one, bias=torch.zeros(4), encoder=one, encoder_bias=torch.full((1,), -9.0),
+        kind="relu",
+    )  # fmt: skip
+    found = opponent.disinhibit(
+        network, Speckle(), FEATURES, "early", k=1, draws=1, dictionary=silent
+    )
+    for name in ("functional", "most-latents", "random-latents"):
+        [place] = found.draws(name)
+        np.testing.assert_array_equal(found.exact[:, :, place], found.activation)
+        rows = [x for x in found.summary if x["ablation"] == name]
+        assert all(np.isnan(x["taken"]) and x["change"] == 0 for x in rows)
+    assert found.ablations[found.draws("most-latents")[0]].members == ((), ())
+    json.dumps(found.describe(), allow_nan=False)
+
+
 def test_sets_at_random_are_seeded_and_inhibit() -> None:
     means = np.array([[3.0, 0.0, 1.0, 2.0, 5.0, 1.0], [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]], np.float32)
     first, same, other = (choose_ablations(means, means, 2, 4, seed) for seed in (0, 0, 1))
@@ -324,6 +343,11 @@ def test_tables_say_what_the_numbers_say(found: Disinhibited) -> None:
     pairs = [(a > b) + (a == b) / 2 for a in own for b in tense]
     assert row["auc_before"] == pytest.approx(np.mean(pairs)) == 1
     assert row["change"] == pytest.approx((after - f).mean())
+    assert row["taken"] == 1
+    [row] = [x for x in found.summary if (x["feature"], x["ablation"]) == (label, "most")]
+    tense, place = found.tense[:, 0], found.draws("most")[0]
+    taken = (found.linear[:, 0, place] - f)[tense].sum() / found.inhibition[tense, 0].sum()
+    assert row["taken"] == pytest.approx(taken)
     frame = found.to_pandas()
     assert len(frame) == COUNT * 2 * len(found.ablations)
     chosen = frame[(frame.image == "07") & (frame.feature == label) & (frame.ablation == "all")]

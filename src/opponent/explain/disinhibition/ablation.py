@@ -69,7 +69,7 @@ def take_channels(
     inhibits = attribution < 0
     if members is not None:
         chosen = torch.zeros(hidden.shape[1], dtype=torch.bool, device=hidden.device)
-        chosen[list(members)] = True
+        chosen[torch.tensor(list(members), dtype=torch.long, device=hidden.device)] = True
         inhibits &= chosen.view(-1, 1, 1)
     return hidden.masked_fill(inhibits, 0)
 
@@ -90,7 +90,7 @@ def take_latents(
     """
     codes, decoder = written.codes, written.dictionary.decoder
     if members is not None:
-        rows = torch.tensor(list(members), device=hidden.device)
+        rows = torch.tensor(list(members), dtype=torch.long, device=hidden.device)
         codes, attribution, decoder = codes[:, rows], attribution[:, rows], decoder[rows]
     taken = codes.masked_fill(attribution >= 0, 0)
     return hidden - torch.einsum("nlhw,lk->nkhw", taken, decoder)

@@ -209,8 +209,9 @@ class Disinhibited:
     def summary(self) -> list[dict[str, Cell]]:
         """By feature and way: own images against tense ones, and the linear estimate's agreement.
 
-        `auc` is how often f of an own image is over that of a tense one; r and difference compare
-        the linear estimate with what the network gives, over all images.
+        `auc` is how often f of an own image is over that of a tense one; `taken` is the share of
+        the inhibition in tense images, in channels or latents, that is taken away; r and difference
+        compare the linear estimate with what the network gives, over all images.
         """
         rows = list[dict[str, Cell]]()
         for number, feature in enumerate(self.features):
@@ -227,6 +228,7 @@ class Disinhibited:
                         "ablation": name,
                         "draws": len(places),
                         "members": -1 if members is None else len(members),
+                        "taken": self._taken(number, name),
                         **cells_of("auc_before", auc_of_groups(f[own], f[tense], 0)),
                         **cells_of("auc", over_draws(areas)),
                         "change": float((after - f[:, None]).mean()),
@@ -241,6 +243,15 @@ class Disinhibited:
                     }
                 )
         return rows
+
+    def _taken(self, number: int, name: str) -> float:
+        """As the linear estimate has it; a clamp takes from it."""
+        places, tense = self.draws(name), self.tense[:, number]
+        of_latents = self.ablations[places[0]].of_latents
+        inhibition = self.latent_inhibition if of_latents else self.inhibition
+        assert inhibition is not None
+        more = self.linear[tense, number][:, places].mean(1) - self.activation[tense, number]
+        return float(more.sum()) / (float(inhibition[tense, number].sum()) or float("nan"))
 
     def scores(self, number: int) -> dict[str, Float[np.ndarray, " n"]]:
         """What may tell of an image whether a feature fires without inhibition.
