@@ -120,6 +120,14 @@ def makes_a_direction_of_a_tensor(network: Network, images: Path, run: Run) -> N
     Feature.direction("mixed", hidden[0, :, 6, 5])
 
 
+def disinhibits(network: Network, images: Path, run: Run) -> None:
+    dictionary = opponent.Dictionary.identity(network.map_shape(THROUGH)[0], THROUGH)
+    opponent.disinhibit(
+        network, images, [CENTRE], THROUGH, dictionary=dictionary, k=2, draws=1,
+        out=run.folder.parent / "without", progress=silent,
+    )  # fmt: skip
+
+
 def knows_receptive_fields(network: Network, images: Path, run: Run) -> None:
     receptive_field(network, direction(), THROUGH)
 
@@ -131,7 +139,7 @@ def signs(network: Network, images: Path, run: Run) -> None:
 
 WORK: list[Callable[[Network, Path, Run], None]] = [
     attributes, takes_a_baseline, scans, rounds, asks_why, asks_who, makes_an_atlas, synthesises,
-    finds_directions, makes_a_direction_of_a_tensor, knows_receptive_fields, signs,
+    disinhibits, finds_directions, makes_a_direction_of_a_tensor, knows_receptive_fields, signs,
 ]  # fmt: skip
 
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from opponent.directions import find_directions as find_directions
     from opponent.explain.channels import Who as Who
     from opponent.explain.channels import who as who
+    from opponent.explain.disinhibition.measure import disinhibit as disinhibit
+    from opponent.explain.disinhibition.result import Disinhibited as Disinhibited
     from opponent.explain.image import Why as Why
     from opponent.explain.image import why as why
     from opponent.explain.interference import Interference as Interference
@@ -88,6 +90,8 @@ _ROOMS = {
     "dictionaries.train": ["learn_dictionary"],
     "directions": ["Directions", "find_directions"],
     "explain.channels": ["Who", "who"],
+    "explain.disinhibition.measure": ["disinhibit"],
+    "explain.disinhibition.result": ["Disinhibited"],
     "explain.image": ["Why", "why"],
     "explain.interference": ["Interference", "interference"],
     "geometry.bottlenecks": ["ThroughLayer", "through_layers"],

@@ -13,10 +13,18 @@ from opponent.plots.atlas import (
     selection_figure,
 )
 from opponent.plots.completeness import Curve, completeness_figure, missing_figure
+from opponent.plots.disinhibition import (
+    Confusion,
+    Ridge,
+    confusion_figure,
+    disinhibition_figure,
+    plot_confusions,
+    plot_disinhibition,
+)
 from opponent.plots.drivers import drivers_figure, plot_who
 from opponent.plots.energies import energies_figure, plot_energies
 from opponent.plots.exemplars import ExemplarRow, exemplars_figure, plot_exemplars
-from opponent.plots.files import write_atlas, write_figures
+from opponent.plots.files import write_atlas, write_disinhibited, write_figures
 from opponent.plots.groups import groups_figure, plot_groups
 from opponent.plots.inversions import InversionRow, inversions_figure, plot_inversions
 from opponent.plots.layout import COLUMN, PAGE, save
@@ -38,9 +46,11 @@ from opponent.plots.why import plot_why, why_figure
 __all__ = [
     "COLUMN",
     "PAGE",
+    "Confusion",
     "Curve",
     "ExemplarRow",
     "InversionRow",
+    "Ridge",
     "SharedRow",
     "TenseRow",
     "ToyWidth",
@@ -50,6 +60,8 @@ __all__ = [
     "activation_trace_figure",
     "atlas_figure",
     "completeness_figure",
+    "confusion_figure",
+    "disinhibition_figure",
     "drivers_figure",
     "energies_figure",
     "exemplars_figure",
@@ -59,6 +71,8 @@ __all__ = [
     "missing_figure",
     "objective_figure",
     "plot_atlas",
+    "plot_confusions",
+    "plot_disinhibition",
     "plot_energies",
     "plot_exemplars",
     "plot_groups",
@@ -77,5 +91,6 @@ __all__ = [
     "weights_figure",
     "why_figure",
     "write_atlas",
+    "write_disinhibited",
     "write_figures",
 ]

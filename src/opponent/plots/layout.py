@@ -126,6 +126,22 @@ def fit_text(text: str, width: float, size: float, weight: str) -> str:
     return line
 
 
+def wrap_text(text: str, width: float) -> list[str]:
+    """Lines of small print that are no wider, as far as words can be broken apart.
+
+    Args:
+        text: the text.
+        width: inches that there are.
+    """
+    lines: list[str] = []
+    for word in text.split():
+        if lines and text_width(f"{lines[-1]} {word}", SMALL) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
 def add_text(
     figure: Figure,
     left: float,

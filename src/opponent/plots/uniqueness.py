@@ -31,6 +31,7 @@ from opponent.plots.layout import (
     fit_text,
     styled,
     text_width,
+    wrap_text,
 )
 
 # Activation red, L1 dark green, L2 light; units solid, k-means dotted. Source: paper, fig. 8a.
@@ -204,7 +205,7 @@ def tense_rows_figure(
     pitch = down + 0.05 + LINE * any(tile.caption for tile in everything)
     blocks = [MARGIN + indent, MARGIN + indent + count * cell + gutter]
     width = blocks[1] + count * cell + MARGIN
-    wrapped = _wrap(about, width - 2 * MARGIN)
+    wrapped = wrap_text(about, width - 2 * MARGIN)
     head = MARGIN + (1.4 + 1.1 * len(wrapped)) * LINE
     top = head + 1.4 * LINE
     figure = Figure(figsize=(width, top + len(rows) * pitch + MARGIN))
@@ -262,7 +263,7 @@ def shared_figure(
         add_text(figure, left, MARGIN, "ABCDEFGH"[number], size=LETTER, weight="bold")
         add_text(figure, left + 0.18, MARGIN + 0.01, name, width=block - 0.2, weight="bold")
         if not any(row.tiles for row in panels[name]):
-            for i, line in enumerate(_wrap(nothing, block)):
+            for i, line in enumerate(wrap_text(nothing, block)):
                 add_text(figure, left, top + i * LINE, line, size=SMALL, color=FAINT)
             continue
         for rows, down in zip(lines, downs, strict=True):
@@ -275,14 +276,3 @@ def shared_figure(
                 add_captioned(figure, box, tile)
             level += down + 2.5 * LINE
     return figure
-
-
-def _wrap(text: str, width: float) -> list[str]:
-    """Lines of small print that are no wider."""
-    lines: list[str] = []
-    for word in text.split():
-        if lines and text_width(f"{lines[-1]} {word}", SMALL) <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return lines
