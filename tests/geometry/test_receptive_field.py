@@ -198,6 +198,14 @@ def test_layers_that_depend_on_no_image_have_no_receptive_field() -> None:
          {"0": (0.5, 1), "1": ((1.0, 2.0), (2.0, 4.0))}),
         (lambda: nn.Sequential(nn.Conv2d(3, 2, 3), nn.ZeroPad2d((-1, 2, -2, 1))), (10, 21),
          {"0": (1, 1), "1": ((3.0, 2.0), (1.0, 1.0))}),
+        # Rounded up, the last windows end beyond the map, and even steps go on behind them.
+        (lambda: nn.Sequential(
+            nn.Conv2d(3, 2, 7, 2, 3), nn.MaxPool2d(3, 2, ceil_mode=True),
+            nn.MaxPool2d((3, 2), 2, ceil_mode=True), nn.Conv2d(2, 2, 3, padding=1),
+            nn.AvgPool2d(3, 2, 1, ceil_mode=True), nn.Conv2d(2, 2, 5, padding=2),
+        ), (64, 72),
+         {"1": (2, 4), "2": ((6.0, 4.0), (8.0, 8.0)), "3": ((6.0, 4.0), (8.0, 8.0)),
+          "4": ((6.0, 4.0), (16.0, 16.0)), "5": ((6.0, 4.0), (16.0, 16.0))}),
     ],
 )  # fmt: skip
 def test_placement_is_the_centre_of_receptive_fields(

@@ -221,12 +221,14 @@ def _pad_onward(x: Tensor, padding: Any) -> Tensor:
 
 def _pad_evenly(pad: _Pad, x: Tensor, padding: Any) -> Tensor:
     """Pad as convolutions and pools do: one number, or rows and columns, for both ends."""
-    numbers = [padding] if isinstance(padding, int) else list(padding)
-    rows, columns = numbers * (2 // len(numbers)) or (0, 0)
+    rows, columns = _pair(padding) or (0, 0)
     return pad(x, (columns, columns, rows, rows))
 
 
-# Rules of operations that pad
+def _pair(numbers: Any) -> list[int]:
+    """Rows and columns, of which one number may be given for both."""
+    listed = [numbers] if isinstance(numbers, int) else list(numbers)
+    return listed * (2 // len(listed)) if listed else listed
 
 
 def _convolution(
@@ -283,12 +285,16 @@ def _max_pool(
     pad: _Pad, x: Tensor, size: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1,
     ceil_mode: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    padded = _pad_evenly(pad, x, padding)
-    pooled = F.max_pool2d(padded, size, stride or size, 0, dilation, ceil_mode)
-    # Rounded up, padding that has been made part of the map gives windows that begin in it.
+    # Rounded up, windows begin in the map or its padding, and may end beyond both.
     like = torch.empty_like(x, device="meta")
-    rows, columns = F.max_pool2d(like, size, stride, padding, dilation, ceil_mode).shape[-2:]
-    return pooled[..., :rows, :columns].clone(), pooled.new_empty(0)
+    shape = F.max_pool2d(like, size, stride, padding, dilation, ceil_mode).shape[-2:]
+    padded, ends = _pad_evenly(pad, x, padding), list[int]()
+    steps, gaps, sizes = _pair(stride or size), _pair(dilation), _pair(size)
+    for axis in range(2):
+        end = (shape[axis] - 1) * steps[axis] + gaps[axis] * (sizes[axis] - 1) + 1
+        ends = [0, max(0, end - padded.shape[axis - 2]), *ends]
+    pooled = F.max_pool2d(pad(padded, ends), size, stride or size, 0, dilation)
+    return pooled[..., : shape[0], : shape[1]].clone(), pooled.new_empty(0)
 
 
 def _average_pool(
@@ -301,9 +307,6 @@ def _average_pool(
 def _constant_pad(pad: _Pad, x: Tensor, padding: Any, value: float = 0) -> Tensor:
     # Channels are padded, if at all, with what depends on nothing.
     return _pad_with_nothing(pad(x, padding[:4]), [0, 0, 0, 0, *padding[4:]])
-
-
-# Rules of operations that do not
 
 
 def _average_pool_3d(

@@ -24,6 +24,7 @@ from opponent.plots.layout import (
     fit_text,
     styled,
     text_width,
+    wrap_text,
 )
 
 # In inches: of a panel's height, left of it, above it, and between an entry of the legend's line
@@ -93,7 +94,7 @@ def by_layer_figure(
     longest = max(text_width(name, SMALL) for name in shown)
     below = longest * np.sin(np.deg2rad(45)) + 0.16
     names = list({line.name: line for line in lines}.values())
-    notes = _wrapped(about, PAGE - 2 * MARGIN)
+    notes = wrap_text(about, PAGE - 2 * MARGIN)
     places, legend = _legend(names)
     top = MARGIN + LINE * len(notes) + legend + 0.12
     pitch = _HEAD + _TALL + 0.16
@@ -169,13 +170,3 @@ def _add_entry(figure: Figure, line: LayerLine, left: float, level: float) -> No
         )
     )  # fmt: skip
     add_text(figure, left + _DASH, level, line.name, size=SMALL, va="center")
-
-
-def _wrapped(text: str, width: float) -> list[str]:
-    lines: list[str] = []
-    for word in text.split():
-        if lines and text_width(f"{lines[-1]} {word}", SMALL) <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return lines

@@ -81,10 +81,11 @@ def controls_figure(contrasts: Contrasts, layers: Sequence[str]) -> Figure:
     first = contrasts.sharing[0]
     about = (
         f"U of the top m = {first.top:,} of N = {first.images:,} images, of features and of "
-        "their controls: the same h, and each feature's gradient with the channels in another order, "
-        "or random directions of its length. Matched: as many images of each part of them by the "
-        "norm of h. Last row: mean squared cosine of two features' S in one image, and correlation "
-        "of the norm of S with that of h. Bars: 95 % intervals over features, images and draws."
+        "controls: the same h, and each feature's gradient with the channels in another "
+        "order, or random directions of its length. Matched: as many images of each part of them "
+        "by the norm of h. Last row: mean squared cosine of two features' S in one image, and "
+        "correlation of the norm of S with that of h. Bars: 95 % intervals over features, images "
+        "and draws."
     )
     return by_layer_figure(layers, rows, about=about)
 
