@@ -10,6 +10,7 @@ from torch import nn
 
 from opponent import Dictionary, Network, Preprocessing, RunError, open_images, silent
 from opponent.dictionaries.learnt import TrainingSettings
+from opponent.dictionaries.stream import Hidden
 from opponent.dictionaries.train import (
     _Trainer,
     learn_and_save_dictionary,
@@ -84,7 +85,9 @@ def test_what_is_left_is_that_of_kept_out_images() -> None:
 
 def test_the_loss_is_that_of_the_definition() -> None:
     settings = TrainingSettings(latents=6, active=2, steps=10, batch=4)
-    trainer = _Trainer(pixels(), open_images(Coloured()), "1", settings, None, silent)
+    trainer = _Trainer(
+        Hidden(pixels(), open_images(Coloured()), "1"), "1", settings, None, silent
+    )
     vectors = torch.rand(5, 3, generator=torch.Generator().manual_seed(0))
     trainer._begin(vectors)
     trainer.silent[[0, 3, 4]] = 1000.0
