@@ -85,9 +85,7 @@ def test_what_is_left_is_that_of_kept_out_images() -> None:
 
 def test_the_loss_is_that_of_the_definition() -> None:
     settings = TrainingSettings(latents=6, active=2, steps=10, batch=4)
-    trainer = _Trainer(
-        Hidden(pixels(), open_images(Coloured()), "1"), "1", settings, None, silent
-    )
+    trainer = _Trainer(Hidden(pixels(), open_images(Coloured()), "1"), "1", settings, None, silent)
     vectors = torch.rand(5, 3, generator=torch.Generator().manual_seed(0))
     trainer._begin(vectors)
     trainer.silent[[0, 3, 4]] = 1000.0

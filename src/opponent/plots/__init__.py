@@ -23,6 +23,12 @@ from opponent.plots.layout import COLUMN, PAGE, save
 from opponent.plots.objective import objective_figure
 from opponent.plots.square import square_figure
 from opponent.plots.toy import ToyWidth, toy_figure
+from opponent.plots.toy_interference import (
+    RocPanel,
+    TensionPanel,
+    TermMatrix,
+    toy_interference_figure,
+)
 from opponent.plots.traces import TracePanel, activation_trace_figure
 from opponent.plots.uniqueness import (
     SharedRow,
@@ -41,8 +47,11 @@ __all__ = [
     "Curve",
     "ExemplarRow",
     "InversionRow",
+    "RocPanel",
     "SharedRow",
     "TenseRow",
+    "TensionPanel",
+    "TermMatrix",
     "ToyWidth",
     "TracePanel",
     "UniquenessLine",
@@ -73,6 +82,7 @@ __all__ = [
     "square_figure",
     "tense_rows_figure",
     "toy_figure",
+    "toy_interference_figure",
     "uniqueness_figure",
     "weights_figure",
     "why_figure",

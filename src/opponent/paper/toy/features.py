@@ -1,4 +1,4 @@
-"""The features of toy models, which are known: their values, and what each adds to the hidden layer.
+"""The features of toy models, which are known: values, and what each adds to the hidden layer.
 
 task    features                         what output i is made of, before its ReLU
 abs     ReLU(x_i), ReLU(-x_i)            their sum
@@ -117,11 +117,12 @@ def few_on(task: str) -> Float[np.ndarray, "b n"]:
     Args:
         task: as above.
     """
-    patterns: list[tuple[float, ...]] = {
+    all_patterns: dict[str, list[tuple[float, ...]]] = {
         "abs": [(1.0,), (-1.0,)],
         "xor": [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)],
         "veto": [(1.0,)],
-    }[task]
+    }
+    patterns = all_patterns[task]
     groups, width = inputs(task) // len(patterns[0]), len(patterns[0])
     rows = list[np.ndarray]()
     for count in (1, 2):
@@ -133,9 +134,7 @@ def few_on(task: str) -> Float[np.ndarray, "b n"]:
     return np.stack(rows)
 
 
-def drawn_inputs(
-    task: str, count: int, generator: np.random.Generator
-) -> Float[np.ndarray, "b n"]:
+def drawn_inputs(task: str, count: int, generator: np.random.Generator) -> Float[np.ndarray, "b n"]:
     """Inputs as training draws them, but for those that are zero.
 
     Args:

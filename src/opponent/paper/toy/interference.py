@@ -1,7 +1,7 @@
 """Tension of toy models in hidden units, in true features and in dictionaries' latents.
 
-h = z D + bias + rest. Each output's S over units, W2_i * h, is then W2_i D^T * z, one term a latent,
-and the terms of the bias and of the rest, which are counted in units.
+h = z D + bias + rest. Each output's S over units, W2_i * h, is then W2_i D^T * z, one term a
+latent, and the terms of the bias and of the rest, which are counted in units.
 """
 
 from collections.abc import Sequence
@@ -118,9 +118,9 @@ def dictionaries_of(
 ) -> tuple[dict[str, Dictionary], dict[str, float]]:
     """Dictionaries that are learnt of a model's hidden vectors, and what they are compared with.
 
-    'learnt' is a TopK autoencoder. In 'learnt, more on' `MORE` times as many latents are on. 'random'
-    has as many latents as 'learnt', of which as many are on, in random directions: it has learnt
-    nothing but the mean. 'kmeans' has clusters by direction, of which one is on.
+    'learnt' is a TopK autoencoder. In 'learnt, more on' `MORE` times as many latents are on.
+    'random' has as many latents as 'learnt', of which as many are on, in random directions: it has
+    learnt nothing but the mean. 'kmeans' has clusters by direction, of which one is on.
 
     Args:
         hidden: h of inputs as they are drawn.

@@ -1,9 +1,9 @@
 """A study of toy models whose features are known: which tension is functional, which interference.
 
-DIR/question.json, DIR/checkpoints/   the question, and all numbers of the models of each task and width
+DIR/question.json, DIR/checkpoints/   the question; models of a task and width, and their numbers
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -41,8 +41,8 @@ from opponent.storage.manifest import versions
 
 # Source of the widths: paper, appendix G.
 HIDDEN = (12, 10, 8, 6)
-# Cases count in curves whose tension in units, and pull where they are functional, is at least this:
-# a tenth of what a feature at 1 is to bring. Of what is hardly tense, a share says nothing.
+# Cases count in curves whose tension in units, and pull where they are functional, is at least
+# this: a tenth of what a feature at 1 is to bring. Of what is hardly tense a share says nothing.
 LEAST = 0.1
 # From which inputs the cases of curves are.
 INPUTS = ("opposed", "drawn")
@@ -132,7 +132,8 @@ def study_interference(
         "versions": versions() | {"numba": numba.__version__},
     }
     checkpoints = CheckpointFolder(out, question)
-    total, measured = len(tasks) * len(hidden) * settings.seeds, {}
+    total = len(tasks) * len(hidden) * settings.seeds
+    measured = dict[tuple[str, int], Mapping[str, np.ndarray]]()
     what = "toy models and dictionaries"
     for task in tasks:
         for width in hidden:
@@ -159,7 +160,7 @@ def _trained(task: str, hidden: int, settings: InterferenceSettings) -> ToyModel
 
 
 def measure_models(
-    models: ToyModels, settings: InterferenceSettings, progress: Any = lambda _: None
+    models: ToyModels, settings: InterferenceSettings, progress: Callable[[int], None]
 ) -> dict[str, np.ndarray]:
     """Everything that is measured of the models of one task and width, one row a model.
 
@@ -214,7 +215,9 @@ def _measure_one(
         "explained": 1 - error.sum() / ((right - right.mean(0)) ** 2).sum(),
         "worst": error.max(),
         "left": np.array([left[name] for name in left]),
-        "found": np.array([recovered(true, learnt[name].decoder.double().numpy()) for name in left]),
+        "found": np.array(
+            [recovered(true, learnt[name].decoder.double().numpy()) for name in left]
+        ),
         "tension": np.stack([mean_by_kind(one, kind, len(KINDS)) for one in measured(few)]),
         "cases": np.array([(kind == k).sum() for k in range(len(KINDS))]),
     }
@@ -245,5 +248,3 @@ def _separated(
     areas, curves = separation(functional[kept], predicted)
     count = int(functional[kept].sum())
     return areas, curves, np.array([count, int(kept.sum()) - count])
-
-

@@ -123,6 +123,4 @@ def train_veto(
     flats = np.stack(rows)
     train_all_veto(ON["veto"], np.array(seeds), rates, np.ones(n), flats, hidden)
     w1, b1, w2, b2 = np.split(flats, np.cumsum([n * m, m, n * m]), axis=1)
-    return ToyModels(
-        task="veto", w1=w1.reshape(-1, m, n), b1=b1, w2=w2.reshape(-1, n, m), b2=b2
-    )
+    return ToyModels(task="veto", w1=w1.reshape(-1, m, n), b1=b1, w2=w2.reshape(-1, n, m), b2=b2)
