@@ -112,7 +112,7 @@ def toy_interference_figure(
                 f"toy_interference_figure: {len(given)} {name}, expected 1 to {most}; draw fewer"
             )
     first = MARGIN + 2.6 * LINE
-    second = first + _SIDE + 1.05
+    second = first + _SIDE + 0.85
     third = second + _TALL + 0.95
     figure = Figure(figsize=(PAGE, third + _ROC + 0.65))
     add_text(figure, MARGIN, MARGIN, "A", size=LETTER, weight="bold")

@@ -212,8 +212,8 @@ def _measure_one(
     error = (model.outputs(x)[0] - right) ** 2
     true = true_codes(model, few[:1]).decoder
     result = {
-        "explained": 1 - error.sum() / ((right - right.mean(0)) ** 2).sum(),
-        "worst": error.max(),
+        "explained": np.asarray(1 - error.sum() / ((right - right.mean(0)) ** 2).sum()),
+        "worst": np.asarray(error.max()),
         "left": np.array([left[name] for name in left]),
         "found": np.array(
             [recovered(true, learnt[name].decoder.double().numpy()) for name in left]
