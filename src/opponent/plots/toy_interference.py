@@ -71,7 +71,7 @@ class RocPanel:
         name: the width.
         grid: shares of false positives.
         curves: by predictor, the share of functional cases found at each.
-        areas: by predictor.
+        areas: by predictor; NaN where there are none, as curves are.
     """
 
     name: str
@@ -195,9 +195,10 @@ def _rocs(figure: Figure, panels: Sequence[RocPanel], top: float) -> None:
         axes = add_axes(figure, Area(0.5 + number * step, top, side, _ROC))
         axes.plot([0, 1], [0, 1], color=HAIR, lw=0.6)
         for place, name in enumerate(names):
+            area = "–" if np.isnan(panel.areas[name]) else f"{panel.areas[name]:.2f}"
             axes.plot(panel.grid, panel.curves[name], color=_COLOURS[place], lw=_line(place))
             axes.text(
-                0.97, 0.05 + 0.095 * (len(names) - 1 - place), f"{panel.areas[name]:.2f}",
+                0.97, 0.05 + 0.095 * (len(names) - 1 - place), area,
                 color=_COLOURS[place], ha="right", size=6.5, weight="bold",
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4},
             )  # fmt: skip

@@ -91,13 +91,16 @@ def test_tables_and_files(studied: tuple[InterferenceStudy, Path]) -> None:
     assert "torch" in values["question"]["versions"]
     areas = separation_table(study).to_pylist()
     assert len(areas) == 2 * 2 * 2 * 2 * len(PREDICTORS)
-    assert summary["area_drawn"]["models"] == 2
-    mean = np.mean(
-        [r["area"] for r in areas
-         if (r["task"], r["hidden"], r["inputs"], r["predictor"])
-         == ("veto", 5, "drawn", "remaining, learnt")]
-    )  # fmt: skip
-    assert summary["area_drawn"]["remaining, learnt"]["mean"] == pytest.approx(mean)
+    known = [
+        row["area"]
+        for row in areas
+        if (row["task"], row["hidden"], row["inputs"], row["predictor"])
+        == ("veto", 5, "drawn", "remaining, learnt")
+        and row["area"] is not None
+    ]
+    assert summary["area_drawn"]["models"] == len(known) > 0
+    mean = summary["area_drawn"]["remaining, learnt"]["mean"]
+    assert mean == pytest.approx(np.mean(known))
 
 
 def test_interval_is_about_the_mean() -> None:

@@ -215,6 +215,11 @@ def _roc(arrays: Mapping[str, np.ndarray], hidden: int) -> RocPanel:
     return RocPanel(
         name=f"{hidden} hidden units",
         grid=GRID,
-        curves={label: curves[known, p].mean(0) for label, p in places.items()},
-        areas={label: float(areas[known, p].mean()) for label, p in places.items()},
+        curves={label: _mean(curves[known, p]) for label, p in places.items()},
+        areas={label: float(_mean(areas[known, p])) for label, p in places.items()},
     )
+
+
+def _mean(values: Float[np.ndarray, "s ..."]) -> Float[np.ndarray, "..."]:
+    """The mean over models; NaN where no model has cases of both kinds."""
+    return np.asarray(values.mean(0)) if len(values) else np.full(values.shape[1:], np.nan)
