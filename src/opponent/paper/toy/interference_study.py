@@ -216,7 +216,7 @@ def _measure_one(
         "worst": np.asarray(error.max()),
         "left": np.array([left[name] for name in left]),
         "found": np.array(
-            [recovered(true, learnt[name].decoder.double().numpy()) for name in left]
+            [recovered(true, learnt[name].decoder.cpu().double().numpy()) for name in left]
         ),
         "tension": np.stack([mean_by_kind(one, kind, len(KINDS)) for one in measured(few)]),
         "cases": np.array([(kind == k).sum() for k in range(len(KINDS))]),
