@@ -24,7 +24,8 @@ from opponent.reports.demo import FEATURE, THROUGH
 COMMANDS = (
     "models", "layers", "scan", "select", "figures", "why", "invert", "visualise", "report", "demo",
     "directions", "dictionary", "interference", "disinhibit", "atlas", "explore", "who",
-    "completeness", "weights", "uniqueness", "toy", "verify-inversions", "reproduce",
+    "completeness", "weights", "uniqueness", "toy", "toy-interference", "verify-inversions",
+    "reproduce",
 )  # fmt: skip
 SCAN = ["scan", "inceptionv1-small", "mixed3b:189", "--through", "mixed3a"]
 

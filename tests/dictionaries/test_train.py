@@ -11,10 +11,12 @@ from torch import nn
 
 from opponent import Dictionary, Network, Preprocessing, RunError, open_images, silent
 from opponent.dictionaries.learnt import TrainingSettings
+from opponent.dictionaries.stream import Hidden
 from opponent.dictionaries.train import (
     _Trainer,
     learn_and_save_dictionary,
     learn_dictionary,
+    learn_from_vectors,
 )
 
 COLOURS = np.array([[1, 0.1, 0.1], [0.1, 1, 0.1], [0.1, 0.1, 1], [1, 1, 0.1], [0.1, 1, 1]])
@@ -85,7 +87,7 @@ def test_what_is_left_is_that_of_kept_out_images() -> None:
 
 def test_the_loss_is_that_of_the_definition() -> None:
     settings = TrainingSettings(latents=6, active=2, steps=10, batch=4)
-    trainer = _Trainer(pixels(), open_images(Coloured()), "1", settings, None, silent)
+    trainer = _Trainer(Hidden(pixels(), open_images(Coloured()), "1"), "1", settings, None, silent)
     vectors = torch.rand(5, 3, generator=torch.Generator().manual_seed(0))
     trainer._begin(vectors)
     trainer.silent[[0, 3, 4]] = 1000.0
@@ -195,3 +197,36 @@ def test_too_few_images_are_refused(tmp_path: Path) -> None:
         learn_dictionary(pixels(), Coloured(), "nowhere", settings=QUICK)
     with pytest.raises(ValueError, match=r"ending \.safetensors"):
         learn_and_save_dictionary(pixels(), Coloured(), "1", tmp_path / "d.pt", settings=QUICK)
+
+
+def _planted(count: int = 3000) -> np.ndarray:
+    random = np.random.default_rng(0)
+    light = random.uniform(0.2, 1, size=(count, 1))
+    return COLOURS[random.integers(5, size=count)] * light
+
+
+def test_vectors_without_a_network() -> None:
+    vectors = _planted()
+    learnt = learn_from_vectors(vectors, settings=QUICK, layer="hidden")
+    assert learnt.left < 0.1
+    assert learnt.dictionary.layer == "hidden"
+    assert learnt.dictionary.provenance["vectors"] == 3000
+    order = np.random.default_rng(QUICK.seed).permutation(3000)
+    kept = vectors[np.sort(order[:300])].astype(np.float32).astype(np.float64)
+    d = learnt.dictionary
+    maps = torch.from_numpy(kept).T[None, :, :, None].contiguous()
+    codes = d.encode(maps)[0, :, :, 0].T.numpy()
+    rest = kept - d.bias.numpy() - codes @ d.decoder.double().numpy()
+    spread = ((kept - kept.mean(0)) ** 2).sum()
+    assert learnt.left == pytest.approx((rest**2).sum() / spread, rel=1e-4)
+    again = learn_from_vectors(vectors, settings=QUICK, layer="hidden")
+    assert again.dictionary.sha256() == d.sha256()
+
+
+def test_vectors_that_do_not_do() -> None:
+    with pytest.raises(ValueError, match="8 vectors are too few for 8 latents"):
+        learn_from_vectors(_planted(8), settings=QUICK)
+    vectors = _planted(100)
+    vectors[3, 1] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        learn_from_vectors(vectors, settings=QUICK)

@@ -21,6 +21,7 @@ from opponent.cli.options import (
 from opponent.cli.output import new_table, out, plain, print_paths
 
 if TYPE_CHECKING:
+    from opponent.paper.toy.interference_study import InterferenceStudy
     from opponent.paper.uniqueness.assessment import Assessment
     from opponent.paper.uniqueness.contrasts import Contrasts
     from opponent.paper.uniqueness.measurements import FeatureMeasurements
@@ -233,13 +234,10 @@ def toy(
     from opponent.plots.layout import check_suffix
 
     check_suffix(format)
-    texts = hidden.split(",")
-    if not all(text.strip().isdecimal() for text in texts):
-        raise ValueError(f"--hidden is whole numbers and commas, such as 12,6; got {hidden!r}")
     study = train_study(
         task,
         out=folder,
-        hidden=[int(text) for text in texts],
+        hidden=_widths(hidden),
         seeds=seeds,
         steps=steps,
         settle=settle,
@@ -268,3 +266,92 @@ def toy(
         )
     out.print(table)
     print_paths(write_study(study, folder, suffix=format))
+
+
+def _widths(hidden: str) -> list[int]:
+    texts = hidden.split(",")
+    if not all(text.strip().isdecimal() for text in texts):
+        raise ValueError(f"--hidden is whole numbers and commas, such as 12,6; got {hidden!r}")
+    return [int(text) for text in texts]
+
+
+@app.command(
+    "toy-interference",
+    rich_help_panel=PAPER,
+    epilog="Examples: [bold]opponent toy-interference --out known[/]; "
+    "[bold]opponent toy-interference --tasks veto --seeds 20 --out veto[/]",
+)
+def toy_interference(
+    folder: Folder,
+    tasks: Annotated[
+        str, typer.Option(metavar="TASK,...", help="What the models compute: abs, xor, veto.")
+    ] = "abs,xor,veto",
+    hidden: Annotated[str, typer.Option(help="Hidden units, one width after another.")] = (
+        "12,10,8,6"
+    ),
+    seeds: Annotated[int, typer.Option(min=1, help="Models of each task and width.")] = 6,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of training, of 600 inputs.")] = 20_000,
+    active: Annotated[int, typer.Option(min=1, help="Latents that are on at once.")] = 2,
+    dictionary_steps: Annotated[
+        int, typer.Option(min=1, help="Steps of training of a dictionary.")
+    ] = 1000,
+    format: Format = "png",
+    seed: Seed = 0,
+) -> None:
+    """Tell functional inhibition from interference where the features are known.
+
+    Tension of toy models in hidden units, in their true features and in dictionaries that are
+    learnt. Interrupted, it goes on where it stopped when the same command is given again.
+    """
+    from opponent.paper.toy.interference_results import write_interference
+    from opponent.paper.toy.interference_study import InterferenceSettings, study_interference
+    from opponent.plots.layout import check_suffix
+
+    check_suffix(format)
+    study = study_interference(
+        out=folder,
+        tasks=tasks.split(","),
+        hidden=_widths(hidden),
+        settings=InterferenceSettings(
+            seeds=seeds,
+            steps=steps,
+            active=active,
+            dictionary_steps=dictionary_steps,
+            seed=seed,
+        ),
+    )
+    _print_interference(study)
+    print_paths(write_interference(study, folder, suffix=format))
+
+
+def _print_interference(study: "InterferenceStudy") -> None:
+    from opponent.paper.toy.interference_results import summarise
+
+    table = new_table(
+        "task", "hidden", "exact models", "case", "in units", "in true features",
+        "in learnt latents", "AUC true", "AUC learnt", "features found",
+    )  # fmt: skip
+    for row in summarise(study):
+        for kind, true in row["tension"]["true"].items():
+            areas, functional = row.get("area_opposed", {}), kind == "functional"
+            known = functional and areas["models"]
+            cells = [
+                f"{areas[f'remaining, {name}']['mean']:.2f}" if known else ""
+                for name in ("true", "learnt")
+            ]
+            table.add_row(
+                *map(plain, (row["task"], str(row["hidden"]))),
+                f"{row['exact_models']} of {row['models']}",
+                plain(kind),
+                *(f"{x:.3f}" for x in (true["units"], true["latents"])),
+                f"{row['tension']['learnt'][kind]['latents']:.3f}",
+                *cells,
+                f"{row['found']['learnt']:.0%}",
+            )
+    out.print(table)
+    out.print(
+        "mean tension, min(E+, E-), over inputs with one or two inputs or pairs on; functional: "
+        "the output's own features pull against each other; other: only others' features are "
+        "on; AUC: how well the share of tension that remains tells functional from other",
+        style="dim",
+    )

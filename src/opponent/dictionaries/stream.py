@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -82,6 +83,54 @@ def vectors_of(
                 box = network.grid(layer)
                 on_image = maps[:, :, *box.slices].movedim(1, 3).flatten(0, 2)
                 yield on_image[on_image.isfinite().all(1)].float()
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """A layer's hidden vectors, image by image.
+
+    Args:
+        network: the network.
+        images: all images.
+        layer: read at its output.
+    """
+
+    network: Network
+    images: ImageSet
+    layer: str
+    # Images whose vectors are shuffled together.
+    block: ClassVar[int] = 256
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return self.network.device
+
+    def vectors_of(self, numbers: Numbers | list[int]) -> Iterator[Float[Tensor, "m k"]]:
+        """The vectors of all positions of some images."""
+        return vectors_of(self.network, self.images, self.layer, numbers)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Vectors that are there, one a row.
+
+    Args:
+        values: the vectors, in single precision.
+    """
+
+    values: Float[Tensor, "n k"]
+    # Vectors that are shuffled together.
+    block: ClassVar[int] = 2**16
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.values.device
+
+    def vectors_of(self, numbers: Numbers | list[int]) -> Iterator[Float[Tensor, "m k"]]:
+        """Some of them, in one batch."""
+        yield self.values[torch.as_tensor(numbers)]
 
 
 def compare_with_begun(

@@ -19,25 +19,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from opponent.core.progress import Progress, shown
+from opponent.core.progress import Progress, shown, silent
 from opponent.dictionaries.dictionary import Dictionary, largest
 from opponent.dictionaries.learnt import Learnt, TrainingSettings
 from opponent.dictionaries.stream import (
+    Hidden,
     Numbers,
+    Rows,
     compare_with_begun,
     measure,
     question_of,
     split,
     vectors_of,
 )
-from opponent.images.imageset import ImageSet
 from opponent.images.sources import Images, open_images
 from opponent.models.network import Network
 from opponent.models.registry import load
 from opponent.storage.checkpoints import CheckpointFolder
+from opponent.storage.manifest import versions
 
-# Images whose vectors are shuffled together.
-_BLOCK = 256
 # Steps after which a latent that was never on counts as dead; dead latents that learn at once; and
 # the weight of what they learn. Source: Gao et al. (2024), appendix A.
 _DEAD_AFTER, _AUXILIARY, _WEIGHT = 100, 256, 1 / 32
@@ -89,14 +89,13 @@ def learn_dictionary(
     kept_out, taught = split(
         network, chosen, layer, settings.latents, kept_out=settings.kept_out, seed=settings.seed
     )
-    method = "random latents" if settings.random else "TopK autoencoder"
-    question = question_of(network, chosen, layer, method)
+    question = question_of(network, chosen, layer, _method(settings))
     question |= {"settings": asdict(settings)}
     folder = None if checkpoints is None else CheckpointFolder(checkpoints, question)
     with shown(progress) as report:
         if folder is not None:
             compare_with_begun(folder, network, chosen, layer, report)
-        trainer = _Trainer(network, chosen, layer, settings, folder, report)
+        trainer = _Trainer(Hidden(network, chosen, layer), layer, settings, folder, report)
         trainer.run(taught)
         left, frequency = measure(
             trainer.dictionary(), vectors_of(network, chosen, layer, kept_out)
@@ -141,19 +140,71 @@ def learn_and_save_dictionary(
     return learnt
 
 
+def learn_from_vectors(
+    vectors: Float[np.ndarray, "n k"],
+    *,
+    settings: TrainingSettings | None = None,
+    layer: str | None = None,
+    progress: Progress = silent,
+) -> Learnt:
+    """Learn a TopK dictionary of vectors that are there, without a network.
+
+    Args:
+        vectors: one a row; they are learnt from in single precision.
+        settings: its size, and how it is learnt; a share of the rows is kept out.
+        layer: whose vectors they are, if that has a name.
+        progress: called with 'learning', the steps done and the steps in all.
+    Returns:
+        The dictionary, with decoder rows of length 1, and what it leaves of kept-out rows.
+    Raises:
+        ValueError: fewer rows to learn from than latents, or numbers that are not finite.
+    Source: Gao et al. (2024), "Scaling and evaluating sparse autoencoders".
+    """
+    settings = settings or TrainingSettings()
+    order = np.random.default_rng(settings.seed).permutation(len(vectors))
+    count = max(1, round(settings.kept_out * len(vectors)))
+    if len(vectors) - count < settings.latents:
+        raise ValueError(
+            f"{len(vectors):,} vectors are too few for {settings.latents:,} latents; give more "
+            "vectors, or fewer latents"
+        )
+    if not np.isfinite(vectors).all():
+        raise ValueError("the vectors hold NaN or infinity; leave those rows out")
+    rows = Rows(torch.from_numpy(np.ascontiguousarray(vectors, np.float32)))
+    trainer = _Trainer(rows, layer, settings, None, progress)
+    trainer.run(order[count:])
+    left, frequency = measure(trainer.dictionary(), rows.vectors_of(np.sort(order[:count])))
+    about = {
+        "method": _method(settings),
+        "vectors": len(vectors),
+        "settings": asdict(settings),
+        "versions": versions(),
+        "left": left,
+    }
+    return Learnt(
+        dictionary=trainer.dictionary(about),
+        left=left,
+        curve=tuple(trainer.curve),
+        frequency=frequency,
+    )
+
+
+def _method(settings: TrainingSettings) -> str:
+    return "random latents" if settings.random else "TopK autoencoder"
+
+
 class _Trainer:
     """What is being learnt, by Adam, and for how many steps each latent has been silent."""
 
     def __init__(
         self,
-        network: Network,
-        images: ImageSet,
-        layer: str,
+        source: Hidden | Rows,
+        layer: str | None,
         settings: TrainingSettings,
         folder: CheckpointFolder | None,
         progress: Progress,
     ) -> None:
-        self.network, self.images, self.layer = network, images, layer
+        self.source, self.layer = source, layer
         self.settings, self.folder, self.progress = settings, folder, progress
         self.step, self.block = 0, 0
         self.parameters: dict[str, Tensor] = {}
@@ -165,12 +216,13 @@ class _Trainer:
     def run(self, taught: Numbers) -> None:
         """Learn until all steps are done, from the last block that was kept on."""
         self._resume()
-        total, of_one = self.settings.steps, max(1, -(-len(taught) // _BLOCK))
+        size = self.source.block
+        total, of_one = self.settings.steps, max(1, -(-len(taught) // size))
         while self.step < total:
             turn, part = divmod(self.block, of_one)
             order = np.random.default_rng([self.settings.seed, turn]).permutation(len(taught))
-            numbers = [int(taught[i]) for i in order[part * _BLOCK : (part + 1) * _BLOCK]]
-            vectors = list(vectors_of(self.network, self.images, self.layer, numbers))
+            numbers = [int(taught[i]) for i in order[part * size : (part + 1) * size]]
+            vectors = list(self.source.vectors_of(numbers))
             if vectors:
                 self._learn_block(torch.cat(vectors))
             self.block += 1
@@ -205,7 +257,7 @@ class _Trainer:
         )
 
     def _hold(self, parameters: Mapping[str, Tensor]) -> None:
-        device = self.network.device
+        device = self.source.device
         self.silent = self.silent.to(device)
         self.parameters = {
             name: x.clone().to(device).requires_grad_() for name, x in parameters.items()

@@ -31,6 +31,12 @@ from opponent.plots.layout import COLUMN, PAGE, save
 from opponent.plots.objective import objective_figure
 from opponent.plots.square import square_figure
 from opponent.plots.toy import ToyWidth, toy_figure
+from opponent.plots.toy_interference import (
+    RocPanel,
+    TensionPanel,
+    TermMatrix,
+    toy_interference_figure,
+)
 from opponent.plots.traces import TracePanel, activation_trace_figure
 from opponent.plots.uniqueness import (
     SharedRow,
@@ -51,8 +57,11 @@ __all__ = [
     "ExemplarRow",
     "InversionRow",
     "Ridge",
+    "RocPanel",
     "SharedRow",
     "TenseRow",
+    "TensionPanel",
+    "TermMatrix",
     "ToyWidth",
     "TracePanel",
     "UniquenessLine",
@@ -87,6 +96,7 @@ __all__ = [
     "square_figure",
     "tense_rows_figure",
     "toy_figure",
+    "toy_interference_figure",
     "uniqueness_figure",
     "weights_figure",
     "why_figure",

@@ -21,7 +21,7 @@ class ToyModels:
     """Models of one task and width, one a seed: f' = ReLU(W2 ReLU(W1 x + b1) + b2).
 
     Args:
-        task: 'abs' or 'xor'.
+        task: 'abs', 'xor' or 'veto'.
         w1, b1, w2, b2: the parameters.
     Source: paper, eqs. 7 and 8.
     """
