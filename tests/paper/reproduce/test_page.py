@@ -19,6 +19,7 @@ from opponent.paper.reproduce.scales import SCALES, Scale
 TINY = Scale(
     images=40, measured=30, features=2, centroids=4, atlases=1, top=30, grid=2, least=2, layers=1,
     units=1, tense=1, steps=2, seeds=1,
+    latents=64, active=4, learning=2, known=1,
 )  # fmt: skip
 
 
@@ -34,6 +35,7 @@ def test_every_figure_is_there_with_what_it_says(page: Path) -> None:
     written = json.loads((page.parent / "reproduce.json").read_text())
     assert [entry["figure"] for entry in written["figures"]] == [
         "2", "3", "4", "5", "6", "7, 15", "8", "11", "12", "13 A, B", "14", "16",
+        "1, tested", "7, known features", "8, controls", "8, dictionaries",
     ]  # fmt: skip
     text = page.read_text()
     for entry in written["figures"]:

@@ -32,6 +32,7 @@ class Entry:
         caption: what is shown.
         pictures: files.
         claims: what the paper says about it.
+        chapter: 'the paper', or what goes beyond it.
     """
 
     figure: str
@@ -39,3 +40,4 @@ class Entry:
     caption: str
     pictures: tuple[AnyPath, ...]
     claims: tuple[Claim, ...] = ()
+    chapter: str = "the paper"

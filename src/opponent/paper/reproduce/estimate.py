@@ -16,10 +16,14 @@ BATCH = 16
 SCAN, VECTORS, TOTALS, SHARED = 1.5, 1.2, 3.0, 6.0
 # The same of a step of a synthesis.
 STEP = 4.0
+# Of uniqueness in a layer's latents, and of a step of learning a latent of 1,024 vectors.
+LATENTS, LEARNING = 20.0, 0.01
 # Of an atlas' grid about so many cells are filled.
 FILLED = 0.6
 # Seconds of one core for a seed of all widths of both toy tasks.
 TOY = 2.0
+# And for one that is measured in dictionaries, of two widths.
+KNOWN = 15.0
 
 
 def expected_seconds(network: Network, images: int, scale: Scale) -> dict[str, float]:
@@ -48,9 +52,14 @@ def expected_seconds(network: Network, images: int, scale: Scale) -> dict[str, f
         * ((2 * images + min(images, scale.top)) * SCAN + cells * scale.steps * STEP),
         "uniqueness": images * layers * SHARED,
         "inversions": inverted * images * SCAN + inversions * scale.steps * STEP,
+        # Two dictionaries of either kind, then their layers again, and three passes.
+        "dictionaries": images * (2 * LATENTS + 3 * SCAN)
+        + 4 * scale.learning * scale.latents * LEARNING,
     }
     seconds = {name: count * one for name, count in passes.items()}
-    return seconds | {"toy models": scale.seeds * TOY / min(2, os.cpu_count() or 1)}
+    cores = min(2, os.cpu_count() or 1)
+    toys = scale.seeds * TOY / cores + scale.known * KNOWN
+    return seconds | {"toy models": toys}
 
 
 def seconds_a_pass(network: Network) -> float:

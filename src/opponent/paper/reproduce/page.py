@@ -17,6 +17,7 @@ from opponent.images.sources import open_images
 from opponent.models.network import Network
 from opponent.models.registry import load
 from opponent.paper.reproduce.atlases import atlas_entries
+from opponent.paper.reproduce.beyond import beyond_entries
 from opponent.paper.reproduce.case_study import case_study_entries
 from opponent.paper.reproduce.completeness import completeness_entries
 from opponent.paper.reproduce.entries import Entry
@@ -41,6 +42,7 @@ STEPS: tuple[Callable[[Reproduction], list[Entry]], ...] = (
     uniqueness_entries,
     weight_entries,
     inversion_entries,
+    beyond_entries,
 )
 # Figures that nothing here computes.
 _LEFT_OUT = "figure 1 (a drawing of the question), figures 9 and 10 (the experiment with people)"
@@ -103,7 +105,8 @@ def reproduce(
         report(what, number, len(STEPS))
         entries += step(reproduction)
     report(what, len(STEPS), len(STEPS))
-    entries.sort(key=lambda entry: int(entry.figure.split()[0].rstrip(",")))
+    # First the paper's own figures.
+    entries.sort(key=lambda x: (x.chapter != "the paper", int(x.figure.split()[0].rstrip(","))))
     _write_numbers(entries, reproduction.folder, question)
     return _write_page(entries, reproduction.folder, question, source)
 
