@@ -7,12 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from opponent.attribution.result import Attribution
+from opponent.attribution.result import Attribution, energies
 from opponent.attribution.segment import Segment
 from opponent.core.feature import Feature
 from opponent.dictionaries.dictionary import Dictionary
 from opponent.geometry.crop import CropPlan
 from opponent.models.network import Network
+from opponent.models.state import undisturbed
 
 # Values of S over latents that are held at once: 256 MB in single precision.
 _AT_ONCE = 2**26
@@ -110,6 +111,38 @@ def attribute_written(
             )
         )
     return results
+
+
+@undisturbed()
+def rest_sides(
+    network: Network,
+    inputs: Float[Tensor, "n bands h w"],
+    feature: Feature,
+    plan: CropPlan,
+    dictionary: Dictionary,
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """What the rest would add to excitation and to inhibition if it were counted in channels.
+
+    A dictionary that leaves much removes tension by leaving it: what it leaves has both signs too.
+
+    Args:
+        network: the network.
+        inputs: its own input, of one image or more.
+        feature: with its position written out.
+        plan: what a pass computes; it knows the feature.
+        dictionary: of the through layer.
+    Returns:
+        The sums of the positive and of the negative part of df/dh * rest, both >= 0; their
+        difference is the rest's term.
+    """
+    parts = list[tuple[Tensor, Tensor]]()
+    for batch in inputs.split(images_at_once(dictionary, plan)):
+        segment = Segment(network, batch, plan, [feature], None)
+        rest = Written.of(plan.within(segment.hidden), dictionary).rest
+        [gradient] = segment.unchanged.gradients()
+        parts.append(energies(plan.within(gradient.detach()) * rest))
+    plus, minus = zip(*parts, strict=True)
+    return torch.cat(plus), torch.cat(minus)
 
 
 def _room_like(maps: Float[Tensor, "n k h w"], latents: int) -> Float[Tensor, "n l h w"]:
