@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -113,17 +114,31 @@ def attribute_written(
     return results
 
 
+class InChannels(NamedTuple):
+    """What latents write, and what they leave, counted in channels, for each of n images.
+
+    Args:
+        written: the sums of the positive and of the negative part of df/dh * (D z), both >= 0.
+        rest: those of df/dh * rest.
+    """
+
+    written: tuple[Float[Tensor, " n"], Float[Tensor, " n"]]
+    rest: tuple[Float[Tensor, " n"], Float[Tensor, " n"]]
+
+
 @undisturbed()
-def rest_sides(
+def in_channels(
     network: Network,
     inputs: Float[Tensor, "n bands h w"],
     feature: Feature,
     plan: CropPlan,
     dictionary: Dictionary,
-) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """What the rest would add to excitation and to inhibition if it were counted in channels.
+) -> InChannels:
+    """What a dictionary writes, and what it leaves, as excitation and inhibition of channels.
 
     A dictionary that leaves much removes tension by leaving it: what it leaves has both signs too.
+    Only what it writes is counted in latents, so that tension in latents is to be compared with
+    that of the same part in channels.
 
     Args:
         network: the network.
@@ -132,17 +147,21 @@ def rest_sides(
         plan: what a pass computes; it knows the feature.
         dictionary: of the through layer.
     Returns:
-        The sums of the positive and of the negative part of df/dh * rest, both >= 0; their
-        difference is the rest's term.
+        Both; excitation less inhibition of the rest is the rest's term, and of what is written the
+        sum of S over latents.
     """
-    parts = list[tuple[Tensor, Tensor]]()
+    parts = list[tuple[Tensor, ...]]()
     for batch in inputs.split(images_at_once(dictionary, plan)):
         segment = Segment(network, batch, plan, [feature], None)
-        rest = Written.of(plan.within(segment.hidden), dictionary).rest
+        hidden = plan.within(segment.hidden)
+        written = Written.of(hidden, dictionary)
+        bias = written.dictionary.bias.view(-1, 1, 1)
         [gradient] = segment.unchanged.gradients()
-        parts.append(energies(plan.within(gradient.detach()) * rest))
-    plus, minus = zip(*parts, strict=True)
-    return torch.cat(plus), torch.cat(minus)
+        gradient = plan.within(gradient.detach())
+        of_latents = energies(gradient * (hidden - bias - written.rest))
+        parts.append((*of_latents, *energies(gradient * written.rest)))
+    plus, minus, rest_plus, rest_minus = map(torch.cat, zip(*parts, strict=True))
+    return InChannels(written=(plus, minus), rest=(rest_plus, rest_minus))
 
 
 def _room_like(maps: Float[Tensor, "n k h w"], latents: int) -> Float[Tensor, "n l h w"]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from opponent.attribution.through_dictionary import rest_sides
+from opponent.attribution.through_dictionary import in_channels
 from opponent.core.errors import RunError
 from opponent.core.feature import Feature
 from opponent.core.progress import Progress, displayed, silent
@@ -33,7 +33,8 @@ class InterferenceImage:
         by_channels, by_latents: what adds most to either side of it.
         bias: what the dictionary's bias adds to the activation.
         rest: what the rest adds.
-        rest_sides: what the rest would add to excitation and to inhibition, counted in channels.
+        written_sides: excitation and inhibition of what the latents write, counted in channels.
+        rest_sides: those of the rest, counted in channels.
         l1: the L1 norm of S in channels.
 
     >>> from opponent.explain.interference_images import InterferenceImage
@@ -51,6 +52,7 @@ class InterferenceImage:
     by_latents: Drivers
     bias: float
     rest: float
+    written_sides: tuple[float, float]
     rest_sides: tuple[float, float]
     l1: float
 
@@ -60,25 +62,31 @@ class InterferenceImage:
         return self.tension[1] / self.tension[0]
 
     @property
+    def remaining_of_written(self) -> float:
+        """The same, of the tension in channels of what the latents write; NaN without any.
+
+        What latents leave is not counted in it on either side.
+        """
+        tension = min(self.written_sides)
+        return self.tension[1] / tension if tension else float("nan")
+
+    @property
     def left(self) -> float:
         """|S| of the rest, counted in channels, over |S| in channels."""
         return sum(self.rest_sides) / self.l1
 
     def facts(self) -> list[tuple[str, str]]:
-        """Its numbers, as names and values."""
+        """Its other numbers, as names and values."""
         plus, minus = self.rest_sides
-        return [
-            ("tension in channels", f"{self.tension[0]:.3g}"),
-            ("tension in latents", f"{self.tension[1]:.3g}"),
-            ("f, the share that remains", f"{self.remaining:.0%}"),
+        facts = [
             ("activation", self.activation),
             ("the bias adds", f"{self.bias:+.3g}"),
             ("the rest adds", f"{self.rest:+.3g}"),
-            (
-                "the rest in channels",
-                f"+{plus:.3g} and −{minus:.3g}, {self.left:.0%} of |S|",
-            ),
+            ("the rest in channels", f"+{plus:.3g} and -{minus:.3g}, {self.left:.0%} of |S|"),
+            ("what latents write, tension in channels", f"{min(self.written_sides):.3g}"),
+            ("share of that which remains", f"{self.remaining_of_written:.0%}"),
         ]
+        return [(name, value.replace("-", "−").replace("nan%", "none")) for name, value in facts]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -272,7 +280,7 @@ class _Images:
         if not rows:
             return []
         found, deviation = self.found, self.found.channels.deviation
-        sides = self._rest_sides(rows)
+        sides = self._sides(rows)
         pairs = [(self.run, found.channels), (self.latents, found.latents)]
         tiles = [run_tiles(run, self.feature, columns, rows) for run, columns in pairs]
         drivers = [self._drivers(run, rows, listed, crops) for run, _ in pairs]
@@ -294,20 +302,24 @@ class _Images:
                 by_latents=drivers[1][i],
                 bias=float(bias[row]),
                 rest=float(rest[row]),
-                rest_sides=sides[i],
+                written_sides=sides[i][0],
+                rest_sides=sides[i][1],
                 l1=float(found.channels.l1[row]),
             )
             for i, row in enumerate(rows)
         ]
 
-    def _rest_sides(self, rows: Sequence[int]) -> list[tuple[float, float]]:
-        plan = crop_plan_of(self.run, self.network, [self.feature])
-        entries, sides = [self.run.images.find(self.found.images[row]) for row in rows], []
-        for done, entry in enumerate(entries):
-            self.progress("what the rest is", done, len(entries))
-            inputs, _ = self.network.load_inputs(entry)
-            plus, minus = rest_sides(self.network, inputs, self.feature, plan, self.dictionary)
-            sides.append((float(plus[0]), float(minus[0])))
+    def _sides(self, rows: Sequence[int]) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+        """For each row what the latents write and what they leave, in channels."""
+        plan, sides = crop_plan_of(self.run, self.network, [self.feature]), []
+        for done, row in enumerate(rows):
+            self.progress("what latents leave", done, len(rows))
+            inputs, _ = self.network.load_inputs(self.run.images.find(self.found.images[row]))
+            (plus, minus), rest = in_channels(
+                self.network, inputs, self.feature, plan, self.dictionary
+            )
+            written = (float(plus[0]), float(minus[0]))
+            sides.append((written, (float(rest[0][0]), float(rest[1][0]))))
         return sides
 
     def _drivers(self, run: Run, rows: Sequence[int], listed: int, crops: int) -> list[Drivers]:
