@@ -74,7 +74,8 @@ _ENDS = (
     (
         "Most remains",
         "stays",
-        "Large in channels and in latents: one latent holds the feature back against another.",
+        "Large in channels and in latents: one latent holds the feature back against another, or "
+        "at one place against itself at another.",
     ),
 )
 
