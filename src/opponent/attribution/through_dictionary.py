@@ -42,9 +42,16 @@ class Written:
             hidden: the through layer's output.
             dictionary: of that layer.
         Raises:
-            ValueError: the dictionary is of another number of channels.
+            ValueError: the dictionary is of another number of channels; it can write no negative
+                value, and there are some.
         """
         moved = dictionary.to(hidden)
+        if moved.never_negative and bool((hidden < 0).any()):
+            raise ValueError(
+                f"the layer's output is negative in places (down to {float(hidden.min()):.3g}), "
+                "and a dictionary of non-negative directions and codes cannot write that; take a "
+                "layer after a ReLU, or a dictionary of another kind, such as topk"
+            )
         codes = moved.encode(hidden)
         rest = hidden - moved.bias.view(-1, 1, 1) - moved.decode(codes)
         return cls(dictionary=moved, codes=codes, rest=rest)
@@ -183,11 +190,15 @@ def check_dictionary(network: Network, dictionary: Dictionary, through: str) -> 
         ValueError: it is of another layer, or of another number of channels.
     """
     if dictionary.layer not in (None, through):
-        raise ValueError(f"the dictionary is of {dictionary.layer!r}, not of {through!r}")
+        raise ValueError(
+            f"the dictionary is of {dictionary.layer!r}, not of {through!r}; explain the feature "
+            f"through {dictionary.layer!r}, or give a dictionary of {through!r}"
+        )
     channels = network.map_shape(through)[0]
     if dictionary.channels != channels:
         raise ValueError(
-            f"the dictionary is of {dictionary.channels} channels, and {through!r} has {channels}"
+            f"the dictionary is of {dictionary.channels} channels, and {through!r} has {channels}; "
+            "give one that was learnt from that layer of this network"
         )
 
 

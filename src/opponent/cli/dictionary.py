@@ -43,12 +43,14 @@ def dictionary(
     left. A figure is drawn beside the file. Interrupted, it goes on where it stopped when the same
     command is given again.
     """
+    if kind not in KINDS:
+        raise ValueError(f"--kind is one of {', '.join(KINDS)}, not {kind!r}")
+    if file.suffix != ".safetensors":
+        raise ValueError(f"{file}: dictionaries are written to a file ending .safetensors")
     network = open_network(model, device)
     from opponent.plots.dictionary import plot_learnt
     from opponent.plots.layout import save
 
-    if kind not in KINDS:
-        raise ValueError(f"--kind is one of {', '.join(KINDS)}, not {kind!r}")
     if kind == "topk":
         from opponent.dictionaries.learnt import TrainingSettings
         from opponent.dictionaries.train import learn_and_save_dictionary

@@ -165,13 +165,22 @@ class _Trainer:
         """Learn until all steps are done, from the last block that was kept on."""
         self._resume()
         total, of_one = self.settings.steps, max(1, -(-len(taught) // _BLOCK))
+        empty = 0
         while self.step < total:
             turn, part = divmod(self.block, of_one)
             order = np.random.default_rng([self.settings.seed, turn]).permutation(len(taught))
             numbers = [int(taught[i]) for i in order[part * _BLOCK : (part + 1) * _BLOCK]]
             vectors = list(vectors_of(self.network, self.images, self.layer, numbers))
-            if vectors:
+            if any(map(len, vectors)):
                 self._learn_block(torch.cat(vectors))
+                empty = 0
+            else:
+                empty += 1
+            if empty == of_one:
+                raise ValueError(
+                    f"none of the {len(taught):,} images to learn from could be read, or gave "
+                    "finite numbers; give others"
+                )
             self.block += 1
             self._keep()
 

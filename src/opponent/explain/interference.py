@@ -21,6 +21,8 @@ from opponent.storage.run import Run
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+# How far activations of the two scans may lie apart, in standard deviations. Ours.
+_APART = 1e-2
 # What a message says of two runs that differ in it.
 _SHORT = ("computations", "through layers", "rules")
 
@@ -154,7 +156,7 @@ def interference(run: Run, latents: Run, feature: Feature | str | None = None) -
         Both, over the images that both have.
     Raises:
         RunError: the second scan is through no dictionary, the first is, or they are of different
-            networks, layers, rules or images; no latent is on in any image.
+            networks, layers, rules or images; other activations; no latent is on in any image.
         ValueError: the runs do not hold that feature.
 
     >>> import tempfile, numpy as np, opponent
@@ -202,6 +204,14 @@ def interference(run: Run, latents: Run, feature: Feature | str | None = None) -
     first, second = run.columns(chosen), latents.columns(chosen)
     if first.images != second.images:
         raise RunError(f"{run.folder} and {latents.folder} have other images that could be read")
+    apart = np.abs(first.activation.astype(np.float64) - second.activation)
+    # The same network, images and feature: what is more than rounding is another one of them.
+    if others := int((apart > _APART * first.deviation).sum()):
+        raise RunError(
+            f"{run.folder} and {latents.folder} have other activations of {chosen.label} in "
+            f"{others:,} of {len(apart):,} images, so that images or network changed between them; "
+            "scan both again, into other folders"
+        )
     found = Interference(feature=chosen, images=first.images, channels=first, latents=second)
     if first.l1.any() and not found.on.any():
         raise RunError(
