@@ -181,9 +181,9 @@ def interference(run: Run, latents: Run, feature: Feature | str | None = None) -
         )
     ours, theirs = run.manifest, latents.manifest
     for what, one, other in (
+        ("computations", ours.network.dtype, theirs.network.dtype),
         ("networks", ours.network.weights_sha256, theirs.network.weights_sha256),
         ("preparations of images", ours.network.preprocessing, theirs.network.preprocessing),
-        ("computations", ours.network.dtype, theirs.network.dtype),
         ("through layers", ours.through, theirs.through),
         ("rules", ours.rule, theirs.rule),
         ("images", ours.images.sha256, theirs.images.sha256),
