@@ -188,7 +188,8 @@ class _Trainer:
         if not self.parameters:
             self._begin(vectors)
         generator = torch.Generator().manual_seed(self.settings.seed + 7919 * self.block)
-        shuffled = vectors[torch.randperm(len(vectors), generator=generator)] / self.scale
+        # In place: a block is held twice, not three times.
+        shuffled = vectors[torch.randperm(len(vectors), generator=generator)].div_(self.scale)
         for batch in shuffled.split(self.settings.batch):
             if self.step == self.settings.steps:
                 return
