@@ -36,10 +36,6 @@ class InterferenceImage:
         written_sides: excitation and inhibition of what the latents write, counted in channels.
         rest_sides: those of the rest, counted in channels.
         l1: the L1 norm of S in channels.
-
-    >>> from opponent.explain.interference_images import InterferenceImage
-    >>> InterferenceImage.__name__
-    'InterferenceImage'
     """
 
     image: str
@@ -108,14 +104,13 @@ class InterferenceImages:
     ...         return [str(i) for i in range(6)]
     ...     def image(self, id):
     ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
-    >>> from opponent.explain.interference_images import interference_images
     >>> dictionary = opponent.Dictionary.identity(128, "mixed3a")
     >>> with tempfile.TemporaryDirectory() as out:
     ...     runs = [
     ...         opponent.scan_images("inceptionv1-small", Noise(), "mixed3b:189", "mixed3a",
     ...             out=f"{out}/{name}", dictionary=given)
     ...         for name, given in (("channels", None), ("latents", dictionary))]
-    ...     shown = interference_images(*runs, k=1, listed=1, crops=0)
+    ...     shown = opponent.interference_images(*runs, k=1, listed=1, crops=0)
     >>> shown
     InterferenceImages('mixed3b:189@7,7': 1 whose tension goes, 1 whose tension stays)
     >>> shown.goes[0].rest_sides
@@ -204,6 +199,23 @@ def interference_images(
         RunError: as `interference` says; the network cannot be loaded or is another.
         ValueError: the runs do not hold that feature, or k or listed is not positive.
         Unreadable: an image that was scanned cannot be read any more.
+
+    >>> import tempfile, numpy as np, opponent
+    >>> class Noise:
+    ...     name = "noise"
+    ...     def ids(self):
+    ...         return [str(i) for i in range(6)]
+    ...     def image(self, id):
+    ...         return np.random.default_rng(int(id)).integers(0, 256, (64, 64, 3), np.uint8)
+    >>> dictionary = opponent.Dictionary.identity(128, "mixed3a")
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     runs = [
+    ...         opponent.scan_images("inceptionv1-small", Noise(), "mixed3b:189", "mixed3a",
+    ...             out=f"{out}/{name}", dictionary=given)
+    ...         for name, given in (("channels", None), ("latents", dictionary))]
+    ...     shown = opponent.interference_images(*runs, k=1, listed=1, crops=0)
+    >>> [round(x.remaining, 3) for x in (*shown.goes, *shown.stays)]
+    [1.0, 1.0]
     """
     for name, value in (("k", k), ("listed", listed)):
         if value < 1:
