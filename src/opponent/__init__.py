@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from opponent.explain.image import why as why
     from opponent.explain.interference import Interference as Interference
     from opponent.explain.interference import interference as interference
+    from opponent.explain.interference_images import InterferenceImages as InterferenceImages
+    from opponent.explain.interference_images import interference_images as interference_images
     from opponent.geometry.bottlenecks import ThroughLayer as ThroughLayer
     from opponent.geometry.bottlenecks import through_layers as through_layers
     from opponent.images.crops import Crops as Crops
@@ -94,6 +96,7 @@ _ROOMS = {
     "explain.disinhibition.result": ["Disinhibited"],
     "explain.image": ["Why", "why"],
     "explain.interference": ["Interference", "interference"],
+    "explain.interference_images": ["InterferenceImages", "interference_images"],
     "geometry.bottlenecks": ["ThroughLayer", "through_layers"],
     "images.imageset": ["ImageSet"],
     "images.crops": ["Crops"],

@@ -279,6 +279,25 @@ def test_dictionary(pictures: Path, tmp_path: Path, kind: str) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d.png", "d.safetensors"]
 
 
+def test_interference(run: Path, pictures: Path, tmp_path: Path) -> None:
+    file, latents, page = tmp_path / "d.safetensors", tmp_path / "run", tmp_path / "page.html"
+    opponent.Dictionary.identity(128, "mixed3a").save(file)
+    within(*SCAN, "--images", pictures, "--dictionary", file, "--out", latents)
+    text = within(
+        "interference", run, latents, "-k", "2", "--channels", "2", "--out", page,
+        "--csv", tmp_path / "all.csv", "--feature", "mixed3b:189", "--model", "inceptionv1-small",
+    )  # fmt: skip
+    assert "share of tension that remains, in the tenser half: 100%" in " ".join(text.split())
+    assert text.split()[-2:] == [str(tmp_path / "all.csv"), str(page)]
+    written = page.read_text()
+    assert written.count('<article class="case">') == 4
+    # With channels as latents all remains, and nothing is left.
+    assert written.count("<b>100%</b> of the tension remains") == 4
+    assert written.count("+0 and −0, 0% of |S|") == 4
+    text = within("interference", run, latents, "-k", "99", "--out", tmp_path / "figure.png")
+    assert "too few for 99 at either end" in text
+
+
 def test_no_such_kind_of_dictionary(pictures: Path, tmp_path: Path) -> None:
     words = ("inceptionv1-small", "mixed3a", "--images", pictures, "--out", tmp_path / "d.pt")
     done = command("dictionary", *words, "--kind", "ica")

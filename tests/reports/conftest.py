@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from playwright.sync_api import Browser
 from tests.support import explorer
@@ -13,10 +14,23 @@ from tests.support.pages import HOSTILE, QUICK
 from tests.support.tense import tensest_unit
 from tests.support.threads import single_thread
 
-from opponent import AtlasSettings, Network, Run, Who, Why, load, make_atlas, scan_images, who, why
+from opponent import (
+    AtlasSettings,
+    Dictionary,
+    Network,
+    Run,
+    Who,
+    Why,
+    load,
+    make_atlas,
+    scan_images,
+    who,
+    why,
+)
 from opponent.atlas import build
 from opponent.core.colour import overlay
 from opponent.explain.crops import run_tiles
+from opponent.explain.interference_images import InterferenceImages, interference_images
 from opponent.reports.explorer import write_explorer
 from opponent.reports.report import write_report
 
@@ -136,3 +150,23 @@ def who_answer(run: Run, embedded: Network) -> Who:
     """Which channels drive the feature in two images."""
     with single_thread():
         return who(run, images=["03.png", "33.png"], channels=2, crops=2, network=embedded)
+
+
+@pytest.fixture(scope="session")
+def interference_answer(run: Run, embedded: Network, tmp_path_factory: pytest.TempPathFactory) -> (
+    InterferenceImages
+):  # fmt: skip
+    """The images of which least and most tension remains, by latents at random directions."""
+    channels = embedded.map_shape("mixed3a")[0]
+    generator = torch.Generator().manual_seed(0)
+    decoder = torch.nn.functional.normalize(torch.randn(200, channels, generator=generator))
+    dictionary = Dictionary(
+        decoder=decoder, encoder=decoder, bias=torch.zeros(channels),
+        encoder_bias=torch.zeros(200), kind="topk", active=16, layer="mixed3a",
+    )  # fmt: skip
+    with single_thread():
+        latents = scan_images(
+            embedded, run.folder.parent / "pictures", run.features[0], "mixed3a",
+            out=tmp_path_factory.mktemp("latents") / "run", dictionary=dictionary,
+        )  # fmt: skip
+        return interference_images(run, latents, k=2, listed=2, crops=2, network=embedded)

@@ -9,10 +9,12 @@ from tests.support.explorer import ExplorerVisit
 from tests.support.pages import QUICK, Visit, needs_axe
 
 from opponent import Network, Run, Who, Why
+from opponent.explain.interference_images import InterferenceImages
 from opponent.reports.explanations import write_who, write_why
+from opponent.reports.interference import write_interference
 from opponent.reports.report import write_report
 
-PAGES = ("report", "who", "why", "explorer")
+PAGES = ("report", "who", "why", "explorer", "interference")
 
 pytestmark = [pytest.mark.browser, needs_axe]
 
@@ -20,7 +22,7 @@ pytestmark = [pytest.mark.browser, needs_axe]
 @pytest.fixture(scope="module")
 def pages(
     run: Run, embedded: Network, who_answer: Who, why_answer: Why, page: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    interference_answer: InterferenceImages, tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Path]:  # fmt: skip
     """Each kind of page."""
     folder = tmp_path_factory.mktemp("pages")
@@ -29,6 +31,7 @@ def pages(
         "who": write_who(who_answer, folder / "who.html"),
         "why": write_why(why_answer, folder / "why.html"),
         "explorer": page,
+        "interference": write_interference(interference_answer, folder / "interference.html"),
     }
 
 

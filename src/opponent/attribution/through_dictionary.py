@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from opponent.attribution.result import Attribution
+from opponent.attribution.result import Attribution, energies
 from opponent.attribution.segment import Segment
 from opponent.core.feature import Feature
 from opponent.dictionaries.dictionary import Dictionary
 from opponent.geometry.crop import CropPlan
 from opponent.models.network import Network
+from opponent.models.state import undisturbed
 
 # Values of S over latents that are held at once: 256 MB in single precision.
 _AT_ONCE = 2**26
@@ -40,9 +42,16 @@ class Written:
             hidden: the through layer's output.
             dictionary: of that layer.
         Raises:
-            ValueError: the dictionary is of another number of channels.
+            ValueError: the dictionary is of another number of channels; it can write no negative
+                value, and there are some.
         """
         moved = dictionary.to(hidden)
+        if moved.never_negative and bool((hidden < 0).any()):
+            raise ValueError(
+                f"the layer's output is negative in places (down to {float(hidden.min()):.3g}), "
+                "and a dictionary of non-negative directions and codes cannot write that; take a "
+                "layer after a ReLU, or a dictionary of another kind, such as topk"
+            )
         codes = moved.encode(hidden)
         rest = hidden - moved.bias.view(-1, 1, 1) - moved.decode(codes)
         return cls(dictionary=moved, codes=codes, rest=rest)
@@ -112,6 +121,56 @@ def attribute_written(
     return results
 
 
+class InChannels(NamedTuple):
+    """What latents write, and what they leave, counted in channels, for each of n images.
+
+    Args:
+        written: the sums of the positive and of the negative part of df/dh * (D z), both >= 0.
+        rest: those of df/dh * rest.
+    """
+
+    written: tuple[Float[Tensor, " n"], Float[Tensor, " n"]]
+    rest: tuple[Float[Tensor, " n"], Float[Tensor, " n"]]
+
+
+@undisturbed()
+def in_channels(
+    network: Network,
+    inputs: Float[Tensor, "n bands h w"],
+    feature: Feature,
+    plan: CropPlan,
+    dictionary: Dictionary,
+) -> InChannels:
+    """What a dictionary writes, and what it leaves, as excitation and inhibition of channels.
+
+    A dictionary that leaves much removes tension by leaving it: what it leaves has both signs too.
+    Only what it writes is counted in latents, so that tension in latents is to be compared with
+    that of the same part in channels.
+
+    Args:
+        network: the network.
+        inputs: its own input, of one image or more.
+        feature: with its position written out.
+        plan: what a pass computes; it knows the feature.
+        dictionary: of the through layer.
+    Returns:
+        Both; excitation less inhibition of the rest is the rest's term, and of what is written the
+        sum of S over latents.
+    """
+    parts = list[tuple[Tensor, ...]]()
+    for batch in inputs.split(images_at_once(dictionary, plan)):
+        segment = Segment(network, batch, plan, [feature], None)
+        hidden = plan.within(segment.hidden)
+        written = Written.of(hidden, dictionary)
+        bias = written.dictionary.bias.view(-1, 1, 1)
+        [gradient] = segment.unchanged.gradients()
+        gradient = plan.within(gradient.detach())
+        of_latents = energies(gradient * (hidden - bias - written.rest))
+        parts.append((*of_latents, *energies(gradient * written.rest)))
+    plus, minus, rest_plus, rest_minus = map(torch.cat, zip(*parts, strict=True))
+    return InChannels(written=(plus, minus), rest=(rest_plus, rest_minus))
+
+
 def _room_like(maps: Float[Tensor, "n k h w"], latents: int) -> Float[Tensor, "n l h w"]:
     """Zeros of another number of channels, which lie in memory in the same order."""
     last = torch.channels_last
@@ -131,11 +190,15 @@ def check_dictionary(network: Network, dictionary: Dictionary, through: str) -> 
         ValueError: it is of another layer, or of another number of channels.
     """
     if dictionary.layer not in (None, through):
-        raise ValueError(f"the dictionary is of {dictionary.layer!r}, not of {through!r}")
+        raise ValueError(
+            f"the dictionary is of {dictionary.layer!r}, not of {through!r}; explain the feature "
+            f"through {dictionary.layer!r}, or give a dictionary of {through!r}"
+        )
     channels = network.map_shape(through)[0]
     if dictionary.channels != channels:
         raise ValueError(
-            f"the dictionary is of {dictionary.channels} channels, and {through!r} has {channels}"
+            f"the dictionary is of {dictionary.channels} channels, and {through!r} has {channels}; "
+            "give one that was learnt from that layer of this network"
         )
 
 

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from opponent.cli.application import EXPLAIN, START, app
-from opponent.cli.opening import open_network, open_run
-from opponent.cli.options import Device, Images, Model, RunFolder, Seed
+from opponent.cli.opening import open_network, open_run, scanned_network
+from opponent.cli.options import Device, Images, Model, RunFolder, RunImages, RunModel, Seed
 from opponent.cli.output import new_table, out, plain, print_paths
 from opponent.core.text import csv_text
 from opponent.storage.files import to_path, write_text
@@ -46,12 +46,14 @@ def dictionary(
     left. A figure is drawn beside the file. Interrupted, it goes on where it stopped when the same
     command is given again.
     """
+    if kind not in KINDS:
+        raise ValueError(f"--kind is one of {', '.join(KINDS)}, not {kind!r}")
+    if file.suffix != ".safetensors":
+        raise ValueError(f"{file}: dictionaries are written to a file ending .safetensors")
     network = open_network(model, device)
     from opponent.plots.dictionary import plot_learnt
     from opponent.plots.layout import save
 
-    if kind not in KINDS:
-        raise ValueError(f"--kind is one of {', '.join(KINDS)}, not {kind!r}")
     if kind in ("topk", "random"):
         from opponent.dictionaries.learnt import TrainingSettings
         from opponent.dictionaries.train import learn_and_save_dictionary
@@ -85,7 +87,7 @@ def dictionary(
     rich_help_panel=EXPLAIN,
     epilog="Example: [bold]opponent scan inceptionv1-small mixed3b:189 --through mixed3a "
     "--dictionary mixed3a.safetensors --images photos --out latents[/]; then "
-    "[bold]opponent interference run latents[/]",
+    "[bold]opponent interference run latents --out interference.html[/]",
 )
 def interference(
     run: RunFolder,
@@ -96,8 +98,25 @@ def interference(
     feature: Annotated[
         str | None, typer.Option(help="One of the runs' features, needed where they have several.")
     ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Images at either end.")] = 8,
+    k: Annotated[
+        int | None,
+        typer.Option("-k", min=1, help="Images at either end; default: 8, in a page 4."),
+    ] = None,
     csv: Annotated[Path | None, typer.Option(help="Write all images to this file.")] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="A page (.html) or picture (.png, .pdf, .svg): the images of either end, their "
+            "maps, and the latents and channels that pull either way.",
+        ),
+    ] = None,
+    listed: Annotated[
+        int, typer.Option("--channels", min=1, help="Latents and channels a side, in a page.")
+    ] = 4,
+    images: RunImages = None,
+    model: RunModel = None,
+    device: Device = "cpu",
 ) -> None:
     """Say in which images tension is interference, which a dictionary removes, and where it stays.
 
@@ -105,12 +124,17 @@ def interference(
     """
     from opponent.explain.interference import interference as compare
 
-    found = compare(open_run(run), open_run(latents), feature)
+    if page is not None:
+        from opponent.reports.explanations import check_page
+
+        check_page(page)
+    first, second = open_run(run, images), open_run(latents, images)
+    found = compare(first, second, feature)
     for name, value in found.facts():
         out.print(f"{name}: {value}", markup=False, soft_wrap=True)
     for title, functional in (("it remains", True), ("it goes", False)):
         table = new_table(f"tense, and {title}", "in channels", "in latents", "remains")
-        for row in found.order(functional=functional)[:k].tolist():
+        for row in found.order(functional=functional)[: k or 8].tolist():
             table.add_row(
                 plain(found.images[row]),
                 f"{found.channels.tension[row]:.4g}",
@@ -122,3 +146,14 @@ def interference(
         rows = found.to_arrow().to_pylist()
         write_text(csv, csv_text([tuple(rows[0]), *(tuple(row.values()) for row in rows)]))
         print_paths([csv])
+    if page is not None:
+        from opponent.explain.interference_images import interference_images
+        from opponent.reports.interference import write_interference
+
+        network = scanned_network(first, device, model)
+        shown = interference_images(
+            first, second, feature, k=k or 4, listed=listed, network=network
+        )
+        for note in shown.notes:
+            out.print(note, markup=False, soft_wrap=True)
+        print_paths([write_interference(shown, page)])

@@ -189,6 +189,8 @@ def _compute_in(
 
 
 def _print_scan(run: "Run", network: "Network", folder: Path) -> None:
+    from opponent.scan.dictionary_notes import dictionary_notes
+
     unreadable = run.unreadable()
     out.print(f"{len(run.images) - len(unreadable):,} images scanned into {folder}", markup=False)
     record = run.manifest.network
@@ -206,6 +208,8 @@ def _print_scan(run: "Run", network: "Network", folder: Path) -> None:
         for image, reason in list(left_out.items())[:10]:
             out.print(f"  {image}: {reason}", markup=False)
     _print_completeness(run, network)
+    for note in dictionary_notes(run, network):
+        out.print(note, markup=False, soft_wrap=True)
     if run.manifest.units is not None:
         count, layer = run.manifest.units.count, run.manifest.units.layer
         out.print(

@@ -89,7 +89,7 @@ def _fitted(
     chosen = open_images(images, size=network.preprocessing.size)
     kept_out, taught = split(network, chosen, layer, latents, seed=seed)
     with shown(progress) as report:
-        vectors = _sample(network, chosen, layer, taught, seed, report)
+        vectors = _sample(network, chosen, layer, taught, latents, seed, report)
         report(method, 0, 1)
         found = fit(vectors, latents, seed)
         report(method, 1, 1)
@@ -105,6 +105,7 @@ def _sample(
     images: ImageSet,
     layer: str,
     taught: np.ndarray,
+    latents: int,
     seed: int,
     report: Progress,
 ) -> Float[np.ndarray, "n k"]:
@@ -120,7 +121,13 @@ def _sample(
     if not kept:
         raise ValueError("no image could be read; give others")
     found = np.concatenate(kept)
-    return found[found.any(1)]
+    found = found[found.any(1)]
+    if len(found) < latents:
+        raise ValueError(
+            f"there are {len(found):,} vectors of {layer!r} that are finite and not zero, too few "
+            f"for {latents:,} latents; give more images, or fewer latents"
+        )
+    return found
 
 
 def _kmeans(vectors: Float[np.ndarray, "n k"], latents: int, seed: int) -> Dictionary:
@@ -139,8 +146,9 @@ def _nmf(vectors: Float[np.ndarray, "n k"], latents: int, seed: int) -> Dictiona
 
     if vectors.min(initial=0) < 0:
         raise ValueError(
-            "the layer's output is negative in places, and non-negative factors cannot write it; "
-            "take a layer after a ReLU, or another kind of dictionary"
+            f"the layer's output is negative in places (down to {vectors.min():.3g}), and "
+            "non-negative factors cannot write it; take a layer after a ReLU, or another kind of "
+            "dictionary, such as topk"
         )
     with threadpool_limits(1), warnings.catch_warnings():
         # What it leaves is measured; whether it would leave less after more turns is not asked.

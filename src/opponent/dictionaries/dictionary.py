@@ -128,6 +128,12 @@ class Dictionary:
         several = self.active is not None and self.active > 1
         return f"{name} {self.latents}" + (f"/{self.active}" if several else "")
 
+    @cached_property
+    def never_negative(self) -> bool:
+        """Whether no code can write a negative value, as with non-negative factors."""
+        lowest = min(float(self.decoder.min()), float(self.bias.min()))
+        return self.kind == "nonnegative" and lowest >= 0
+
     def __repr__(self) -> str:
         kind = f"{self.kind}, {self.active} active" if self.active else self.kind
         where = "any layer" if self.layer is None else repr(self.layer)
@@ -264,11 +270,13 @@ class Dictionary:
         try:
             with safe_open(path, framework="pt") as file:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                about = json.loads((file.metadata() or {}).get("dictionary", "{}"))
-        except (SafetensorError, ValueError, RecursionError) as error:
-            raise OSError(f"{path} is no safetensors file: {one_line(error)}") from error
+                text = (file.metadata() or {}).get("dictionary", "{}")
+        except (SafetensorError, ValueError) as error:
+            raise OSError(
+                f"{path} is no safetensors file, or not all of it: {one_line(error)}"
+            ) from error
         try:
-            return cls(**_read(arrays, about))
+            return cls(**_read(arrays, _said(text)))
         except ValueError as error:
             raise ValueError(f"{path} holds no dictionary: {error}") from error
 
@@ -284,6 +292,16 @@ def largest(heard: Float[Tensor, "m l"], count: int) -> Float[Tensor, "m l"]:
     return torch.zeros_like(heard).scatter(1, places, values.clamp(min=0))
 
 
+def _said(text: str) -> Any:
+    """What a file's metadata says."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"what its metadata says in 'dictionary' is no JSON: {one_line(error)}"
+        ) from error
+
+
 def _read(arrays: Mapping[str, Tensor], about: Any) -> dict[str, Any]:
     """What a file says, for the constructor."""
     decoder = arrays.get("decoder")
@@ -296,7 +314,9 @@ def _read(arrays: Mapping[str, Tensor], about: Any) -> dict[str, Any]:
             raise ValueError(f"the {name} is no array of numbers with {axes} axes")
     kinds = {"kind": str, "active": int | None, "layer": str | None, "provenance": dict}
     if not isinstance(about, dict) or not all(
-        isinstance(about[k], t) for k, t in kinds.items() if k in about
+        isinstance(about[k], t) and not isinstance(about[k], bool)
+        for k, t in kinds.items()
+        if k in about
     ):
         raise ValueError("what its metadata says of kind, active latents and layer has other types")
     zero = {"bias": decoder.shape[1], "encoder_bias": decoder.shape[0]}

@@ -17,7 +17,7 @@ from opponent.images.compare import refuse_changed
 from opponent.images.decode import digest_of
 from opponent.images.imageset import ImageEntry, ImageSet
 from opponent.images.loader import load_batches
-from opponent.models.network import Network
+from opponent.models.network import PIXELS, Network
 from opponent.models.signature import signature
 from opponent.storage.checkpoints import CheckpointFolder, refuse_another_computation
 from opponent.storage.manifest import versions
@@ -46,18 +46,23 @@ def split(
         kept_out: the share of the first.
         seed: of the choice.
     Raises:
-        ValueError: fewer vectors than latents; an unknown layer.
+        ValueError: fewer vectors than latents, or than two images; an unknown layer.
     """
+    if len(images) < 2:
+        raise ValueError(
+            f"there {'is one image' if len(images) else 'is no image'}, and what a dictionary "
+            "leaves is measured on images that it is not learnt from; give 2 images or more"
+        )
     order = np.random.default_rng(seed).permutation(len(images))
     count, grid = max(1, round(kept_out * len(images))), network.grid(layer)
-    taught = order[count:]
+    taught = order[min(count, len(images) - 1) :]
     vectors = len(taught) * grid.height * grid.width
     if vectors < latents:
         raise ValueError(
             f"{len(images)} images give {vectors:,} vectors of {layer!r} to learn from, too few "
             f"for {latents:,} latents; give more images, or fewer latents"
         )
-    return np.sort(order[:count]), taught
+    return np.sort(order[: len(images) - len(taught)]), taught
 
 
 def vectors_of(
@@ -148,7 +153,9 @@ def compare_with_begun(
         Changed: an image has another content than when it was begun.
         RunError: a network of the same weights computes something else.
     """
-    made_by = {"signature": signature(network, layer, after=True), "device": network.device.type}
+    # Pixels are not computed.
+    numbers = [] if layer == PIXELS else signature(network, layer, after=True)
+    made_by = {"signature": numbers, "device": network.device.type}
     if folder.has("begun"):
         about = folder.about("begun")
         refuse_another_computation(folder, about, network, made_by)
@@ -178,7 +185,7 @@ def measure(
     Returns:
         The share of the variance that is left, and for each latent the share of vectors.
     Raises:
-        ValueError: there is no vector.
+        ValueError: there is no vector, or all are the same.
     """
     left, squares, count = 0.0, 0.0, 0
     total = torch.zeros(dictionary.channels, dtype=torch.float64)
@@ -195,7 +202,14 @@ def measure(
     if not count:
         raise ValueError("no image that was kept out could be read; give more images")
     spread = squares - float(total.square().sum()) / count
-    return left / spread if spread else 0.0, (on / count).numpy()
+    # Of equal vectors the difference of the two sums is their rounding.
+    if spread <= 1e-12 * squares:
+        raise ValueError(
+            f"the {count:,} hidden vectors of images that were kept out are all the same, so that "
+            "there is no variance of which a part could be left; give more images, or a layer "
+            "that varies"
+        )
+    return left / spread, (on / count).numpy()
 
 
 def question_of(network: Network, images: ImageSet, layer: str, method: str) -> dict[str, Any]:

@@ -218,27 +218,42 @@ class _Trainer:
         self._resume()
         size = self.source.block
         total, of_one = self.settings.steps, max(1, -(-len(taught) // size))
+        empty = 0
         while self.step < total:
             turn, part = divmod(self.block, of_one)
             order = np.random.default_rng([self.settings.seed, turn]).permutation(len(taught))
             numbers = [int(taught[i]) for i in order[part * size : (part + 1) * size]]
-            vectors = list(self.source.vectors_of(numbers))
-            if vectors:
-                self._learn_block(torch.cat(vectors))
+            empty = 0 if self._learn_block(self._vectors(numbers)) else empty + 1
+            if empty == of_one:
+                raise ValueError(
+                    f"none of the {len(taught):,} images to learn from could be read, or gave "
+                    "finite numbers; give others"
+                )
             self.block += 1
             self._keep()
 
-    def _learn_block(self, vectors: Float[Tensor, "m k"]) -> None:
+    def _vectors(self, numbers: list[int]) -> Float[Tensor, "m k"] | None:
+        """All vectors of a block; None where no image of it could be read."""
+        vectors = list(self.source.vectors_of(numbers))
+        return torch.cat(vectors) if any(map(len, vectors)) else None
+
+    def _learn_block(self, vectors: Float[Tensor, "m k"] | None) -> bool:
+        """Learn from a block, if there is anything to learn from; whether there was."""
+        if vectors is None:
+            return False
         if not self.parameters:
             self._begin(vectors)
         generator = torch.Generator().manual_seed(self.settings.seed + 7919 * self.block)
-        shuffled = vectors[torch.randperm(len(vectors), generator=generator)] / self.scale
+        # In place: a block is held twice, not three times.
+        shuffled = vectors[torch.randperm(len(vectors), generator=generator)].div_(self.scale)
+        del vectors
         for batch in shuffled.split(self.settings.batch):
             if self.step == self.settings.steps:
-                return
+                break
             if len(batch) == self.settings.batch or len(shuffled) < self.settings.batch:
                 self._learn(batch)
             self.progress("learning", self.step, self.settings.steps)
+        return True
 
     def _begin(self, vectors: Float[Tensor, "m k"]) -> None:
         """Random directions, the mean as bias, and vectors scaled to a length of about one."""

@@ -327,13 +327,16 @@ def exemplar_tiles(
         return {channel: [] for channel in channels}
     extremes = known_fields(network, through)
     pixels = Box.full(prepared.size)
+    of_latents = run.manifest.dictionary is not None
     tiles: dict[int, list[Tile]] = {}
     for channel in channels:
         tiles[channel] = []
         for exemplar in run.exemplars(channel, count):
             box = pixels
             if extremes is not None:
-                box = box_of(extremes[:, [channel], exemplar.row, exemplar.column]) or pixels
+                # A latent listens to all channels.
+                seen = slice(None) if of_latents else [channel]
+                box = box_of(extremes[:, seen, exemplar.row, exemplar.column]) or pixels
             zoom = zoom_for(prepared, box, shown)
             try:
                 [image] = photographs([run.images.find(exemplar.image)], prepared, zoom)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from opponent.core.errors import RunError
 from opponent.core.feature import Feature
@@ -20,6 +20,11 @@ from opponent.storage.run import Run
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+# How far activations of the two scans may lie apart, in standard deviations. Ours.
+_APART = 1e-2
+# What a message says of two runs that differ in it.
+_SHORT = ("computations", "through layers", "rules")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -58,12 +63,27 @@ class Interference:
 
     @property
     def remaining(self) -> Float[np.ndarray, " n"]:
-        """Tension in latents over tension in channels; NaN where there is none in channels."""
+        """Tension in latents over tension in channels.
+
+        It is NaN where there is none in channels, and where no latent is `on`: there nothing goes
+        away, it is not counted.
+        """
         tense = self.channels.tension
         shares: Float[np.ndarray, " n"] = np.divide(
-            self.latents.tension, tense, out=np.full_like(tense, np.nan), where=tense > 0
+            self.latents.tension, tense, out=np.full_like(tense, np.nan), where=self._ranked
         )
         return shares
+
+    @property
+    def on(self) -> Bool[np.ndarray, " n"]:
+        """Whether the S of any latent is not zero."""
+        counted: Bool[np.ndarray, " n"] = self.latents.l1 > 0
+        return counted
+
+    @property
+    def _ranked(self) -> Bool[np.ndarray, " n"]:
+        ranked: Bool[np.ndarray, " n"] = (self.channels.tension > 0) & self.on
+        return ranked
 
     def order(self, *, functional: bool, least: float = 0.5) -> Int[np.ndarray, " m"]:
         """Rows of tense images: first those whose tension remains, or first those where it goes.
@@ -72,9 +92,11 @@ class Interference:
             functional: whether what remains comes first.
             least: only images at or over this quantile of tension in channels: of what is hardly
                 tense, a share says nothing.
+        Returns:
+            The rows; without those of images in which no latent is on.
         """
         tense = self.channels.tension
-        [rows] = np.nonzero((tense >= np.quantile(tense, least)) & (tense > 0))
+        [rows] = np.nonzero((tense >= np.quantile(tense, least)) & self._ranked)
         shares = self.remaining[rows]
         return rows[np.argsort(-shares if functional else shares, kind="stable")]
 
@@ -92,6 +114,8 @@ class Interference:
         if apart:
             sizes = [float(np.abs(x).mean()) for x in apart]
             found.append(("mean |term| of bias, of rest", ", ".join(f"{x:.4g}" for x in sizes)))
+        if off := int(((self.channels.l1 > 0) & ~self.on).sum()):
+            found.append(("images in which no latent is on", f"{off:,} of {len(self.images):,}"))
         if len(rows):
             low, middle, high = np.quantile(self.remaining[rows], [0.1, 0.5, 0.9])
             found.append(
@@ -132,7 +156,7 @@ def interference(run: Run, latents: Run, feature: Feature | str | None = None) -
         Both, over the images that both have.
     Raises:
         RunError: the second scan is through no dictionary, the first is, or they are of different
-            networks, layers or images.
+            networks, layers, rules or images; other activations; no latent is on in any image.
         ValueError: the runs do not hold that feature.
 
     >>> import tempfile, numpy as np, opponent
@@ -157,15 +181,42 @@ def interference(run: Run, latents: Run, feature: Feature | str | None = None) -
         )
     ours, theirs = run.manifest, latents.manifest
     for what, one, other in (
+        ("computations", ours.network.dtype, theirs.network.dtype),
         ("networks", ours.network.weights_sha256, theirs.network.weights_sha256),
         ("preparations of images", ours.network.preprocessing, theirs.network.preprocessing),
         ("through layers", ours.through, theirs.through),
+        ("rules", ours.rule, theirs.rule),
         ("images", ours.images.sha256, theirs.images.sha256),
     ):
         if one != other:
-            raise RunError(f"{run.folder} and {latents.folder} are of different {what}")
+            raise RunError(
+                f"{run.folder} and {latents.folder} are of different {what}"
+                + (f" ({one} and {other})" if what in _SHORT else "")
+                + "; scan both alike, the second with --dictionary"
+            )
     chosen = run.feature(feature)
+    if chosen not in latents.features:
+        held = ", ".join(x.label for x in latents.features) or "none"
+        raise RunError(
+            f"{latents.folder} holds no {chosen.label}, but {held}; scan it through the dictionary "
+            "too"
+        )
     first, second = run.columns(chosen), latents.columns(chosen)
     if first.images != second.images:
         raise RunError(f"{run.folder} and {latents.folder} have other images that could be read")
-    return Interference(feature=chosen, images=first.images, channels=first, latents=second)
+    apart = np.abs(first.activation.astype(np.float64) - second.activation)
+    # The same network, images and feature: what is more than rounding is another one of them.
+    if others := int((apart > _APART * first.deviation).sum()):
+        raise RunError(
+            f"{run.folder} and {latents.folder} have other activations of {chosen.label} in "
+            f"{others:,} of {len(apart):,} images, so that images or network changed between them; "
+            "scan both again, into other folders"
+        )
+    found = Interference(feature=chosen, images=first.images, channels=first, latents=second)
+    if first.l1.any() and not found.on.any():
+        raise RunError(
+            f"no latent of the dictionary of {latents.folder} is on where {chosen.label} looks, in "
+            f"any of its {len(found.images):,} images: all of S is in the bias's and the rest's "
+            "terms; learn the dictionary from images like these, or of that layer"
+        )
+    return found

@@ -26,6 +26,11 @@ from opponent.plots.energies import energies_figure, plot_energies
 from opponent.plots.exemplars import ExemplarRow, exemplars_figure, plot_exemplars
 from opponent.plots.files import write_atlas, write_disinhibited, write_figures
 from opponent.plots.groups import groups_figure, plot_groups
+from opponent.plots.interference import (
+    interference_figure,
+    plot_interference,
+    tensions_figure,
+)
 from opponent.plots.inversions import InversionRow, inversions_figure, plot_inversions
 from opponent.plots.layout import COLUMN, PAGE, save
 from opponent.plots.objective import objective_figure
@@ -75,6 +80,7 @@ __all__ = [
     "energies_figure",
     "exemplars_figure",
     "groups_figure",
+    "interference_figure",
     "inversions_figure",
     "map_figure",
     "missing_figure",
@@ -85,6 +91,7 @@ __all__ = [
     "plot_energies",
     "plot_exemplars",
     "plot_groups",
+    "plot_interference",
     "plot_inversions",
     "plot_map",
     "plot_selection",
@@ -95,6 +102,7 @@ __all__ = [
     "shared_figure",
     "square_figure",
     "tense_rows_figure",
+    "tensions_figure",
     "toy_figure",
     "toy_interference_figure",
     "uniqueness_figure",

@@ -91,13 +91,14 @@ def write_who(who: Who, out: str | Path, silenced: Silenced | None = None) -> Pa
 
 
 def driver_values(
-    drivers: Drivers, command: Callable[[str], str | None] = lambda _: None
+    drivers: Drivers, command: Callable[[str], str | None] = lambda _: None, shown: int = 160
 ) -> dict[str, Any]:
     """What the template of channels needs.
 
     Args:
         drivers: the channels.
         command: from a channel's name how to scan it; None for no hint.
+        shown: the longer side of its pictures, in pixels.
     """
     left, right = ends([*drivers.exciting, *drivers.inhibiting])
     sides = (
@@ -119,7 +120,7 @@ def driver_values(
                         "minus": f"{x.inhibition:.3g}",
                         "plus_width": round(100 * x.excitation / right, 2) if right else 0,
                         "minus_width": round(100 * x.inhibition / left, 2) if left else 0,
-                        "crops": [data_uri(opaque(tile), side=160) for tile in _pictures(x)],
+                        "crops": [data_uri(opaque(tile), side=shown) for tile in _pictures(x)],
                         "command": command(x.name),
                     }
                     for x in drivers.listed(side)

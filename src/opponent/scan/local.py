@@ -124,6 +124,7 @@ def _refuse_nothing_finite(run: Run, network: Network) -> None:
     if reasons and len(left_out) == len(run.images):
         raise RunError(
             f"no image of {run.folder} gave finite numbers ({reasons[0]}): {likely_cause(network)}"
+            + ("; or the dictionary's numbers are too large" if run.manifest.dictionary else "")
         )
 
 
