@@ -119,7 +119,8 @@ class Dictionary:
     def directions(self) -> Float[Tensor, "l k"]:
         """The direction of each latent: its decoder at unit length; zero where that is zero."""
         lengths = torch.linalg.vector_norm(self.decoder, dim=1, keepdim=True)
-        return self.decoder / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)
+        directions: Tensor = self.decoder / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)
+        return directions
 
     def listens_to(self, latent: int) -> list[int]:
         """The channels that a latent is read from; of the kind 'nonnegative' those it adds to.

@@ -75,7 +75,7 @@ def drivers_figure(drivers: Drivers, *, title: str, about: str) -> Figure:
         heading = name + covered_text(drivers, side)
         add_heading(figure, left, top - 1.6 * LINE, column, heading, colour)
         if not channels:
-            add_note(figure, Area(left, top, column, LINE), "no channel does")
+            add_note(figure, Area(left, top, column, LINE), f"no {drivers.kind} does")
         for number, driver in enumerate(channels):
             _driver(figure, driver, Area(left, top + number * pitch, column, cell), side, scale)
     return figure

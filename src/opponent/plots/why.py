@@ -49,7 +49,8 @@ def plot_why(why: Why) -> Figure:
         )
     share = why.drivers.tension_within
     numbers = [(name.removeprefix("activation of "), value) for name, value in why.numbers()]
-    within = [] if share is None else [("of it within channels", f"{100 * share:.0f} %")]
+    kinds = f"{why.drivers.kind}s"
+    within = [] if share is None else [(f"of it within {kinds}", f"{100 * share:.0f} %")]
     return why_figure(
         why.tile,
         drivers=why.drivers,
