@@ -168,6 +168,41 @@ def invert_attribution(
 
 
 @undisturbed()
+def invert_directions(
+    network: Network,
+    direction: Float[Tensor, "n k y x"],
+    feature: Feature,
+    through: str,
+    *,
+    side: Side,
+    origin: Float[Tensor, " k"] | None = None,
+    settings: SynthesisSettings,
+    progress: Progress | None = None,
+) -> Synthesis:
+    """Synthesise images, from noise, whose through layer takes given directions.
+
+    Args:
+        network: the network.
+        direction: within the window of the through layer that the feature depends on.
+        feature: the feature, with its position written out.
+        through: the layer.
+        side: the side that the result names.
+        origin: what the layer is measured from, such as a dictionary's bias; None is zero.
+        settings: how the images are synthesised.
+        progress: called with what is being done, the steps done and the steps in all.
+    """
+    targets = Targets(
+        feature=feature,
+        side=side,
+        plan=plan_crop(network, [feature], through),
+        direction=direction.to(network.device, network.dtype),
+        origin=None if origin is None else origin.to(network.device, network.dtype),
+    )
+    start = _noise(network, len(direction), settings)
+    return _in_batches(network, targets, start, INVERSION_RATE, settings, progress, watch=False)
+
+
+@undisturbed()
 def accentuate(
     network: Network | nn.Module | str,
     images: Images,
