@@ -155,6 +155,8 @@ def test_cells_are_summed_in_parts_where_latents_are_many(
     assert {f"{CENTRE}: mean attributions, part {k + 1} of {count}" for k in range(count)} <= {
         *seen
     }
+    order = [what.rpartition("part ")[2] for what in seen if "part " in what]
+    assert order == sorted(order)
     other = load_file(parts.folder / "cells.safetensors")
     for name, values in one.items():
         torch.testing.assert_close(other[name], values, rtol=1e-4, atol=1e-6)
