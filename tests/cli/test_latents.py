@@ -112,11 +112,12 @@ def test_why(run: Path, dictionary: Path, tmp_path: Path) -> None:
 
 def test_who(run: Path, tmp_path: Path) -> None:
     page = tmp_path / "who.html"
-    text = within("who", run, "--silence", "--channels", 2, "--out", page)
+    text = within("who", run, "--silence", "--visualise", "--channels", 1, "--out", page)
     assert "without mixed3a/latent:" in text
     assert "others at random" in text
     shown = page.read_text()
     assert "what each latent adds to inhibition" in shown
     assert shown.count("data:image/") >= 4
+    assert [*(run / "synthesis").glob("mixed3a-latent-*-visualisation-excitation-*.png")]
     latents = [x.channel for x in opponent.who(Run(run), crops=0, channels=12).exciting]
     assert max(latents) >= 128
