@@ -90,6 +90,7 @@ def test_report_and_figures(run: Path, digest: str) -> None:
     page = (run / "report.html").read_text()
     assert digest in page
     assert "mixed3a/latent:" in page
+    assert "explained through <code>latents of mixed3a</code>" in page
     assert "<figcaption>Latents of <code>mixed3a</code>" in page
     assert "mean absolute term of the dictionary's rest" in page.replace("&#39;", "'")
     assert "What drives mixed3a/latent" not in page

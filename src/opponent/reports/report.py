@@ -100,6 +100,7 @@ def write_report(
         resources=Markup(Resources(mode="inline", components=["bokeh"]).render()),
         network=network.name,
         through=run.manifest.through,
+        source=run.manifest.explained_by,
         tokens=", ".join(run.manifest.tokens),
         count=f"{len(run.images) - len(run.unreadable()):,}",
         features=sections,
