@@ -164,7 +164,8 @@ def test_why_by_a_run_names_its_latents(
     assert answer.apart == {
         "dictionary's bias": float(result.bias[0]), "dictionary's rest": float(result.rest[0])
     }  # fmt: skip
-    assert ("dictionary's rest", f"{float(result.rest[0]):+.4g}") in answer.facts()
+    assert answer.terms()[1] == ("dictionary's rest", f"{float(result.rest[0]):+.4g}")
+    assert answer.terms()[1] in answer.facts()
     assert "early (by its latents) excites it by" in answer.verdict
     columns = run.columns("mixed:4")
     assert answer.standing is not None
@@ -250,3 +251,12 @@ def test_others_at_random_are_latents_that_drive(network: Network, runs: dict[st
     found = silence_check(runs["latents"], network, answer, random=99)
     assert len(found.exciting.random) == driving - len(tops)
     assert found.inhibition.top == pytest.approx(answer.inhibiting[0].inhibition, rel=1e-3)
+
+
+def test_what_the_latents_leave_out_is_told(network: Network, runs: dict[str, Run]) -> None:
+    run = runs["latents"]
+    answers = [opponent.why(network, image_of(run, k), "mixed:4", "early", run=run) for k in (0, 3)]
+    for answer in answers:
+        left_out = answer.activation - (answer.excitation - answer.inhibition)
+        assert abs(left_out) > 0.05 * abs(answer.activation)
+        assert f"{left_out:+.3g} comes from what the latents leave out" in answer.verdict

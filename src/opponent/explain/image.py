@@ -136,7 +136,9 @@ class Why:
             )
         balance += f", {plus - minus:+.3g} together"
         rest = self.activation - (plus - minus)
-        if abs(rest) > 0.05 * (plus + minus):
+        # What a dictionary leaves out is told beside the activation, however large the sides are.
+        scale = plus + minus if self.apart is None else abs(self.activation)
+        if abs(rest) > 0.05 * scale:
             cause = "biases on the way"
             if self.apart is not None:
                 cause = f"what the latents leave out and {cause}"
@@ -193,8 +195,11 @@ class Why:
             ("excitation", f"{self.excitation:.4g}"),
             ("inhibition", f"{self.inhibition:.4g}"),
             ("tension", f"{min(self.excitation, self.inhibition):.4g}"),
-            *((name, f"{x:+.4g}") for name, x in (self.apart or {}).items()),
         ]
+
+    def terms(self) -> list[tuple[str, str]]:
+        """Name and value of what a dictionary's bias and rest add, as text."""
+        return [(name, f"{value:+.4g}") for name, value in (self.apart or {}).items()]
 
     def facts(self) -> list[tuple[str, str]]:
         """Name and value of everything but the channels, as text."""
@@ -203,7 +208,7 @@ class Why:
         if self.against is not None:
             facts.append(("against", self.against.title))
             places = ("for the first mostly in", "for the second mostly in")
-        facts += [("through", self.through), *self.numbers()]
+        facts += [("through", self.through), *self.numbers(), *self.terms()]
         for name, place in zip(places, self.places, strict=True):
             if place is not None:
                 facts.append((name, f"{place[0]} ({place[1]:.0%})"))

@@ -1,5 +1,7 @@
 """The answer to `who` as a figure: the upstream channels that drive a feature."""
 
+from dataclasses import replace
+
 from matplotlib.figure import Figure
 
 from opponent.core.colour import BLUE, RED
@@ -77,7 +79,10 @@ def drivers_figure(drivers: Drivers, *, title: str, about: str) -> Figure:
         if not channels:
             add_note(figure, Area(left, top, column, LINE), f"no {drivers.kind} does")
         for number, driver in enumerate(channels):
-            _driver(figure, driver, Area(left, top + number * pitch, column, cell), side, scale)
+            # The layer of latents stands above, and their names are long.
+            short = driver.name.rpartition("/")[2] if drivers.kind == "latent" else driver.name
+            area = Area(left, top + number * pitch, column, cell)
+            _driver(figure, replace(driver, name=short), area, side, scale)
     return figure
 
 

@@ -55,7 +55,7 @@ def plot_why(why: Why) -> Figure:
         why.tile,
         drivers=why.drivers,
         title=why.title,
-        facts=[*numbers, *within],
+        facts=[*numbers, *within, *why.terms()],
         rivals=None if why.against is None else (why.titles[0], why.titles[1]),
     )
 
