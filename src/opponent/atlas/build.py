@@ -130,15 +130,7 @@ def make_atlas(
     if executor is not None:
         executor.check(network, by_name=False)
     columns = run.columns(feature, maps=False)
-    question: dict[str, Any] = {
-        "feature": feature.describe(),
-        "through": run.through,
-        "settings": asdict(settings),
-        "run": run.digest,
-        "versions": {**versions(), "umap-learn": version("umap-learn")},
-    }
-    if run.manifest.dictionary is not None:
-        question["dictionary"] = run.manifest.dictionary.sha256
+    question = _question(run, feature, settings)
     checkpoints = CheckpointFolder.named(run.folder / "atlas", feature.label, question)
     folder = checkpoints.folder
     with shown(progress) as report:
@@ -174,6 +166,20 @@ def make_atlas(
     if not record.is_file() or record.read_bytes() != text.encode():
         write_text(record, text)
     return Atlas(run, folder)
+
+
+def _question(run: Run, feature: Feature, settings: AtlasSettings) -> dict[str, Any]:
+    """What determines the atlas."""
+    question: dict[str, Any] = {
+        "feature": feature.describe(),
+        "through": run.through,
+        "settings": asdict(settings),
+        "run": run.digest,
+        "versions": {**versions(), "umap-learn": version("umap-learn")},
+    }
+    if run.manifest.dictionary is not None:
+        question["dictionary"] = run.manifest.dictionary.sha256
+    return question
 
 
 class _Builder:

@@ -201,7 +201,7 @@ class CellMeans:
                 total.index_add_(0, where, values.cpu().double())
             done += count
             if done - saved >= _SAVED:
-                about = {"done": done, "group": group}
+                about = {"done": done} | ({"group": group} if group else {})
                 self.checkpoints.write(_SUMS, {"sums": sums.numpy()}, about)
                 saved = done
         counts = torch.tensor([len(inside) for inside in members]).view(-1, 1, 1, 1)

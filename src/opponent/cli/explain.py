@@ -40,6 +40,13 @@ if TYPE_CHECKING:
     from opponent.images.imageset import ImageEntry
     from opponent.storage.run import Run
 
+_Dictionary = Annotated[
+    Path | None,
+    typer.Option(
+        help="A dictionary of the through layer, whose latents are named instead of channels; "
+        "default: as the run did."
+    ),
+]
 _Page = Annotated[
     Path | None, typer.Option("--out", help="A page (.html) or picture (.png, .pdf, .svg).")
 ]
@@ -74,13 +81,7 @@ def why(
             help="How S is computed, as for `scan`; default: as the run did, or gradient."
         ),
     ] = None,
-    dictionary: Annotated[
-        Path | None,
-        typer.Option(
-            help="A dictionary of the through layer, whose latents are named instead of channels; "
-            "default: as the run did."
-        ),
-    ] = None,
+    dictionary: _Dictionary = None,
     device: Device = "cpu",
 ) -> None:
     """Say what drove a feature in one photograph, and what held it back.

@@ -92,12 +92,7 @@ def ascend(
             if progress is not None:
                 progress(step + 1, steps)
     recorded = torch.stack(objectives)
-    if not recorded.isfinite().all():
-        step = int((~recorded.isfinite()).any(1).nonzero()[0]) + 1
-        raise ValueError(
-            f"the objective is not finite from step {step} on, for {feature.label}: "
-            f"{likely_cause(network)}"
-        )
+    _refuse_not_finite(recorded, feature, network)
     with torch.no_grad():
         images = start.images()
         inputs = network.preprocessing.normalise(resize(images, size, plan.box)).to(network.dtype)
@@ -111,6 +106,18 @@ def ascend(
         activation=torch.stack(activations) if watch else objectives[0].new_empty(0, len(images)),
         final=final,
     )
+
+
+def _refuse_not_finite(
+    objective: Float[Tensor, "steps n"], feature: Feature, network: Network
+) -> None:
+    finite = objective.isfinite().all(1)
+    if not finite.all():
+        step = int((~finite).nonzero()[0]) + 1
+        raise ValueError(
+            f"the objective is not finite from step {step} on, for {feature.label}: "
+            f"{likely_cause(network)}"
+        )
 
 
 def _forward(
