@@ -17,7 +17,7 @@ from tests.support.atlas import QUICK, Call, copy_of, files, halve, with_map
 from tests.support.killed_atlas import FEW
 
 from opponent import Atlas, Network, Run, RunError, atlases, make_atlas
-from opponent.atlas import build
+from opponent.atlas import means as cell_means
 from opponent.storage.checkpoints import CheckpointFolder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -47,7 +47,7 @@ def test_an_atlas_interrupted_anywhere_goes_on_to_the_same_bytes(
 ) -> None:
     expected = files(wave_atlas[0].run.folder)
     # Sums are kept every third batch of images.
-    monkeypatch.setattr(build, "_SAVED", 20)
+    monkeypatch.setattr(cell_means, "_SAVED", 20)
     means = [i for i, call in enumerate(wave_atlas[1], 1) if "mean" in call[0]]
     icons = [i for i, call in enumerate(wave_atlas[1], 1) if "icons" in call[0]]
     for count in (1, 2, means[3], icons[0], icons[2], icons[3]):
@@ -98,7 +98,7 @@ def test_an_atlas_interrupted_again_and_again_ends(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(build, "_SAVED", 1)
+    monkeypatch.setattr(cell_means, "_SAVED", 1)
     run, rounds = copy_of(wave_run, tmp_path / "run"), 0
     while True:
         rounds += 1
@@ -196,7 +196,7 @@ def test_what_is_kept_of_the_sums_is_not_computed_again(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(build, "_SAVED", 20)
+    monkeypatch.setattr(cell_means, "_SAVED", 20)
     run = with_map(wave_run, wave_atlas[0], tmp_path / "run")
     folder = run.folder / "atlas" / wave_atlas[0].folder.name
     first: list[Call] = []

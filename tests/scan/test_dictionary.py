@@ -1,4 +1,4 @@
-"""Scans through a dictionary: columns are those of attributions; what needs channels says so."""
+"""Scans through a dictionary: columns are those of attributions."""
 
 import shutil
 from pathlib import Path
@@ -138,14 +138,6 @@ def test_another_dictionary_is_another_scan(
     (folder / "scan" / "000001.parquet").unlink()
     with pytest.raises(RunError, match=r"dictionary\.safetensors is damaged \(it is another"):
         dictionary_of(Run(folder))
-
-
-def test_what_needs_channels_says_so(run: Run, small: Network, pictures: Path) -> None:
-    with pytest.raises(RunError, match="scanned through a dictionary, and an atlas of latents"):
-        opponent.make_atlas(run, "mixed:1", network=small)
-    image = pictures / run.images[0].id
-    with pytest.raises(RunError, match="a comparison of latents is not made"):
-        opponent.why(small, image, "mixed:1", "early", run=run)
 
 
 def test_what_does_not_fit_is_refused_before_the_first_image(

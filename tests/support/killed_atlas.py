@@ -15,7 +15,7 @@ import torch
 from tests.support.atlas import QUICK, copy_of, network_of
 
 from opponent import Run, make_atlas
-from opponent.atlas import build
+from opponent.atlas import means
 
 FEW = replace(QUICK, grid=2, steps=1, batch=2, min_images=15)
 SAVED = 20  # images between two savings of the cells' sums; the batches of 7 make it 21
@@ -27,7 +27,7 @@ def die(template: str, out: str) -> None:
     A step is a file or folder that is flushed, or a file that gets its name.
     """
     torch.set_num_threads(1)
-    build._SAVED = SAVED
+    means._SAVED = SAVED
     network, step, code = network_of(), -1, None
     while code != 0:
         # Every other one: of three steps a file, that meets each kind and each file.

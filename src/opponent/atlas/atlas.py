@@ -2,7 +2,7 @@
 
 RUN/atlas/NAME/question.json       everything that determines the atlas
 RUN/atlas/NAME/map.parquet         a row for each image: place, cell, activation and energies
-RUN/atlas/NAME/cells.safetensors   mean S and mean h of each cell
+RUN/atlas/NAME/cells.safetensors   mean S and mean h of each cell; of latents, decoded directions
 RUN/atlas/NAME/icons/              inversions of the cells' mean S, with opacity
 RUN/atlas/NAME/atlas.parquet       a row for each cell
 RUN/atlas/NAME/atlas.json          the question, and how well the map holds; written last
@@ -99,7 +99,9 @@ class IconAgreement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     p: float | None
 
 
-class AtlasRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class AtlasRecord(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """The record of a finished atlas, as atlas.json holds it.
 
     Args:
@@ -113,6 +115,7 @@ class AtlasRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         deviation: standard deviation of the activation over all images of the run.
         trustworthiness: how far neighbours on the map are neighbours by their S, from 0 to 1.
         icons_against_images: whether icons give the activation of their cells' images.
+        dictionary: SHA-256 of the dictionary whose latents S is of, if it is.
     """
 
     feature: FeatureRecord
@@ -125,6 +128,7 @@ class AtlasRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     deviation: float
     trustworthiness: float
     icons_against_images: IconAgreement
+    dictionary: str | None = None
 
 
 # What the columns of map.parquet and atlas.parquet hold.

@@ -13,10 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
-import torch
 from jaxtyping import Float
-from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from opponent.atlas.atlas import (
@@ -30,7 +27,7 @@ from opponent.atlas.atlas import (
     activation_column,
     icon_name,
 )
-from opponent.atlas.icons import IconMaker, Means
+from opponent.atlas.icons import IconMaker
 from opponent.atlas.layout import (
     cells_of,
     largest,
@@ -39,6 +36,7 @@ from opponent.atlas.layout import (
     to_square,
     trustworthiness,
 )
+from opponent.atlas.means import CellMeans, Directions, Means
 from opponent.attribution.attribute import attribute_each, refuse_unreadable
 from opponent.attribution.rules import AttributionRule
 from opponent.core.box import Box
@@ -53,15 +51,15 @@ from opponent.models.network import Network
 from opponent.scan.executor import Executor
 from opponent.scan.reopen import (
     baseline_of,
-    check_channels,
     check_whole,
     crop_plan_of,
+    dictionary_of,
     network_of,
     rule_of,
 )
 from opponent.storage.checkpoints import CheckpointFolder
 from opponent.storage.columns import SCALARS, Columns
-from opponent.storage.files import AnyPath, atomic_write, local, write_text
+from opponent.storage.files import AnyPath, write_text
 from opponent.storage.manifest import feature_record, versions
 from opponent.storage.run import Run
 from opponent.storage.tables import damage_refused, read_metadata, read_table, write_table
@@ -69,9 +67,6 @@ from opponent.synthesis.settings import not_synthesised
 
 # Largest size in bytes of S with its rows and columns, for all images.
 LARGEST = 2 * 1024**3
-# Images between two checkpoints of the cells' sums.
-_SAVED = 2048
-_SUMS = "sums"  # the checkpoint
 _TRUST = b"trustworthiness"  # in the metadata of the map
 
 # For each cell (row, column), the rows of the map that lie in it.
@@ -128,7 +123,6 @@ def make_atlas(
     Atlas('mixed3b:189@7,7': 4 images, 1 cells of 1 x 1)
     """
     check_whole(run, "an atlas")
-    check_channels(run, "an atlas")
     feature, settings = run.feature(feature), settings or AtlasSettings(seed=run.manifest.seed)
     network, rule = network_of(run, network), rule_of(run, rule)
     if reason := not_synthesised(network):
@@ -136,13 +130,7 @@ def make_atlas(
     if executor is not None:
         executor.check(network, by_name=False)
     columns = run.columns(feature, maps=False)
-    question: dict[str, Any] = {
-        "feature": feature.describe(),
-        "through": run.through,
-        "settings": asdict(settings),
-        "run": run.digest,
-        "versions": {**versions(), "umap-learn": version("umap-learn")},
-    }
+    question = _question(run, feature, settings)
     checkpoints = CheckpointFolder.named(run.folder / "atlas", feature.label, question)
     folder = checkpoints.folder
     with shown(progress) as report:
@@ -180,6 +168,20 @@ def make_atlas(
     return Atlas(run, folder)
 
 
+def _question(run: Run, feature: Feature, settings: AtlasSettings) -> dict[str, Any]:
+    """What determines the atlas."""
+    question: dict[str, Any] = {
+        "feature": feature.describe(),
+        "through": run.through,
+        "settings": asdict(settings),
+        "run": run.digest,
+        "versions": {**versions(), "umap-learn": version("umap-learn")},
+    }
+    if run.manifest.dictionary is not None:
+        question["dictionary"] = run.manifest.dictionary.sha256
+    return question
+
+
 class _Builder:
     """The stages of an atlas, but for its icons."""
 
@@ -195,7 +197,7 @@ class _Builder:
     ) -> None:
         self.run, self.network, self.rule, self.feature = run, network, rule, feature
         self.settings, self.checkpoints, self.progress = settings, checkpoints, progress
-        self.folder = checkpoints.folder
+        self.folder, self.dictionary = checkpoints.folder, dictionary_of(run)
 
     def map(self, columns: Columns) -> pa.Table:
         """Choose the images and lay them out."""
@@ -253,8 +255,8 @@ class _Builder:
 
     def _attributions(
         self, images: Sequence[str], what: str, start: int = 0
-    ) -> Iterator[tuple[Float[Tensor, "n k y x"], Float[Tensor, "n k y x"]]]:
-        """S and what it weighs (h), within the window, computed again from the photographs.
+    ) -> Iterator[tuple[Float[Tensor, "n l y x"], Float[Tensor, "n l y x"]]]:
+        """S and what it weighs (h, or a code), within the window, computed from the photographs.
 
         Args:
             images: ids of images of the run.
@@ -283,46 +285,22 @@ class _Builder:
                     rule=self.rule,
                     baseline=baseline,
                     plan=plan,
+                    dictionary=self.dictionary,
                 )
                 yield result.window_attribution, result.change
                 self.progress(f"{self.feature.label}: {what}", start + batch.done, len(images))
 
-    def means(self, table: pa.Table, members: Members) -> Means:
-        """The mean S and the mean h of each cell."""
-        path = self.folder / "cells.safetensors"
-        if path.is_file():
-            self.checkpoints.drop(_SUMS)  # a killed call may have left it
-            return _read_means(path, len(members))
-        cell_of = {row: cell for cell, rows in enumerate(members.values()) for row in rows}
-        rows, ids = sorted(cell_of), table["image"].to_pylist()
-        window, k = self._window(), self.run.manifest.through_shape[0]
-        sums, done = self._sums((2, len(members), k, window.height, window.width))
-        saved = done
-        for pair in self._attributions([ids[row] for row in rows], "mean attributions", done):
-            count = len(pair[0])
-            where = torch.tensor([cell_of[row] for row in rows[done : done + count]])
-            for total, values in zip(sums, pair, strict=True):
-                total.index_add_(0, where, values.cpu().double())
-            done += count
-            if done - saved >= _SAVED:
-                self.checkpoints.write(_SUMS, {"sums": sums.numpy()}, {"done": done})
-                saved = done
-        counts = torch.tensor([len(rows) for rows in members.values()]).view(-1, 1, 1, 1)
-        attribution, hidden = (sums / counts).float()
-        with atomic_write(path) as file:
-            tensors = {"attribution": attribution.clone(), "hidden": hidden.clone()}
-            file.write_bytes(save(tensors, {"done": str(done)}))
-        self.checkpoints.drop(_SUMS)
-        return _read_means(path, len(members))
-
-    def _sums(self, shape: tuple[int, ...]) -> tuple[Float[Tensor, "2 m k y x"], int]:
-        """The sums of S and of h in each cell so far, and the number of images in them."""
-        if self.checkpoints.has(_SUMS):
-            with suppress(RunError):  # a damaged checkpoint is computed again
-                arrays, about = self.checkpoints.read(_SUMS)
-                if arrays["sums"].shape == shape:
-                    return torch.from_numpy(arrays["sums"]), int(about["done"])
-        return torch.zeros(shape, dtype=torch.float64), 0
+    def means(self, table: pa.Table, members: Members) -> Means | Directions:
+        """The means of each cell, or the directions that they give."""
+        window = self._window()
+        cells = CellMeans(
+            path=self.folder / "cells.safetensors",
+            checkpoints=self.checkpoints,
+            attributions=self._attributions,
+            shape=(self.run.manifest.through_shape[0], window.height, window.width),
+            dictionary=self.dictionary,
+        )
+        return cells.of(table["image"].to_pylist(), list(members.values()))
 
     def cells(
         self, table: pa.Table, members: Members, icons: Mapping[Side, Sequence[float | None]]
@@ -375,15 +353,3 @@ def _agreement(cells: pa.Table) -> IconAgreement:
 def _read_trust(path: AnyPath) -> float:
     with damage_refused(path, COMMAND):
         return float(read_metadata(path, COMMAND)[_TRUST])
-
-
-def _read_means(path: AnyPath, cells: int) -> Means:
-    with (
-        damage_refused(path, COMMAND),
-        local(path) as here,
-        safe_open(here, framework="pt") as file,
-    ):
-        means = Means(attribution=file.get_tensor("attribution"), hidden=file.get_tensor("hidden"))
-        if means.attribution.shape != means.hidden.shape or len(means.attribution) != cells:
-            raise ValueError(f"it holds {len(means.attribution)} of {cells} cells")
-        return means

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -12,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from opponent.atlas.atlas import COMMAND, AtlasSettings, icon_name
+from opponent.atlas.means import Directions, Means, part_of, to_unit
 from opponent.core.box import scale_box
 from opponent.core.feature import Feature
 from opponent.core.progress import Progress, silent
@@ -23,15 +23,8 @@ from opponent.scan.local import copy_on_cpu, reopen_in_worker
 from opponent.storage.files import AnyPath, atomic_write, write_text
 from opponent.storage.run import Run
 from opponent.storage.tables import damage_refused
-from opponent.synthesis.inversion import invert_attribution
-
-
-@dataclass(frozen=True, kw_only=True)
-class Means:
-    """The mean S of each cell, and the mean of what S weighs (h), within the window."""
-
-    attribution: Float[Tensor, "m k y x"]
-    hidden: Float[Tensor, "m k y x"]
+from opponent.synthesis.inversion import invert_attribution, invert_directions
+from opponent.synthesis.result import Synthesis
 
 
 class IconMaker:
@@ -44,7 +37,7 @@ class IconMaker:
         settings: the settings of the atlas.
         folder: the folder of the atlas.
         cells: (row, column) of the cells that hold enough images, in order.
-        means: the means of these cells.
+        means: the means of these cells, or the directions that they give.
         progress: called with what is being done, the steps done and the steps in all.
     """
 
@@ -56,7 +49,7 @@ class IconMaker:
         settings: AtlasSettings,
         folder: AnyPath,
         cells: Sequence[tuple[int, int]],
-        means: Means,
+        means: Means | Directions,
         progress: Progress = silent,
     ) -> None:
         self.run, self.network, self.feature, self.settings = run, network, feature, settings
@@ -79,29 +72,43 @@ class IconMaker:
     def make(self, side: Side, number: int) -> None:
         """Invert the mean S of a batch of cells, and write the icons and their record."""
         rows = slice(number * self.settings.batch, (number + 1) * self.settings.batch)
-        attribution, hidden = self.means.attribution[rows], self.means.hidden[rows]
-        # To unit norm, so that all cells weigh alike.
-        target = attribution / attribution.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-        on_side = target if side is Side.BOTH else (side.sign * target).clamp(min=0)
-        filled = on_side.flatten(1).any(1).tolist()
+        if isinstance(self.means, Directions):
+            target = self.means.of(side)[rows]
+            filled = target.flatten(1).any(1).tolist()
+        else:
+            target = to_unit(self.means.attribution[rows])
+            filled = part_of(target, side).flatten(1).any(1).tolist()
         activations: list[float | None] = [None] * len(filled)
         if any(filled):
-            result = invert_attribution(
-                self.network,
-                target[filled],
-                self.feature,
-                self.run.through,
-                side=side,
-                hidden=None if (hidden >= 0).all() else hidden[filled],
-                settings=self.settings.synthesis,
-                progress=self._report(side, number),
-            )
+            result = self._invert(target[filled], filled, rows, side, number)
             images = iter(zip(result.rgba(), result.final.tolist(), strict=True))
             for place, cell in enumerate(self.batches[number]):
                 if filled[place]:
                     pixels, activations[place] = next(images)
                     self._save(cell, side, pixels)
         write_text(self._record(side, number), json.dumps(activations) + "\n")
+
+    def _invert(
+        self,
+        target: Float[Tensor, "n k y x"],
+        filled: Sequence[bool],
+        rows: slice,
+        side: Side,
+        number: int,
+    ) -> Synthesis:
+        """Images of some cells: of their directions, or of their mean S."""
+        settings, report = self.settings.synthesis, self._report(side, number)
+        what = (self.network, target, self.feature, self.run.through)
+        if isinstance(self.means, Directions):
+            origin = self.means.origin
+            return invert_directions(
+                *what, side=side, origin=origin, settings=settings, progress=report
+            )
+        hidden = self.means.hidden[rows]
+        weighed = None if (hidden >= 0).all() else hidden[filled]
+        return invert_attribution(
+            *what, side=side, hidden=weighed, settings=settings, progress=report
+        )
 
     def make_elsewhere(self, tasks: Sequence[tuple[Side, int]], executor: Executor) -> None:
         """Have an executor make batches of icons, given by side and number."""
@@ -150,7 +157,7 @@ def _icon_worker(
     settings: AtlasSettings,
     folder: AnyPath,
     cells: Sequence[tuple[int, int]],
-    means: Means,
+    means: Means | Directions,
     device: str,
     threads: int,
     origin: Images | None,

@@ -40,6 +40,13 @@ if TYPE_CHECKING:
     from opponent.images.imageset import ImageEntry
     from opponent.storage.run import Run
 
+_Dictionary = Annotated[
+    Path | None,
+    typer.Option(
+        help="A dictionary of the through layer, whose latents are named instead of channels; "
+        "default: as the run did."
+    ),
+]
 _Page = Annotated[
     Path | None, typer.Option("--out", help="A page (.html) or picture (.png, .pdf, .svg).")
 ]
@@ -74,6 +81,7 @@ def why(
             help="How S is computed, as for `scan`; default: as the run did, or gradient."
         ),
     ] = None,
+    dictionary: _Dictionary = None,
     device: Device = "cpu",
 ) -> None:
     """Say what drove a feature in one photograph, and what held it back.
@@ -100,6 +108,7 @@ def why(
         run=scanned,
         channels=channels,
         rule=rule,
+        dictionary=dictionary,
     )
     written = None if page is None else write_why(answer, page)
     out.print(answer.verdict, markup=False)
@@ -179,7 +188,8 @@ def who(
     if silence and network is not None:
         silenced = silence_check(opened, network, answer, seed=seed, rule=rule)
     written = None if page is None else write_who(answer, page, silenced)
-    line = f"{answer.feature.label} in {answer.about}, by channels of {answer.through}"
+    kind = answer.drivers.kind
+    line = f"{answer.feature.label} in {answer.about}, by {kind}s of {answer.through}"
     out.print(line, markup=False)
     _print_drivers(answer.drivers)
     for name, value in (*answer.drivers.facts(), *silence_facts(answer, silenced)):

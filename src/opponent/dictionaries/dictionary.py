@@ -134,6 +134,22 @@ class Dictionary:
         lowest = min(float(self.decoder.min()), float(self.bias.min()))
         return self.kind == "nonnegative" and lowest >= 0
 
+    @cached_property
+    def directions(self) -> Float[Tensor, "l k"]:
+        """The direction of each latent: its decoder at unit length; zero where that is zero."""
+        lengths = torch.linalg.vector_norm(self.decoder, dim=1, keepdim=True)
+        directions: Tensor = self.decoder / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)
+        return directions
+
+    def listens_to(self, latent: int) -> list[int]:
+        """The channels that a latent is read from; of the kind 'nonnegative' those it adds to.
+
+        Args:
+            latent: its number.
+        """
+        weights = (self.decoder if self.encoder is None else self.encoder)[latent]
+        return weights.nonzero().flatten().tolist()
+
     def __repr__(self) -> str:
         kind = f"{self.kind}, {self.active} active" if self.active else self.kind
         where = "any layer" if self.layer is None else repr(self.layer)

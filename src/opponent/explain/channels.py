@@ -15,6 +15,7 @@ from opponent.core.feature import Feature
 from opponent.core.pictures import contact_sheet
 from opponent.core.progress import Progress, displayed, silent
 from opponent.core.side import Side
+from opponent.dictionaries.dictionary import Dictionary
 from opponent.explain.crops import (
     SHOWN,
     Synthetic,
@@ -29,7 +30,7 @@ from opponent.explain.drivers import Driver, Drivers, rank_channels
 from opponent.explain.places import known_fields
 from opponent.geometry.receptive_field import box_of, receptive_field
 from opponent.models.network import PIXELS, Network
-from opponent.scan.reopen import check_channels, network_of
+from opponent.scan.reopen import dictionary_of, network_of
 from opponent.selection import Selection, select
 from opponent.storage.columns import Indices
 from opponent.storage.lookup import scan_command
@@ -113,7 +114,8 @@ class Who:
     def caption(self) -> str:
         """Which channels they are, of which images, in words."""
         over = "in" if len(self.images) == 1 else "means over"
-        return f"channels of {self.through} that add most to either side, {over} {self.about}"
+        what = f"{self.drivers.kind}s of {self.through}"
+        return f"{what} that add most to either side, {over} {self.about}"
 
     def to_arrow(self) -> pa.Table:
         """One row a listed channel and side, with the shares that they cover."""
@@ -206,8 +208,8 @@ def who(
     feature = run.feature(feature)
     columns = run.columns(feature)
     about, rows = _choose(run, feature, group, images, cell)
-    names = run.through if run.manifest.dictionary is None else f"{run.through}/latent"
-    drivers = rank_channels(*run.channel_sides(feature, rows=rows), names, channels)
+    kind = "channel" if run.manifest.dictionary is None else "latent"
+    drivers = rank_channels(*run.channel_sides(feature, rows=rows), run.through, channels, kind)
     if crops or visualise:
         drivers = _illustrated(run, network_of(run, network), drivers, crops, visualise, progress)
     return Who(
@@ -230,14 +232,17 @@ def _illustrated(
     progress: Progress | None,
 ) -> Drivers:
     """The same channels with exemplars and, where asked for, visualisations; each made once."""
-    names = {each.channel: each.name for each in (*drivers.exciting, *drivers.inhibiting)}
-    tiles = exemplar_tiles(run, network, list(names), crops)
+    listed = {each.channel: each.name for each in (*drivers.exciting, *drivers.inhibiting)}
+    tiles = exemplar_tiles(run, network, list(listed), crops)
     made: dict[int, Synthetic] = {}
     if visualise is not None:
-        check_channels(run, "a visualisation")
-        for done, (channel, name) in enumerate(names.items()):
+        dictionary = dictionary_of(run)
+        for done, (channel, name) in enumerate(listed.items()):
+            shown: Feature | str = name
+            if dictionary is not None:
+                shown = latent_feature(dictionary, run.through, channel)
             made[channel] = visualise_channel(
-                run, network, name, visualise, progress, done, len(names)
+                run, network, shown, visualise, progress, done, len(listed)
             )
     exciting, inhibiting = (
         tuple(
@@ -316,7 +321,7 @@ def exemplar_tiles(
     Args:
         run: the run.
         network: the network that was scanned.
-        channels: of the through layer.
+        channels: of the through layer, or latents where S is of a dictionary's.
         count: crops a channel, at most 9; fewer where it is seldom active.
         shown: a crop's wanted shorter side, in pixels.
     Returns:
@@ -325,17 +330,15 @@ def exemplar_tiles(
     through, prepared = run.manifest.through, run.preprocessing
     if through == PIXELS:
         return {channel: [] for channel in channels}
-    extremes = known_fields(network, through)
+    extremes, dictionary = known_fields(network, through), dictionary_of(run)
     pixels = Box.full(prepared.size)
-    of_latents = run.manifest.dictionary is not None
     tiles: dict[int, list[Tile]] = {}
     for channel in channels:
         tiles[channel] = []
+        seen = [channel] if dictionary is None else dictionary.listens_to(channel)
         for exemplar in run.exemplars(channel, count):
             box = pixels
-            if extremes is not None:
-                # A latent listens to all channels.
-                seen = slice(None) if of_latents else [channel]
+            if extremes is not None and seen:
                 box = box_of(extremes[:, seen, exemplar.row, exemplar.column]) or pixels
             zoom = zoom_for(prepared, box, shown)
             try:
@@ -347,10 +350,22 @@ def exemplar_tiles(
     return tiles
 
 
+def latent_feature(dictionary: Dictionary, through: str, latent: int) -> Feature:
+    """A latent's decoder as a direction of its layer, at unit length.
+
+    Args:
+        dictionary: the dictionary.
+        through: its layer.
+        latent: the latent's number.
+    """
+    vector = dictionary.directions[latent]
+    return Feature.direction(through, vector, name=f"latent:{latent}")
+
+
 def visualise_channel(
     run: Run,
     network: Network,
-    name: str,
+    unit: Feature | str,
     settings: SynthesisSettings,
     progress: Progress | None = None,
     done: int = 0,
@@ -358,15 +373,17 @@ def visualise_channel(
 ) -> Synthetic:
     """The feature visualisation of any unit of a run's network, cropped to its receptive field.
 
+    A latent's is that of its decoder; it is read as all directions are, before a ReLU.
+
     Args:
         run: the run, whose folder keeps the image.
         network: the network that was scanned.
-        name: the unit's, such as 'mixed3a:17'.
+        unit: the unit or direction, such as 'mixed3a:17'.
         settings: how the image is synthesised.
         progress: called with what is being done, the steps done and the steps in all.
         done, total: which of how many channels this is, for progress.
     """
-    feature, report = network.resolve(name), progress or silent
+    feature, report = network.resolve(unit), progress or silent
 
     def step(_: str, i: int, steps: int) -> None:
         report("visualisations of channels", done * steps + i, total * steps)

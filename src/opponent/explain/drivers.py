@@ -22,8 +22,8 @@ class Driver:
     inhibit at once.
 
     Args:
-        channel: of the through layer.
-        name: 'mixed3a:17'.
+        channel: of the through layer; the latent's number, where S is of a dictionary's latents.
+        name: 'mixed3a:17', or 'mixed3a/latent:17'.
         excitation, inhibition: the positive and the negative part of S summed over space, both
             >= 0, in units of the activation: means over the images.
         excitation_sd, inhibition_sd: their standard deviations over the images.
@@ -73,6 +73,7 @@ class Drivers:
         inhibiting: the channels that add most to inhibition, largest first.
         tension_within: the share of the tension that lies within single channels, as
             `tension_within_channels` defines it; None where there is no tension.
+        kind: 'channel', or 'latent' where S is of a dictionary's latents.
     Source: paper, section 3, by channel.
 
     >>> import numpy as np
@@ -90,6 +91,7 @@ class Drivers:
     exciting: tuple[Driver, ...]
     inhibiting: tuple[Driver, ...]
     tension_within: float | None
+    kind: str = "channel"
 
     def listed(self, side: Side | str) -> tuple[Driver, ...]:
         """The channels that are listed on a side.
@@ -123,10 +125,10 @@ class Drivers:
         for side in SIDES:
             covered = self.covered(side)
             if covered is not None:
-                name = f"{side} by the {_counted(len(self.listed(side)))}"
+                name = f"{side} by the {_counted(len(self.listed(side)), self.kind)}"
                 facts.append((name, f"{covered:.1%}"))
         if self.tension_within is not None:
-            facts.append(("tension within single channels", f"{self.tension_within:.1%}"))
+            facts.append((f"tension within single {self.kind}s", f"{self.tension_within:.1%}"))
         return facts
 
     def to_arrow(self) -> pa.Table:
@@ -177,6 +179,7 @@ def rank_channels(
     inhibition: Float[np.ndarray, "n k"],
     through: str,
     count: int,
+    kind: str = "channel",
 ) -> Drivers:
     """The channels that add most to excitation, and those that add most to inhibition.
 
@@ -187,16 +190,18 @@ def rank_channels(
         inhibition: the negative part, as numbers >= 0.
         through: the layer of the channels.
         count: how many to list on either side; fewer where fewer add anything.
+        kind: 'channel', or 'latent' where they are those of a dictionary of the layer.
     Returns:
         The channels; of equals, the first comes first.
     """
+    names = through if kind == "channel" else f"{through}/{kind}"
     sides = [x.astype(np.float64) for x in (excitation, inhibition)]
     means, deviations = [x.mean(0) for x in sides], [x.std(0) for x in sides]
     listed = [
         tuple(
             Driver(
                 channel=k,
-                name=f"{through}:{k}",
+                name=f"{names}:{k}",
                 excitation=float(means[0][k]),
                 inhibition=float(means[1][k]),
                 excitation_sd=float(deviations[0][k]),
@@ -213,6 +218,7 @@ def rank_channels(
         exciting=listed[0],
         inhibiting=listed[1],
         tension_within=tension_within_channels(*sides),
+        kind=kind,
     )
 
 
@@ -239,5 +245,5 @@ def tension_within_channels(
     return min(1.0, float(within / tension)) if tension else None
 
 
-def _counted(count: int) -> str:
-    return "one channel listed" if count == 1 else f"{count} channels listed"
+def _counted(count: int, kind: str) -> str:
+    return f"one {kind} listed" if count == 1 else f"{count} {kind}s listed"

@@ -1,18 +1,19 @@
 """Why one photograph does, or does not, make a feature fire."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from opponent.attribution.attribute import attribute
 from opponent.attribution.result import Attribution
 from opponent.attribution.rules import AttributionRule, parse_rule
 from opponent.core.errors import RunError
 from opponent.core.feature import Feature
+from opponent.dictionaries.dictionary import Dictionary
+from opponent.explain.comparison import answer_of, meaning_of, rival_of, standing_in
 from opponent.explain.contrast import Rival, difference, named, rival_feature
 from opponent.explain.crops import Tile, crop_tile, overlay_scale, photograph, zoom_for
 from opponent.explain.drivers import Drivers, rank_channels
@@ -20,10 +21,9 @@ from opponent.explain.places import crop_drivers, name_place
 from opponent.geometry.receptive_field import placement, receptive_field
 from opponent.images.imageset import ImageEntry
 from opponent.images.sources import Images, open_images
-from opponent.models.network import LOGITS, Network
+from opponent.models.network import Network
 from opponent.models.registry import load
-from opponent.scan.reopen import baseline_of, check_channels, check_network, rule_of
-from opponent.selection import percentile_of
+from opponent.scan.reopen import baseline_of, check_network, dictionary_of, rule_of
 from opponent.storage.run import Run
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Why:
         standing: given a run, the percentiles of this image among its images; of a comparison only
             that of the difference.
         tile: the photograph with both maps.
+        apart: where S is of a dictionary's latents, what its bias and its rest add, by name.
     Source: paper, section 3, for one image and by channel.
 
     >>> import numpy as np, opponent
@@ -84,6 +85,7 @@ class Why:
     standing: dict[str, float] | None
     tile: Tile
     against: Rival | None = None
+    apart: dict[str, float] | None = None
 
     @property
     def title(self) -> str:
@@ -116,24 +118,31 @@ class Why:
     def verdict(self) -> str:
         """The answer in a sentence."""
         state, plus, minus = self._state(), self.excitation, self.inhibition
+        source = self.through if self.apart is None else f"{self.through} (by its latents)"
         if not plus and not minus:
             moved, cause = "it", "or the image is blank there"
             if self.against is not None:
                 moved, cause = "that", "the image is blank there, or both features weigh it alike"
+            if self.apart is not None:
+                cause = f"no latent is on there, {cause}"
             return (
-                f"{state}, and nothing in {self.through} can move {moved}: every path is shut by a "
+                f"{state}, and nothing in {source} can move {moved}: every path is shut by a "
                 f"ReLU, {cause}."
             )
-        balance = f"{self.through} excites it by {plus:.3g} and inhibits it by {minus:.3g}"
+        balance = f"{source} excites it by {plus:.3g} and inhibits it by {minus:.3g}"
         if self.against is not None:
             balance = (
-                f"{self.through} speaks for the first by {plus:.3g} and for the second by "
-                f"{minus:.3g}"
+                f"{source} speaks for the first by {plus:.3g} and for the second by {minus:.3g}"
             )
         balance += f", {plus - minus:+.3g} together"
         rest = self.activation - (plus - minus)
-        if abs(rest) > 0.05 * (plus + minus):
-            balance += f"; the other {rest:+.3g} comes from biases on the way"
+        # What a dictionary leaves out is told beside the activation, however large the sides are.
+        scale = plus + minus if self.apart is None else abs(self.activation)
+        if abs(rest) > 0.05 * scale:
+            cause = "biases on the way"
+            if self.apart is not None:
+                cause = f"what the latents leave out and {cause}"
+            balance += f"; the other {rest:+.3g} comes from {cause}"
         return f"{state}: {balance}."
 
     def _state(self) -> str:
@@ -188,6 +197,10 @@ class Why:
             ("tension", f"{min(self.excitation, self.inhibition):.4g}"),
         ]
 
+    def terms(self) -> list[tuple[str, str]]:
+        """Name and value of what a dictionary's bias and rest add, as text."""
+        return [(name, f"{value:+.4g}") for name, value in (self.apart or {}).items()]
+
     def facts(self) -> list[tuple[str, str]]:
         """Name and value of everything but the channels, as text."""
         facts = [("network", self.network), ("image", self.image), ("feature", self.titles[0])]
@@ -195,7 +208,7 @@ class Why:
         if self.against is not None:
             facts.append(("against", self.against.title))
             places = ("for the first mostly in", "for the second mostly in")
-        facts += [("through", self.through), *self.numbers()]
+        facts += [("through", self.through), *self.numbers(), *self.terms()]
         for name, place in zip(places, self.places, strict=True):
             if place is not None:
                 facts.append((name, f"{place[0]} ({place[1]:.0%})"))
@@ -229,6 +242,7 @@ def why(
     run: Run | None = None,
     channels: int = 8,
     rule: AttributionRule | str | None = None,
+    dictionary: Dictionary | str | Path | None = None,
 ) -> Why:
     """What drove a feature in one photograph, and what held it back.
 
@@ -247,6 +261,8 @@ def why(
         rule: how S is computed: 'gradient', 'integrated-zero', 'integrated-mean', which takes its
             baseline from the run, or a rule of the user's own; default: as the run did, else the
             gradient times h.
+        dictionary: of the through layer, or its file: latents are then named instead of channels;
+            default: as the run did, else channels.
     Returns:
         The numbers, the channels with the part of the image where each adds most, and the picture
             with its maps.
@@ -279,6 +295,8 @@ def why(
     entry = _only_image(image, network)
     inputs, _ = network.load_inputs(entry)
     chosen_rule = parse_rule(rule or "gradient") if run is None else rule_of(run, rule)
+    if run is not None:
+        dictionary = _dictionary(run, dictionary)
     result = attribute(
         network,
         inputs,
@@ -286,7 +304,9 @@ def why(
         through,
         rule=chosen_rule,
         baseline=None if run is None else baseline_of(run, network, chosen_rule),
+        dictionary=dictionary,
     )
+    kind = "channel" if result.dictionary is None else "latent"
     plus, minus = (
         x.float().cpu().numpy() for x in (result.excitation_channels, result.inhibition_channels)
     )
@@ -295,17 +315,20 @@ def why(
         network=network.name,
         image=entry.id,
         feature=feature,
-        meaning=_meaning(network, feature),
+        meaning=meaning_of(network, feature),
         through=through,
         activation=float(result.activation[0]),
         excitation=float(result.excitation[0]),
         inhibition=float(result.inhibition[0]),
-        drivers=crop_drivers(network, rank_channels(plus, minus, through, channels), result, entry),
+        drivers=crop_drivers(
+            network, rank_channels(plus, minus, through, channels, kind), result, entry
+        ),
         places=(name_place(shown.excitation), name_place(shown.inhibition)),
-        answer=_answer(network, inputs, feature),
-        standing=None if run is None else _standing(run, feature, rival, result),
+        answer=answer_of(network, inputs, feature),
+        standing=None if run is None else standing_in(run, feature, rival, result),
         tile=shown,
-        against=None if rival is None else _rival(network, inputs, feature, rival),
+        against=None if rival is None else rival_of(network, inputs, feature, rival),
+        apart=_apart(result),
     )
 
 
@@ -338,7 +361,6 @@ def _only_image(image: Images, network: Network) -> ImageEntry:
 
 def _check(run: Run, network: Network, feature: Feature, through: str) -> None:
     check_network(run, network)
-    check_channels(run, "a comparison")
     run.feature(feature)
     if run.manifest.through != through:
         raise RunError(
@@ -346,54 +368,22 @@ def _check(run: Run, network: Network, feature: Feature, through: str) -> None:
         )
 
 
-def _meaning(network: Network, feature: Feature) -> str | None:
-    if feature.unit is None or feature.layer != LOGITS:
-        return None
-    return network.class_name(feature.unit)
+def _dictionary(run: Run, given: Dictionary | str | Path | None) -> Dictionary | None:
+    """The dictionary of a run, checked against one that is handed over."""
+    own = dictionary_of(run)
+    if given is None:
+        return own
+    other = given if isinstance(given, Dictionary) else Dictionary.load(given)
+    if own is None or own.sha256() != other.sha256():
+        raise RunError(
+            f"{run.folder} was scanned through {'no' if own is None else 'another'} dictionary; "
+            "leave the dictionary out, or the run"
+        )
+    return own
 
 
-def _answer(
-    network: Network, inputs: Float[Tensor, "1 bands h w"], feature: Feature
-) -> tuple[str, float, int] | None:
-    """The first answer of a classifier, and the rank of the logit that was asked for."""
-    if feature.layer != LOGITS or feature.unit is None:
-        return None
-    logits = network.run(inputs, LOGITS).target[0, :, 0, 0]
-    best = int(logits.argmax())
-    rank = 1 + int((logits > logits[feature.unit]).sum())
-    return network.class_name(best) or f"logits:{best}", float(logits[best]), rank
-
-
-def _rival(
-    network: Network, inputs: Float[Tensor, "1 bands h w"], first: Feature, second: Feature
-) -> Rival:
-    maps = network.run(inputs, first.layer).target
-    own, other = (float(feature.read(maps)[0]) for feature in (first, second))
-    answer = _answer(network, inputs, second)
-    return Rival(
-        feature=second,
-        meaning=_meaning(network, second),
-        activations=(own, other),
-        rank=None if answer is None else answer[2],
-    )
-
-
-def _standing(
-    run: Run, feature: Feature, rival: Feature | None, result: Attribution
-) -> dict[str, float]:
-    columns = run.columns(feature)
-    values = {
-        name: float(getattr(result, name)[0]) for name in ("activation", "excitation", "inhibition")
-    }
-    if rival is not None:
-        # The sides of a difference do not follow from those of the two features.
-        others = run.columns(rival)
-        second = dict(zip(others.images, others.activation.tolist(), strict=True))
-        apart = [
-            value - second[name]
-            for name, value in zip(columns.images, columns.activation.tolist(), strict=True)
-            if name in second
-        ]
-        return {"the difference": percentile_of(np.array(apart), values["activation"])}
-    values["tension"] = min(values["excitation"], values["inhibition"])
-    return {name: percentile_of(getattr(columns, name), value) for name, value in values.items()}
+def _apart(result: Attribution) -> dict[str, float] | None:
+    """What a dictionary's bias and rest add in one image."""
+    terms = {"dictionary's bias": result.bias, "dictionary's rest": result.rest}
+    found = {name: float(x[0]) for name, x in terms.items() if x is not None}
+    return found or None

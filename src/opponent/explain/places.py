@@ -56,8 +56,8 @@ def crop_drivers(
 ) -> Drivers:
     """The same channels, each with the part of the image where it adds most to its side.
 
-    A channel has no crop where its layer has no rows and columns, and where its receptive field is
-    unknown or the whole image.
+    That of a latent is what the channels see that it is read from. A channel has no crop where its
+    layer has no rows and columns, and where its receptive field is unknown or the whole image.
 
     Args:
         network: the network.
@@ -82,7 +82,10 @@ def crop_drivers(
 
     def cropped(driver: Driver, sign: int) -> Driver:
         found = _strongest(sign * attribution[driver.channel])
-        box = None if found is None else box_of(fields[:, [driver.channel], *found])
+        channels = [driver.channel]
+        if result.dictionary is not None:
+            channels = result.dictionary.listens_to(driver.channel)
+        box = box_of(fields[:, channels, *found]) if found and channels else None
         if found is None or box is None or box == Box.full(prepared.size):
             return driver
         zoom = zoom_for(prepared, box, shown)

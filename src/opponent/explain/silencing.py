@@ -1,4 +1,4 @@
-"""What a feature's activation does when upstream channels are set to zero."""
+"""What a feature's activation does when upstream channels, or latents, are set to zero."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -11,13 +11,15 @@ from torch import Tensor
 
 from opponent.attribution.attribute import attribute, refuse_unreadable
 from opponent.attribution.rules import AttributionRule
+from opponent.attribution.through_dictionary import Written, check_dictionary
 from opponent.core.feature import Feature
+from opponent.dictionaries.dictionary import Dictionary
 from opponent.explain.channels import Who
 from opponent.explain.drivers import Driver
 from opponent.images.imageset import ImageSet
 from opponent.images.loader import load_batches
 from opponent.models.network import Network
-from opponent.scan.reopen import baseline_of, check_channels, check_network, rule_of
+from opponent.scan.reopen import baseline_of, check_network, dictionary_of, rule_of
 from opponent.storage.run import Run
 
 
@@ -29,32 +31,48 @@ def silence(
     channels: Sequence[int],
     *,
     where: Bool[Tensor, "n k y x"] | None = None,
+    dictionary: Dictionary | None = None,
 ) -> Float[Tensor, "m n"]:
     """How a feature's activation changes when channels of the through layer are set to zero.
+
+    A latent is set to zero by taking away what it adds to the layer's output: its code times its
+    decoder. The other latents, the bias and the rest stay as they are.
 
     Args:
         network: the network.
         inputs: its own input, preprocessed.
         feature: the feature.
         through: an earlier layer.
-        channels: of that layer, each silenced on its own.
+        channels: of that layer, or latents of the dictionary, each silenced on its own.
         where: only in these elements of the through layer, such as those with S < 0; None is all.
+        dictionary: of that layer, whose latents are silenced.
     Returns:
         For each channel and image, the activation without it minus the activation with it.
     Raises:
-        ValueError: names, units or positions that do not fit.
+        ValueError: names, units, positions or a dictionary that do not fit.
     """
     feature = network.resolve(feature)
-    count = network.map_shape(through)[0]
+    if dictionary is not None:
+        check_dictionary(network, dictionary, through)
+    count = network.map_shape(through)[0] if dictionary is None else dictionary.latents
     wrong = [channel for channel in channels if not 0 <= channel < count]
     if wrong:
-        raise ValueError(f"{through!r} has {count} channels, 0 to {count - 1}; got {wrong}")
-    before = feature.read(network.run(inputs, feature.layer, through).target)
+        what = "channels" if dictionary is None else "latents"
+        raise ValueError(f"{through!r} has {count} {what}, 0 to {count - 1}; got {wrong}")
+    whole = network.run(inputs, feature.layer, through)
+    before = feature.read(whole.target)
+    assert whole.through is not None
+    written = None if dictionary is None else Written.of(whole.through, dictionary)
     changes = []
     for channel in channels:
 
         def without(hidden: Tensor, channel: int = channel) -> Tensor:
             kept = hidden.clone()
+            if written is not None:
+                code = written.codes[:, channel, None]
+                if where is not None:
+                    code = code * where[:, channel, None]
+                return kept - code * written.dictionary.decoder[channel].view(-1, 1, 1)
             if where is None:
                 kept[:, channel] = 0
             else:
@@ -83,8 +101,9 @@ class Effect:
 class Silenced:
     """What silencing the first channel of either side does, beside channels drawn at random.
 
-    A channel that excites in one place and inhibits in another does both when it is silenced
-    everywhere; where S is negative alone, silencing it takes away what it inhibits.
+    Of a scan through a dictionary they are latents. A channel that excites in one place and
+    inhibits in another does both when it is silenced everywhere; where S is negative alone,
+    silencing it takes away what it inhibits.
 
     Args:
         exciting, inhibiting: the first channel of that side set to zero everywhere.
@@ -112,7 +131,8 @@ def silence_check(
         run: the run.
         network: the network that was scanned.
         drivers: the channels, and the images to silence them in.
-        random: how many others are silenced, each on its own.
+        random: how many others are silenced, each on its own; of latents, of those that drive the
+            feature in these images.
         seed: of the others.
         rule: the rule that the run was scanned by, where it is the user's own.
     Returns:
@@ -122,12 +142,15 @@ def silence_check(
         Unreadable: an image that was scanned cannot be read any more.
     """
     check_network(run, network)
-    check_channels(run, "silencing")
     rule = rule_of(run, rule)
-    baseline = baseline_of(run, network, rule)
+    baseline, dictionary = baseline_of(run, network, rule), dictionary_of(run)
     firsts = [side[0].channel for side in (drivers.exciting, drivers.inhibiting) if side]
     tops = list(dict.fromkeys(firsts))  # one channel may be first on either side
     others = [k for k in range(run.manifest.through_shape[0]) if k not in tops]
+    if dictionary is not None:
+        # Of thousands of latents a few are on in an image; to silence the others does nothing.
+        driving = drivers.excitation + drivers.inhibition
+        others = [k for k in others if driving[k]]
     generator = np.random.default_rng(seed)
     drawn = generator.permutation(others)[:random].tolist()
     entries = tuple(run.images.find(image) for image in drivers.images)
@@ -138,11 +161,20 @@ def silence_check(
             refuse_unreadable(batch.unreadable, chosen, "was scanned but cannot be read now")
             inputs = network.inputs(batch.pixels)
             result = attribute(
-                network, inputs, drivers.feature, drivers.through, rule=rule, baseline=baseline
-            )
+                network, inputs, drivers.feature, drivers.through, rule=rule, baseline=baseline,
+                dictionary=dictionary,
+            )  # fmt: skip
             s, silenced = result.attribution, [*tops, *drawn]
             each = [
-                silence(network, inputs, drivers.feature, drivers.through, silenced, where=where)
+                silence(
+                    network,
+                    inputs,
+                    drivers.feature,
+                    drivers.through,
+                    silenced,
+                    where=where,
+                    dictionary=dictionary,
+                )
                 for where in (None, s > 0, s < 0)
             ]
             changes.append(torch.stack(each))

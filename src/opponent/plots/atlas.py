@@ -116,7 +116,7 @@ def plot_atlas(
         {at: [cell.pixels(side) for side in sides] for at, cell in cells.items()},
         grid=atlas.settings.grid,
         label=atlas.feature.label,
-        through=atlas.run.manifest.through,
+        through=atlas.run.manifest.explained_by,
         colour_by=colour_by,
         activation={at: [cell.activations[x] for x in sides] for at, cell in cells.items()},
         energies={at: (x.mean_excitation, x.mean_inhibition) for at, x in cells.items()},

@@ -1,5 +1,7 @@
 """The answer to `who` as a figure: the upstream channels that drive a feature."""
 
+from dataclasses import replace
+
 from matplotlib.figure import Figure
 
 from opponent.core.colour import BLUE, RED
@@ -75,9 +77,12 @@ def drivers_figure(drivers: Drivers, *, title: str, about: str) -> Figure:
         heading = name + covered_text(drivers, side)
         add_heading(figure, left, top - 1.6 * LINE, column, heading, colour)
         if not channels:
-            add_note(figure, Area(left, top, column, LINE), "no channel does")
+            add_note(figure, Area(left, top, column, LINE), f"no {drivers.kind} does")
         for number, driver in enumerate(channels):
-            _driver(figure, driver, Area(left, top + number * pitch, column, cell), side, scale)
+            # The layer of latents stands above, and their names are long.
+            short = driver.name.rpartition("/")[2] if drivers.kind == "latent" else driver.name
+            area = Area(left, top + number * pitch, column, cell)
+            _driver(figure, replace(driver, name=short), area, side, scale)
     return figure
 
 

@@ -67,7 +67,7 @@ def plot_energies(
         groups={name: group.rows.tolist() for name, group in selected.items()},
         colours={name: group.selection.colour for name, group in selected.items()},
         label=feature.label,
-        through=run.manifest.through,
+        through=run.manifest.explained_by,
         scope=columns.scope,
         # Equal activations have no standard deviation; their colours end at the activation.
         deviation=columns.deviation if varies else None,

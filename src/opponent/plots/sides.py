@@ -94,6 +94,6 @@ def covered_text(drivers: Drivers, side: Side) -> str:
 def within_text(drivers: Drivers) -> str:
     """How much of the tension lies within single channels, as a sentence; empty without tension."""
     share = drivers.tension_within
-    return (
-        "" if share is None else f"{100 * share:.0f} % of the tension lies within single channels"
-    )
+    if share is None:
+        return ""
+    return f"{100 * share:.0f} % of the tension lies within single {drivers.kind}s"

@@ -49,12 +49,13 @@ def plot_why(why: Why) -> Figure:
         )
     share = why.drivers.tension_within
     numbers = [(name.removeprefix("activation of "), value) for name, value in why.numbers()]
-    within = [] if share is None else [("of it within channels", f"{100 * share:.0f} %")]
+    kinds = f"{why.drivers.kind}s"
+    within = [] if share is None else [(f"of it within {kinds}", f"{100 * share:.0f} %")]
     return why_figure(
         why.tile,
         drivers=why.drivers,
         title=why.title,
-        facts=[*numbers, *within],
+        facts=[*numbers, *within, *why.terms()],
         rivals=None if why.against is None else (why.titles[0], why.titles[1]),
     )
 

@@ -43,6 +43,7 @@ def write_why(why: Why, out: str | Path) -> Path:
             verdict=why.verdict,
             picture=drawing(figure),
             through=why.through,
+            kind=why.drivers.kind,
             rivals=None if why.against is None else why.titles,
             crops=any(x.exemplars for x in (*why.drivers.exciting, *why.drivers.inhibiting)),
             facts=why.facts(),
@@ -109,6 +110,7 @@ def driver_values(
         # Of the space for bars, each side takes what its longest bar needs.
         "left": round(max(left, 0.02 * right), 6),
         "right": round(max(right, 0.02 * left), 6),
+        "kind": drivers.kind,
         "sides": [
             {
                 "title": title + covered_text(drivers, side),

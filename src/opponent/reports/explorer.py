@@ -132,7 +132,7 @@ def write_explorer(
         resources=Markup(Resources(mode="inline", components=["bokeh", "bokeh-gl"]).render()),
         label=atlas.feature.label,
         network=run.manifest.network.name,
-        through=run.manifest.through,
+        through=run.manifest.explained_by,
         count=f"{len(points.rows):,}",
         total=f"{len(columns.images):,}",
         on_map=f"{len(atlas.map):,}",

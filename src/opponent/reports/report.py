@@ -100,6 +100,7 @@ def write_report(
         resources=Markup(Resources(mode="inline", components=["bokeh"]).render()),
         network=network.name,
         through=run.manifest.through,
+        source=run.manifest.explained_by,
         tokens=", ".join(run.manifest.tokens),
         count=f"{len(run.images) - len(run.unreadable()):,}",
         features=sections,
@@ -171,6 +172,11 @@ class _Section:
                 "none" if c.no_r else f"{c.completeness:.3f}",
             ),
             ("sd between them, the mean", f"{c.distance:.2g}"),
+            *(
+                (f"mean absolute term of the dictionary's {name}", f"{np.abs(term).mean():.3g}")
+                for name, term in (("bias", c.bias), ("rest", c.rest))
+                if term is not None
+            ),
         ]
 
     def _warning(self) -> str | None:
@@ -189,7 +195,8 @@ class _Section:
     def _upstream(self, channel: str) -> str | None:
         """The command that scans a channel of the through layer, where there is a layer before."""
         manifest = self.run.manifest
-        if manifest.through == PIXELS:
+        # A latent is no unit that a scan could name.
+        if manifest.through == PIXELS or manifest.dictionary is not None:
             return None
         before = bottlenecks_before(self.network, manifest.through)
         through = before[-1] if before else PIXELS
@@ -283,6 +290,15 @@ def _overlaid(tile: Tile, scale: float) -> str | None:
     return None if tile.excitation is None else data_uri(tile.overlaid(scale), side=_SHOWN)
 
 
+def _dictionary_facts(run: Run) -> list[tuple[str, str]]:
+    """Which dictionary S is of, if of one."""
+    record = run.manifest.dictionary
+    if record is None:
+        return []
+    what = f"{record.latents:,} latents, {record.kind}"
+    return [("dictionary", what), ("dictionary (SHA-256)", record.sha256)]
+
+
 def _provenance(run: Run, settings: SynthesisSettings) -> list[tuple[str, str]]:
     m = run.manifest
     prepared = run.preprocessing
@@ -298,6 +314,7 @@ def _provenance(run: Run, settings: SynthesisSettings) -> list[tuple[str, str]]:
         ),
         ("features", ", ".join(feature.label for feature in run.features)),
         ("through", f"{m.through}, {' x '.join(map(str, m.through_shape))}"),
+        *_dictionary_facts(run),
         ("images", f"{m.images.count:,} from {m.images.source}"),
         ("rule of attribution", m.rule),
         ("image list (SHA-256)", m.images.sha256),

@@ -232,22 +232,6 @@ def dictionary_of(run: Run) -> Dictionary | None:
         return dictionary
 
 
-def check_channels(run: Run, what: str) -> None:
-    """Check that a run's S is of channels.
-
-    Args:
-        run: the run.
-        what: what is not made of latents, such as 'an atlas'.
-    Raises:
-        RunError: it is of a dictionary's latents.
-    """
-    if run.manifest.dictionary is not None:
-        raise RunError(
-            f"{run.folder} was scanned through a dictionary, and {what} of latents is not made; "
-            "scan without one"
-        )
-
-
 def crop_plan_of(run: Run, network: Network, features: Sequence[Feature] | None = None) -> CropPlan:
     """What a pass computes for the run's features, or for some of them.
 

@@ -252,6 +252,11 @@ class Manifest(_Record, frozen=True, kw_only=True):
                 f"{len(self.features)} features have {len(self.kept.deviations)} deviations"
             )
 
+    @property
+    def explained_by(self) -> str:
+        """What features are explained through: the layer, or latents of it."""
+        return self.through if self.dictionary is None else f"latents of {self.through}"
+
     def kept_of(self, place: int) -> Kept | None:
         """Of which images those of a feature were kept; None where they are all.
 

@@ -13,7 +13,7 @@ def run_html(run: Run) -> str:
     kept = "" if record.kept is None else f" kept of {record.kept.images:,},"
     facts = [
         ("network", f"{record.network.name}, weights {record.network.weights_sha256[:12]}…"),
-        ("through", f"{run.through}, {' x '.join(map(str, record.through_shape))}"),
+        ("through", f"{record.explained_by}, {' x '.join(map(str, record.through_shape))}"),
         ("images", f"{record.images.count:,}{kept} from {record.images.source}"),
         ("rule of attribution", record.rule),
         ("shards", f"{done:,} of {run.shard_count:,}"),

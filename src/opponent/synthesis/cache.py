@@ -23,7 +23,7 @@ from opponent.core.side import Side
 from opponent.core.text import file_name, one_line
 from opponent.images.imageset import ImageSet
 from opponent.models.network import Network
-from opponent.scan.reopen import baseline_of, check_channels, check_network, rule_of
+from opponent.scan.reopen import baseline_of, check_network, dictionary_of, rule_of
 from opponent.storage.checkpoints import plain, question_digest
 from opponent.storage.files import AnyPath, atomic_write, local, write_text
 from opponent.storage.manifest import versions
@@ -104,8 +104,6 @@ def synthesise(
     if path.is_file() and path.with_suffix(".png").is_file():
         return _read(path)
     check_network(run, network)
-    if image is not None:
-        check_channels(run, f"an {kind}")
     if image is None:
         result = visualise(network, feature, side=side, settings=settings, progress=progress)
     else:
@@ -119,6 +117,7 @@ def synthesise(
             settings=settings,
             rule=rule,
             baseline=baseline_of(run, network, rule),
+            dictionary=dictionary_of(run),
             progress=progress,
         )
     _write(path, question, result)
@@ -148,6 +147,8 @@ def _question(
     }
     if not isinstance(rule, Gradient):
         question["rule"] = rule.label
+    if image is not None and run.manifest.dictionary is not None:
+        question["dictionary_sha256"] = run.manifest.dictionary.sha256
     return plain(question)
 
 

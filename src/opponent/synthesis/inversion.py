@@ -1,18 +1,19 @@
 """Inversion, accentuation and feature visualisation: what either side of S looks like."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from opponent.attribution.attribute import attribute
 from opponent.attribution.rules import AttributionRule
+from opponent.attribution.through_dictionary import check_dictionary
 from opponent.core.feature import Feature
-from opponent.core.progress import Progress, shown, silent
+from opponent.core.progress import Progress, shown
 from opponent.core.side import Side
-from opponent.geometry.crop import CropPlan
+from opponent.dictionaries.dictionary import Dictionary
 from opponent.geometry.planning import plan_crop
 from opponent.geometry.receptive_field import receptive_field
 from opponent.images.decode import load_image
@@ -30,7 +31,7 @@ from opponent.synthesis.parameterisations import (
 )
 from opponent.synthesis.result import Synthesis
 from opponent.synthesis.settings import SynthesisSettings
-from opponent.synthesis.targets import one_side
+from opponent.synthesis.targets import Targets, targets_in, targets_of
 
 # Adam's learning rates. Source: paper's code.
 INVERSION_RATE, ACCENTUATION_RATE = 0.05, 0.02
@@ -49,6 +50,7 @@ def invert(
     settings: SynthesisSettings | None = None,
     rule: AttributionRule | str = "gradient",
     baseline: Float[Tensor, "k y x"] | None = None,
+    dictionary: Dictionary | str | Path | None = None,
     progress: Progress | None = None,
 ) -> Synthesis:
     """Synthesise images, from noise, that show one side of what drives a feature in given images.
@@ -65,13 +67,15 @@ def invert(
             user's own.
         baseline: the through layer's mean, for 'integrated-mean'; default: the mean over these
             images.
+        dictionary: of the through layer, or its file: the side is then that of its latents, and
+            the image shows the sum of their directions.
         progress: called with what is being done, the steps done and the steps in all; default: a
             display that appears after two seconds.
     Returns:
         An image for each of the images, with its opacity, and the activation on the way.
     Raises:
         EmptyTarget: that side of S is empty in an image.
-        ValueError: a name, unit or position that does not fit.
+        ValueError: a name, unit, position or dictionary that does not fit.
         FileNotFoundError: there is no such folder or file of images.
         Unreadable: an image cannot be read.
     Source: paper, section 4, eqs. 4 and 5.
@@ -86,7 +90,10 @@ def invert(
     network, settings = load(network), settings or SynthesisSettings()
     inputs, ids = network.load_inputs(images)
     network = network.at_size((inputs.shape[2], inputs.shape[3]))
-    targets = _targets(network, inputs, feature, through, Side.of(side), rule, baseline)
+    targets = targets_in(
+        network, inputs, feature, through, Side.of(side), rule=rule, baseline=baseline,
+        dictionary=dictionary,
+    )  # fmt: skip
     start = _noise(network, len(targets.direction), settings)
     synthesis = _in_batches(network, targets, start, INVERSION_RATE, settings, progress)
     return replace(synthesis, images=ids)
@@ -101,6 +108,7 @@ def invert_attribution(
     *,
     side: Side | str,
     hidden: Float[Tensor, "n k y x"] | None = None,
+    dictionary: Dictionary | None = None,
     settings: SynthesisSettings | None = None,
     progress: Progress | None = None,
 ) -> Synthesis:
@@ -116,7 +124,9 @@ def invert_attribution(
         through: the layer that S belongs to.
         side: 'excitation' inverts the positive part of S, 'inhibition' the negative part, 'both'
             |S|.
-        hidden: h within the window, where h can be negative; default: h is >= 0.
+        hidden: h within the window, where h can be negative; default: h is >= 0. With a dictionary
+            the code.
+        dictionary: of the through layer, where S is of its latents.
         settings: how the images are synthesised.
         progress: called with what is being done, the steps done and the steps in all; default: a
             display that appears after two seconds.
@@ -140,21 +150,53 @@ def invert_attribution(
     settings, side = settings or SynthesisSettings(), Side.of(side)
     feature = network.resolve(feature)
     window = receptive_field(network, feature, through)
-    expected = (network.map_shape(through)[0], window.height, window.width)
+    if dictionary is not None:
+        check_dictionary(network, dictionary, through)
+    terms = network.map_shape(through)[0] if dictionary is None else dictionary.latents
+    expected = (terms, window.height, window.width)
     shape = tuple(attribution.shape)
     if shape[1:] != expected or (hidden is not None and tuple(hidden.shape) != shape):
         raise ValueError(
             f"the attribution has shape {shape}; {feature.label} through {through!r} takes "
             f"(n, {', '.join(map(str, expected))})"
         )
-    direction = one_side(attribution, side, feature, through)
-    if hidden is not None:
-        direction = hidden.sign() * direction
-    targets = _Targets(
+    targets = targets_of(
+        network, attribution, hidden, feature, through, side, dictionary=dictionary
+    )
+    start = _noise(network, len(attribution), settings)
+    return _in_batches(network, targets, start, INVERSION_RATE, settings, progress, watch=False)
+
+
+@undisturbed()
+def invert_directions(
+    network: Network,
+    direction: Float[Tensor, "n k y x"],
+    feature: Feature,
+    through: str,
+    *,
+    side: Side,
+    origin: Float[Tensor, " k"] | None = None,
+    settings: SynthesisSettings,
+    progress: Progress | None = None,
+) -> Synthesis:
+    """Synthesise images, from noise, whose through layer takes given directions.
+
+    Args:
+        network: the network.
+        direction: within the window of the through layer that the feature depends on.
+        feature: the feature, with its position written out.
+        through: the layer.
+        side: the side that the result names.
+        origin: what the layer is measured from, such as a dictionary's bias; None is zero.
+        settings: how the images are synthesised.
+        progress: called with what is being done, the steps done and the steps in all.
+    """
+    targets = Targets(
         feature=feature,
         side=side,
         plan=plan_crop(network, [feature], through),
         direction=direction.to(network.device, network.dtype),
+        origin=None if origin is None else origin.to(network.device, network.dtype),
     )
     start = _noise(network, len(direction), settings)
     return _in_batches(network, targets, start, INVERSION_RATE, settings, progress, watch=False)
@@ -171,6 +213,7 @@ def accentuate(
     settings: SynthesisSettings | None = None,
     rule: AttributionRule | str = "gradient",
     baseline: Float[Tensor, "k y x"] | None = None,
+    dictionary: Dictionary | str | Path | None = None,
     progress: Progress | None = None,
 ) -> Synthesis:
     """Change photographs so that one side of what drives a feature in them grows.
@@ -187,13 +230,15 @@ def accentuate(
             user's own.
         baseline: the through layer's mean, for 'integrated-mean'; default: the mean over these
             images.
+        dictionary: of the through layer, or its file: the side is then that of its latents, and
+            the image shows the sum of their directions.
         progress: called with what is being done, the steps done and the steps in all; default: a
             display that appears after two seconds.
     Returns:
         The changed photographs, with their opacity, and the activation on the way.
     Raises:
         EmptyTarget: that side of S is empty in an image.
-        ValueError: a name, unit or position that does not fit.
+        ValueError: a name, unit, position or dictionary that does not fit.
         FileNotFoundError: there is no such folder or file of images.
         Unreadable: an image cannot be read.
     Source: paper, section 4.
@@ -214,7 +259,10 @@ def accentuate(
     network, settings = load(network), settings or SynthesisSettings()
     chosen = open_images(images, size=network.preprocessing.size)
     inputs, ids = network.load_inputs(chosen)
-    targets = _targets(network, inputs, feature, through, Side.of(side), rule, baseline)
+    targets = targets_in(
+        network, inputs, feature, through, Side.of(side), rule=rule, baseline=baseline,
+        dictionary=dictionary,
+    )  # fmt: skip
     canvas = settings.canvas_for(network)
     photographs = torch.stack([_photograph(network, entry, canvas) for entry in chosen])
 
@@ -278,42 +326,6 @@ def visualise(
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Targets:
-    """For each image a direction of the through layer, within the window where S is not zero."""
-
-    feature: Feature
-    side: Side
-    plan: CropPlan
-    direction: Float[Tensor, "n k y x"]
-
-
-def _targets(
-    network: Network,
-    inputs: Tensor,
-    feature: Feature | str,
-    through: str,
-    side: Side,
-    rule: AttributionRule | str,
-    baseline: Tensor | None,
-) -> _Targets:
-    """For each image one side of S, as a direction of the through layer."""
-    feature = network.resolve(feature)
-    # Silent: it takes a hundredth of the time of what follows, which has a display.
-    result = attribute(
-        network, inputs, feature, through, rule=rule, baseline=baseline, progress=silent
-    )
-    target = one_side(result.window_attribution, side, feature, through)
-    # Where the layer lies under what S starts from (GELU, before a ReLU, a mean as the baseline),
-    # growing drive means a more negative layer.
-    return _Targets(
-        feature=feature,
-        side=side,
-        plan=plan_crop(network, [feature], through),
-        direction=result.change.sign() * target,
-    )
-
-
 def _noise(network: Network, count: int, settings: SynthesisSettings) -> _Start:
     parameterisation = parse_parameterisation(settings.parameterisation)
     size = settings.canvas_for(network)
@@ -327,7 +339,7 @@ def _noise(network: Network, count: int, settings: SynthesisSettings) -> _Start:
 
 def _in_batches(
     network: Network,
-    targets: _Targets,
+    targets: Targets,
     start: _Start,
     rate: float,
     settings: SynthesisSettings,
@@ -354,6 +366,7 @@ def _in_batches(
                     side=targets.side,
                     plan=targets.plan,
                     target=targets.direction[which],
+                    origin=targets.origin,
                     transforms=settings.transforms,
                     steps=settings.steps,
                     rate=rate if settings.rate is None else settings.rate,

@@ -26,8 +26,8 @@ class Views:
 
     Args:
         images: the views, in [0, 1], with noise; only the box that the feature depends on.
-        hidden: the through layer, within the window where S is not zero; in a feature
-            visualisation, the feature's own layer.
+        hidden: the through layer, within the window where S is not zero, less a dictionary's bias
+            where S is of latents; in a feature visualisation, the feature's own layer.
         target: the direction that `hidden` should take; None in a feature visualisation.
         activation: the feature's activation in a feature visualisation; None elsewhere, where a
             pass keeps no graph beyond the through layer.

@@ -33,6 +33,7 @@ def ascend(
     side: Side,
     plan: CropPlan,
     target: Float[Tensor, "n k h w"] | None = None,
+    origin: Float[Tensor, " k"] | None = None,
     transforms: Transforms,
     steps: int,
     rate: float,
@@ -51,6 +52,7 @@ def ascend(
         side: the side that the result names.
         plan: what a pass computes.
         target: for each image the direction that the through layer should take.
+        origin: what the through layer is measured from, at every position; None is zero.
         transforms: how views are drawn.
         steps: number of steps.
         rate: learning rate.
@@ -75,7 +77,7 @@ def ascend(
             seen, boxes = transforms.draw(start.size, size, generator, plan.box)
             images = start.images(seen)
             shown = transforms(images, boxes, size, generator, plan.box)
-            views, activation = _forward(network, plan, shown, targets, watch)
+            views, activation = _forward(network, plan, shown, targets, origin, watch)
             values = objective.values(views)
             [to_images] = torch.autograd.grad(values.sum() / transforms.draws, images)
             gradients = torch.autograd.grad(images, start.parameters, to_images)
@@ -90,12 +92,7 @@ def ascend(
             if progress is not None:
                 progress(step + 1, steps)
     recorded = torch.stack(objectives)
-    if not recorded.isfinite().all():
-        step = int((~recorded.isfinite()).any(1).nonzero()[0]) + 1
-        raise ValueError(
-            f"the objective is not finite from step {step} on, for {feature.label}: "
-            f"{likely_cause(network)}"
-        )
+    _refuse_not_finite(recorded, feature, network)
     with torch.no_grad():
         images = start.images()
         inputs = network.preprocessing.normalise(resize(images, size, plan.box)).to(network.dtype)
@@ -111,11 +108,24 @@ def ascend(
     )
 
 
+def _refuse_not_finite(
+    objective: Float[Tensor, "steps n"], feature: Feature, network: Network
+) -> None:
+    finite = objective.isfinite().all(1)
+    if not finite.all():
+        step = int((~finite).nonzero()[0]) + 1
+        raise ValueError(
+            f"the objective is not finite from step {step} on, for {feature.label}: "
+            f"{likely_cause(network)}"
+        )
+
+
 def _forward(
     network: Network,
     plan: CropPlan,
     images: Float[Tensor, "m 3 y x"],
     target: Float[Tensor, "m k h w"] | None,
+    origin: Float[Tensor, " k"] | None,
     watch: bool,
 ) -> tuple[Views, Float[Tensor, " m"] | None]:
     """What an objective sees, and the feature's activation where it is recorded."""
@@ -127,8 +137,10 @@ def _forward(
     if plan.through is None:
         views = Views(images=images, hidden=result.target, activation=activation)
         return views, activation
-    hidden = result.target if result.through is None else result.through
-    return Views(images=images, hidden=plan.within(hidden), target=target), activation
+    hidden = plan.within(result.target if result.through is None else result.through)
+    if origin is not None:
+        hidden = hidden - origin.view(-1, 1, 1)
+    return Views(images=images, hidden=hidden, target=target), activation
 
 
 def _mean_of_views(values: Float[Tensor, " m"], count: int) -> Float[Tensor, " n"]:
