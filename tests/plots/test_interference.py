@@ -69,7 +69,7 @@ def test_the_figure_says_what_it_shows() -> None:
     figure = FIGURES["usual"]()
     texts = words(figure).splitlines()
     assert {"least remains", "most remains", "in channels", "in latents"} < set(texts)
-    assert {"8 → 2", "f = 25%", "rest: −12.5,", "25% of |S|"} < set(texts)
+    assert {"8 → 2", "25% stays", "rest: −12.5,", "25% of |S|"} < set(texts)
     # Six images with three pictures, one crop a listed channel or latent, at most three a side.
     assert len(pictures(figure)) == 6 * (3 + 3 + 3 + 1) + 1
     assert texts.count("none") == 6

@@ -229,7 +229,7 @@ def _draw_image(
     for i, (text, size) in enumerate(
         (
             ("tension", SMALL), (f"{one} → {other}", SMALL),
-            (f"f = {image.remaining:.0%}", TITLE),
+            (f"{image.remaining:.0%} stays", SMALL),
             (f"rest: {format_number(image.rest)},", SMALL),
             (f"{image.left:.0%} of |S|", SMALL),
         )
