@@ -9,7 +9,7 @@ import numpy as np
 from opponent.core.text import file_name
 from opponent.dictionaries.dictionary import Dictionary
 from opponent.dictionaries.learnt import TrainingSettings
-from opponent.dictionaries.train import learn_and_save_dictionary
+from opponent.dictionaries.train import learn_dictionary
 from opponent.explain.disinhibition.measure import disinhibit
 from opponent.paper.layer_pairs import LayerPair
 from opponent.paper.reproduce.case_study import DEPTH, scan_tense_units
@@ -24,7 +24,7 @@ from opponent.paper.uniqueness.results import write_uniqueness
 from opponent.plots.disinhibition import plot_disinhibition
 from opponent.plots.layout import save
 from opponent.selection import tense
-from opponent.storage.files import AnyPath
+from opponent.storage.files import AnyPath, atomic_write, local
 
 CHAPTER = "beyond the paper"
 # Layers that dictionaries are learnt for, by their depth: the case study's, and figure 8b's.
@@ -49,15 +49,15 @@ def beyond_entries(reproduction: Reproduction) -> list[Entry]:
 def _dictionary(reproduction: Reproduction, pair: LayerPair, *, random: bool) -> Dictionary:
     """A dictionary of a pair's through layer; a random one has learnt nothing of it."""
     scale = reproduction.scale
-    name = f"{file_name(pair.through)}{'-random' if random else ''}.safetensors"
-    file = reproduction.folder / "dictionaries" / name
+    name = f"{file_name(pair.through)}{'-random' if random else ''}"
+    folder = reproduction.folder / "dictionaries"
+    file = folder / f"{name}.safetensors"
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        learn_and_save_dictionary(
+        folder.mkdir(parents=True, exist_ok=True)
+        learnt = learn_dictionary(
             reproduction.network,
             reproduction.images,
             pair.through,
-            str(file),
             settings=TrainingSettings(
                 latents=scale.latents,
                 active=scale.active,
@@ -66,11 +66,15 @@ def _dictionary(reproduction: Reproduction, pair: LayerPair, *, random: bool) ->
                 random=random,
                 seed=reproduction.seed,
             ),
+            checkpoints=str(folder / name),
             progress=lambda what, done, total: reproduction.progress(
                 f"{pair.through}: {what}", done, total
             ),
         )
-    return Dictionary.load(str(file))
+        with atomic_write(file) as temporary:
+            learnt.dictionary.save(temporary)
+    with local(file) as path:
+        return Dictionary.load(path)
 
 
 def _sharing(
