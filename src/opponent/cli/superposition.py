@@ -159,23 +159,26 @@ def _print_controls(contrasts: "Contrasts") -> None:
     rows = [x for x in contrasts.sharing if x.control == "permuted" and x.kind == "units"]
     if not rows:
         return
-    table = new_table("layer", "basis", "by", "features", "permuted", "more than permuted", "of h")
+    table = new_table(
+        "layer", "basis", "by", "U", "permuted", "more", "more, over h", "more, matched", "of h"
+    )
     for row in rows:
-        by = {"alone": "{}", "over h": "{} / {} of h", "matched": "{}, matched"}[row.given]
-        table.add_row(
-            plain(row.layer),
-            plain(row.basis),
-            by.format(row.by.upper(), row.by.upper()),
-            f"{row.learnt.value:.3f}",
-            f"{row.other.value:.3f}",
-            f"{row.more.value:+.3f} ({row.more.low:+.2f} to {row.more.high:+.2f})",
-            f"{row.hidden_r:.2f}" if row.given == "alone" else "",
-        )
+        if row.given == "alone":
+            same = row.layer, row.basis, row.by
+            more = [x.more for x in rows if (x.layer, x.basis, x.by) == same]
+            table.add_row(
+                *map(plain, (row.layer, row.basis, row.by.upper())),
+                f"{row.learnt.value:.3f}",
+                f"{row.other.value:.3f}",
+                *(f"{x.value:+.3f} ({x.low:+.2f} to {x.high:+.2f})" for x in more),
+                f"{row.hidden_r:.2f}",
+            )
     out.print(table)
     out.print(
-        "U of units, and of units with their weights in another order; above 0, units share more "
-        "images than these do. 95 % intervals over features, images and draws; of h: mean "
-        "correlation of the norm of S with that of h",
+        "U of units, and of units with their weights in another order; more: above 0, units share "
+        "more images than these do, by the norm of S alone, over the norm of h, and with images "
+        "matched by it. 95 % intervals over features, images and draws; of h: mean correlation of "
+        "the norm of S with that of h",
         style="dim",
     )
     parallel = {
