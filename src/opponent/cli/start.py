@@ -250,7 +250,12 @@ def _print_completeness(run: "Run", network: "Network") -> None:
     for feature in run.features:
         columns = run.columns(feature, maps=False)
         about = "E = excitation - inhibition against the activation f"
-        out.print(f"{feature.label}: {about}: {columns.agreement}", markup=False, soft_wrap=True)
+        agreement = columns.agreement
+        if run.manifest.dictionary is not None:
+            # With bias and rest any dictionary adds up, also one that says nothing.
+            about = "excitation - inhibition of latents against the activation f"
+            agreement = f"{columns.latents_alone.agreement}; with bias and rest {agreement}"
+        out.print(f"{feature.label}: {about}: {agreement}", markup=False, soft_wrap=True)
         notes.append(completeness_note(run, network, columns))
     if run.manifest.units is not None:
         notes.append(branch_note(network, run.manifest.units.layer, run.through))

@@ -245,8 +245,12 @@ class Dictionary:
             "encoder": self.encoder,
             "encoder_bias": self.encoder_bias,
         }
-        # Each of its own: encoder and decoder may be one and the same.
-        return {name: x.cpu().contiguous().clone() for name, x in arrays.items() if x is not None}
+        # In single precision, as files are read; each of its own: encoder and decoder may be one.
+        return {
+            name: x.cpu().float().contiguous().clone()
+            for name, x in arrays.items()
+            if x is not None
+        }
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, with all else in its metadata.

@@ -39,7 +39,7 @@ def completeness_note(run: Run, network: Network, columns: Columns) -> str | Non
         f"{_own_parts(network, target, run.through)}. `opponent completeness --parts 10` measures "
         f"each layer's part.{through}"
     )
-    if run.manifest.rule == "gradient":
+    if run.manifest.rule == "gradient" and run.manifest.dictionary is None:
         note += "; or else" if nearer else ""
         note += " a scan with --rule integrated-zero attributes all of it"
     return note

@@ -123,8 +123,9 @@ class Why:
             moved, cause = "it", "or the image is blank there"
             if self.against is not None:
                 moved, cause = "that", "the image is blank there, or both features weigh it alike"
-            if self.apart is not None:
-                cause = f"no latent is on there, {cause}"
+            if self.apart is not None and any(self.apart.values()):
+                left = ", ".join(f"{name} adds {x:+.3g}" for name, x in self.apart.items())
+                return f"{state}, and no latent of {self.through} says why: {left}."
             return (
                 f"{state}, and nothing in {source} can move {moved}: every path is shut by a "
                 f"ReLU, {cause}."
@@ -269,7 +270,7 @@ def why(
     Raises:
         ValueError: a name, unit or position that does not fit; more than one image; a rule that
             needs a mean, without a run; two features that cannot be compared.
-        RunError: the run is of another network, rule or through layer, or unfinished.
+        RunError: the run is of another network, rule, through layer or dictionary, or unfinished.
         Unreadable: the image cannot be read.
         FileNotFoundError: there is no such file.
     Source: paper, section 3, for one image and by channel.

@@ -153,7 +153,7 @@ def interference(run: Run, latents: Run, feature: Feature | str | None = None) -
         latents: the same through a dictionary of that layer.
         feature: one of the runs' features; default: the only one.
     Returns:
-        Both, over the images that both have.
+        Both, over the images of both, which are the same.
     Raises:
         RunError: the second scan is through no dictionary, the first is, or they are of different
             networks, layers, rules or images; other activations; no latent is on in any image.

@@ -141,7 +141,8 @@ class InterferenceImages:
     def left(self) -> str:
         """What the dictionary leaves of the variance, in words."""
         value = self.dictionary.provenance.get("left")
-        return f"{value:.1%}" if isinstance(value, float) else "not known"
+        known = isinstance(value, int | float) and not isinstance(value, bool)
+        return f"{value:.1%}" if known else "not known"
 
     def provenance(self) -> list[tuple[str, str]]:
         """What all of it was made from, as names and values."""
@@ -336,16 +337,17 @@ class _Images:
 
     def _drivers(self, run: Run, rows: Sequence[int], listed: int, crops: int) -> list[Drivers]:
         """For each row its channels, or latents, each shown by its own exemplars."""
-        through = run.through if run is self.run else f"{run.through}/latent"
+        kind = "channel" if run is self.run else "latent"
         plus, minus = run.channel_sides(self.feature, rows=np.asarray(rows, np.int64))
-        ranked = [rank_channels(plus[[i]], minus[[i]], through, listed) for i in range(len(rows))]
+        ranked = [
+            rank_channels(plus[[i]], minus[[i]], run.through, listed, kind)
+            for i in range(len(rows))
+        ]
         shown = list(
             dict.fromkeys(x.channel for each in ranked for x in (*each.exciting, *each.inhibiting))
         )
-        tiles: dict[int, list[Tile]] = {}
-        for done, channel in enumerate(shown):
-            self.progress(f"crops of {through}", done, len(shown))
-            tiles |= exemplar_tiles(run, self.network, [channel], crops) if crops else {}
+        self.progress(f"crops of {kind}s", 0, 1)
+        tiles = exemplar_tiles(run, self.network, shown, crops) if crops else {}
 
         def illustrated(side: tuple[Driver, ...]) -> tuple[Driver, ...]:
             return tuple(replace(x, exemplars=tuple(tiles.get(x.channel, ()))) for x in side)

@@ -161,7 +161,8 @@ class _Section:
         }
 
     def _numbers(self) -> list[tuple[str, str]]:
-        f, c = self.columns.activation, self.columns
+        f, c = self.columns.activation, self.columns.latents_alone
+        with_all = self.columns
         return [
             ("of the images fire it", f"{np.mean(f > 0):.1%}"),
             ("excitation, the median", f"{np.median(c.excitation):.3g}"),
@@ -173,8 +174,13 @@ class _Section:
             ),
             ("sd between them, the mean", f"{c.distance:.2g}"),
             *(
+                [("the same with the dictionary's bias and rest", with_all.agreement)]
+                if with_all.rest is not None
+                else []
+            ),
+            *(
                 (f"mean absolute term of the dictionary's {name}", f"{np.abs(term).mean():.3g}")
-                for name, term in (("bias", c.bias), ("rest", c.rest))
+                for name, term in (("bias", with_all.bias), ("rest", with_all.rest))
                 if term is not None
             ),
         ]
@@ -313,7 +319,7 @@ def _provenance(run: Run, settings: SynthesisSettings) -> list[tuple[str, str]]:
             f"{prepared.mean}, sd {prepared.std}",
         ),
         ("features", ", ".join(feature.label for feature in run.features)),
-        ("through", f"{m.through}, {' x '.join(map(str, m.through_shape))}"),
+        ("through", f"{m.explained_by}, {' x '.join(map(str, m.through_shape))}"),
         *_dictionary_facts(run),
         ("images", f"{m.images.count:,} from {m.images.source}"),
         ("rule of attribution", m.rule),

@@ -1,5 +1,8 @@
 """What is to be said of a scan through a dictionary before its numbers are believed."""
 
+import numpy as np
+import torch
+
 from opponent.core.errors import RunError
 from opponent.models.network import Network
 from opponent.scan.reopen import dictionary_of
@@ -24,7 +27,9 @@ def dictionary_notes(run: Run, network: Network) -> list[str]:
         return []
     notes = list[str]()
     weights = dictionary.provenance.get("weights_sha256")
-    if isinstance(weights, str) and weights != network.weights_sha256():
+    # Dictionaries are learnt in single precision; the digest is another in other types.
+    alike = network.dtype != torch.float32 or weights == network.weights_sha256()
+    if isinstance(weights, str) and not alike:
         notes.append(
             f"the dictionary was learnt from other weights ({weights[:12]}…, of "
             f"{dictionary.provenance.get('network')}) than those of {network.name}: what it leaves "
@@ -32,7 +37,10 @@ def dictionary_notes(run: Run, network: Network) -> list[str]:
         )
     for feature in run.features:
         columns = run.columns(feature, maps=False)
-        off = int((columns.l1 == 0).sum())
+        apart = [x for x in (columns.bias, columns.rest) if x is not None]
+        # Where bias and rest are 0 as well, no path to the feature is open.
+        beside = np.any([x != 0 for x in apart], axis=0)
+        off = int(((columns.l1 == 0) & beside).sum())
         if off == len(columns):
             notes.append(
                 f"no latent of the dictionary is on where {feature.label} looks, in any image: "

@@ -1,6 +1,6 @@
 """One feature over many images: what a scan measured of each."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -154,8 +154,16 @@ class Columns:
         return float(np.abs(self.total - f).mean() / f.std())
 
     @property
+    def latents_alone(self) -> "Columns":
+        """The same without what a dictionary's bias and rest add."""
+        return replace(self, bias=None, rest=None)
+
+    @property
     def agreement(self) -> str:
-        """How far excitation - inhibition, E, agrees with the activation f, in words."""
+        """How far E agrees with the activation f, in words.
+
+        E is excitation - inhibition; through a dictionary with what its bias and the rest add.
+        """
         correlation = f"no r ({self.no_r})" if self.no_r else f"r = {self.completeness:.4f}"
         if np.isnan(self.distance):
             return correlation

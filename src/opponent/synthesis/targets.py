@@ -102,7 +102,7 @@ def targets_of(
         side: the side of S.
         dictionary: of the through layer, where S is of its latents.
     Raises:
-        EmptyTarget: that side of an S is empty.
+        EmptyTarget: that side of an S is empty, or the latents' directions cancel.
         ValueError: an S is not finite.
     """
     direction = one_side(attribution, side, feature, through)
@@ -113,6 +113,11 @@ def targets_of(
     origin = None
     if dictionary is not None:
         direction = decoded(direction, dictionary)
+        if not direction.flatten(1).any(1).all():
+            raise EmptyTarget(
+                f"the latents that drive {feature.label} on the side {side!r} cancel: they write "
+                "opposite directions; take one side alone"
+            )
         origin = dictionary.bias.to(network.device, network.dtype)
     return Targets(
         feature=feature,
@@ -149,7 +154,7 @@ def one_side(
         feature: what S explains, for the message.
         through: the layer that S belongs to, for the message.
     Raises:
-        EmptyTarget: that side of an S is empty.
+        EmptyTarget: that side of an S is empty, or the latents' directions cancel.
         ValueError: an S is not finite.
     Source: paper, section 4.
     """
