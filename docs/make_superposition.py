@@ -8,6 +8,7 @@ Imagenette's ten folders. It goes on where it was stopped, and takes about three
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -20,6 +21,7 @@ from opponent.explain.interference_images import interference_images
 from opponent.paper.uniqueness.assessment import assess
 from opponent.paper.uniqueness.contrasts import contrast
 from opponent.paper.uniqueness.measure import UniquenessSettings, measure_features
+from opponent.paper.uniqueness.measurements import FeatureMeasurements
 from opponent.paper.uniqueness.results import write_uniqueness
 from opponent.plots import plot_interference, save
 from opponent.plots.files import write_disinhibited
@@ -82,19 +84,38 @@ def learn(
     fit(network, photographs, layer, latents=count).dictionary.save(file)
 
 
-def sharing(
+def sharing_of(
     network: Network,
     photographs: Path,
     out: Path,
-    name: str,
     layers: list[str] | None = None,
     learnt: list[Dictionary] | None = None,
-) -> None:
-    """Figure 8 beside its controls, and in dictionaries."""
-    measured = measure_features(
+) -> FeatureMeasurements:
+    """Figure 8's measurements with their controls, in channels and in dictionaries."""
+    return measure_features(
         network, photographs, out=out, layers=layers, dictionaries=learnt or [],
         settings=UniquenessSettings(),
     )  # fmt: skip
+
+
+def sharing_of_pairs(
+    network: Network, photographs: Path, work: Path, learnt: list[Dictionary]
+) -> FeatureMeasurements:
+    """The same of all pairs of layers, each in a folder of its own."""
+    found = [
+        sharing_of(
+            network, photographs, work / f"uniqueness-{target}", [f"{target}:{through}"],
+            [x for x in learnt if x.layer == through],
+        )
+        for target, through in PAIRS.items()
+    ]  # fmt: skip
+    groups = tuple(group for each in found for group in each.groups)
+    return replace(found[0], folder=work / "uniqueness", groups=groups)
+
+
+def draw_sharing(network: Network, measured: FeatureMeasurements, name: str) -> None:
+    """Figure 8 beside its controls, and in dictionaries."""
+    Path(str(measured.folder)).mkdir(exist_ok=True)
     paths = write_uniqueness(network, measured, assess(measured, TOP), contrast(measured, TOP))
     for path in paths:
         for figure in ("figure8a", "controls", "dictionaries"):
@@ -149,12 +170,13 @@ def main() -> None:
     given.work.mkdir(parents=True, exist_ok=True)
     network = opponent.load("inceptionv1-bvlc", weights=given.inceptionv1)
     learnt = dictionaries(network, given.photographs, given.work)
-    pairs = [f"{target}:{through}" for target, through in PAIRS.items()]
     work = given.work
-    sharing(network, given.photographs, work / "uniqueness", "inceptionv1", pairs, learnt)
-    sharing(opponent.load("inceptionv1-small"), given.photographs, work / "u-small", "small")
-    squeezenet = opponent.load("torchvision:squeezenet1_1", weights=given.squeezenet)
-    sharing(squeezenet, given.photographs, work / "u-squeeze", "squeezenet")
+    draw_sharing(network, sharing_of_pairs(network, given.photographs, work, learnt), "inceptionv1")
+    for name, other in (
+        ("small", opponent.load("inceptionv1-small")),
+        ("squeezenet", opponent.load("torchvision:squeezenet1_1", weights=given.squeezenet)),
+    ):
+        draw_sharing(other, sharing_of(other, given.photographs, work / f"uniqueness-{name}"), name)
     without_inhibition(network, given.photographs, given.imagenette, work)
     feature, through = "mixed4d:427", "mixed4c"
     runs = [
