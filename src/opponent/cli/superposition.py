@@ -23,7 +23,7 @@ from opponent.cli.output import new_table, out, plain, print_paths
 if TYPE_CHECKING:
     from opponent.paper.toy.interference_study import InterferenceStudy
     from opponent.paper.uniqueness.assessment import Assessment
-    from opponent.paper.uniqueness.contrasts import Contrasts
+    from opponent.paper.uniqueness.comparisons import Contrasts
     from opponent.paper.uniqueness.measurements import FeatureMeasurements
 
 

@@ -131,6 +131,15 @@ def test_areas_and_curves_are_those_of_all_pairs() -> None:
         assert np.trapezoid(curves[number], GRID) == pytest.approx(areas[number], abs=0.02)
         assert curves[number, -1] == 1
     assert curves[2] == pytest.approx(GRID)
+    weights = generator.random(60)
+    for area, values in zip(separation(functional, predicted, weights)[0], predicted, strict=True):
+        ahead = total = 0.0
+        for i in np.flatnonzero(functional):
+            for j in np.flatnonzero(~functional):
+                weight = weights[i] * weights[j]
+                total += weight
+                ahead += weight * (float(values[i] > values[j]) + 0.5 * (values[i] == values[j]))
+        assert area == pytest.approx(ahead / total)
     perfect = separation(functional, functional[None].astype(float))
     assert perfect[0] == 1
     assert (perfect[1] == 1).all()

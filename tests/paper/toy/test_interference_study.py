@@ -22,6 +22,7 @@ from opponent.paper.toy.interference_results import (
 from opponent.paper.toy.interference_study import (
     InterferenceSettings,
     InterferenceStudy,
+    _separated,
     study_interference,
 )
 from opponent.paper.toy.models import PARAMETERS, ToyModels
@@ -53,6 +54,22 @@ def test_true_features_leave_one_other_feature_no_tension(
         np.testing.assert_array_equal(arrays["tension"][:, 0, 1, 0], arrays["tension"][:, 3, 1, 0])
         if task == "veto":
             assert arrays["tension"][:, 0, :, 5:] == pytest.approx(0, abs=1e-12)
+
+
+def test_opposed_inputs_do_not_tell_by_their_hidden_vector(
+    studied: tuple[InterferenceStudy, Path],
+) -> None:
+    model = _models(dict(studied[0].measured["veto", 4]), "veto").only([0])
+    rng = np.random.default_rng(0)
+    x = opposed_inputs("veto", 60, rng)
+    measured = [rng.uniform(0, 0.5, (60, 12, 7)) for _ in DICTIONARIES]
+    length = PREDICTORS.index("length of h")
+    areas, _, cases = _separated(model, x, measured, matched=True)
+    assert areas[length] == pytest.approx(0.5, abs=1e-9)
+    # Without it, inputs whose functional case is too small count among the others alone.
+    areas, _, more = _separated(model, x, measured, matched=False)
+    assert areas[length] > 0.5
+    assert more[1] > cases[1] > 0
 
 
 def test_the_example_is_of_the_models(studied: tuple[InterferenceStudy, Path]) -> None:

@@ -1,5 +1,7 @@
 """U beside the controls, from measurements made by hand and by a slow twin."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,9 @@ import pytest
 
 from opponent import Feature, open_images
 from opponent.paper.layer_pairs import LayerPair
-from opponent.paper.uniqueness.contrasts import Contrast, Contrasts, _Repeated, contrast
+from opponent.paper.uniqueness.comparisons import Contrast, Contrasts
+from opponent.paper.uniqueness.contrasts import _interval, _Repeated, contrast
+from opponent.paper.uniqueness.control_figures import flat
 from opponent.paper.uniqueness.controls import SIZES
 from opponent.paper.uniqueness.measurements import FeatureGroup, FeatureMeasurements
 from opponent.paper.uniqueness.statistics import chance
@@ -127,6 +131,29 @@ def test_values_are_those_of_a_slow_twin(m: int) -> None:
     assert row(contrasts, "alone").hidden_r == pytest.approx(np.mean(correlations))
 
 
+def test_equal_values_share_nothing() -> None:
+    # Half of the images, those with the smallest norm of h, give S = 0 for all features.
+    rng = np.random.default_rng(0)
+    hidden = rng.random(IMAGES)
+    norms = rng.random((IMAGES, FEATURES, 1 + 2 * DRAWS)) * (hidden > 0.5)[:, None, None]
+    measurements = measurements_of({"channels": sizes_of(norms)}, np.stack([hidden, hidden], 1))
+    matched = row(contrast(measurements, 40), "matched")
+    assert matched.learnt.value == pytest.approx(matched.chance, abs=0.04)
+
+
+def test_too_many_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="give 1 to 100; with more, U says nothing"):
+        contrast(made(shared=0, by_norm=0), 101)
+
+
+def test_numbers_that_cannot_be_told_are_none() -> None:
+    estimate = _interval(math.nan, 1.0, 5, (0.0, math.inf))
+    assert math.isnan(estimate.value)
+    assert math.isnan(_interval(1.0, math.nan, 5, (0.0, math.inf)).high)
+    [first, *_] = contrast(made(shared=0, by_norm=0), 10).sharing
+    assert flat(replace(first, chance=math.inf))["chance"] is None
+
+
 def test_intervals_hold_what_other_features_and_images_give() -> None:
     # The mean over many worlds lies within the interval of each, most of the time.
     found = []
@@ -169,7 +196,10 @@ def test_dead_features_do_not_count() -> None:
     measurements = made(shared=1, by_norm=1)
     [group] = measurements.groups
     group.sizes["channels"][:, 2] = 0
+    group.sizes["topk 9/2"] = group.sizes["channels"].copy()
     assert {x.features for x in contrast(measurements, 10).sharing} == {FEATURES - 1}
+    group.sizes["topk 9/2"][:, 5] = 0  # what one basis lacks is left out of all
+    assert {x.features for x in contrast(measurements, 10).sharing} == {FEATURES - 2}
     group.sizes["channels"][:, 1:] = 0
     [*rows] = contrast(measurements, 10).sharing
     assert all(np.isnan(x.more.value) for x in rows)

@@ -18,7 +18,8 @@ from opponent.paper.reproduce.reproduction import Reproduction
 from opponent.paper.toy.interference_results import summarise, write_interference
 from opponent.paper.toy.interference_study import InterferenceSettings, study_interference
 from opponent.paper.uniqueness.assessment import assess, sensible_top
-from opponent.paper.uniqueness.contrasts import Contrast, Contrasts, contrast
+from opponent.paper.uniqueness.comparisons import Contrast, Contrasts
+from opponent.paper.uniqueness.contrasts import contrast
 from opponent.paper.uniqueness.measure import UniquenessSettings, measure_features
 from opponent.paper.uniqueness.results import write_uniqueness
 from opponent.plots.disinhibition import plot_disinhibition

@@ -183,13 +183,16 @@ def scores(
 
 
 def separation(
-    functional: Bool[np.ndarray, " c"], predicted: Float[np.ndarray, "p c"]
+    functional: Bool[np.ndarray, " c"],
+    predicted: Float[np.ndarray, "p c"],
+    weights: Float[np.ndarray, " c"] | None = None,
 ) -> tuple[Float[np.ndarray, " p"], Float[np.ndarray, "p g"]]:
     """How well predictors tell functional cases from the others.
 
     Args:
         functional: which cases are.
         predicted: what each predictor says, the larger the more functional.
+        weights: how much each case counts; default: as much as any other.
     Returns:
         The area under the ROC curve of each (0.5: no better than chance), and the share of
         functional cases found at each share `GRID` of false positives; NaN without cases of both
@@ -201,8 +204,10 @@ def separation(
     curves = np.full((len(predicted), len(GRID)), np.nan)
     if functional.any() and not functional.all():
         for number, values in enumerate(predicted):
-            areas[number] = roc_auc_score(functional, values)
-            wrong, right, _ = roc_curve(functional, values, drop_intermediate=False)
+            areas[number] = roc_auc_score(functional, values, sample_weight=weights)
+            wrong, right, _ = roc_curve(
+                functional, values, sample_weight=weights, drop_intermediate=False
+            )
             # Of steps straight up the last point counts.
             last = np.append(np.diff(wrong) > 0, True)
             curves[number] = np.interp(GRID, wrong[last], right[last])

@@ -224,7 +224,8 @@ def _measure_one(
     if task != "abs":
         opposed = opposed_inputs(task, _OPPOSED, np.random.default_rng([settings.seed, 2]))
         for name, inputs in zip(INPUTS, (opposed, x), strict=True):
-            areas, curves, cases = _separated(model, inputs, measured(inputs))
+            matched = name == "opposed"
+            areas, curves, cases = _separated(model, inputs, measured(inputs), matched=matched)
             result |= {f"areas.{name}": areas, f"curves.{name}": curves, f"cases.{name}": cases}
         # Both at 1, so that what each adds and takes away is one.
         one = (opposed[:1] > 0).astype(float)
@@ -236,15 +237,30 @@ def _measure_one(
 
 
 def _separated(
-    model: ToyModels, x: Float[np.ndarray, "b n"], measured: list[Float[np.ndarray, "b f 7"]]
+    model: ToyModels,
+    x: Float[np.ndarray, "b n"],
+    measured: list[Float[np.ndarray, "b f 7"]],
+    *,
+    matched: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Functional cases against those of other inputs' features, where units are tense."""
+    """Functional cases against those of other inputs' features, where units are tense.
+
+    Matched, both sorts count as much in each input, and inputs without one of them do not: nothing
+    that is a number of the hidden vector alone can then tell one from the other.
+    """
     outputs = model.w2.shape[1]
     kind = kinds(model.task, x, outputs)
     functional = (kind == 0) & (pull(model.task, x, outputs) >= LEAST)
     kept = (functional | (kind >= KINDS.index("other, one"))) & (measured[0][..., 0] >= LEAST)
+    weights = None
+    if matched:
+        sorts = [kept & functional, kept & ~functional]
+        counts = np.stack([x.sum(1) for x in sorts])
+        kept &= ((counts[0] > 0) & (counts[1] > 0))[:, None]
+        each = np.divide(1.0, counts, where=counts > 0, out=np.zeros(counts.shape))
+        weights = np.where(functional, each[0][:, None], each[1][:, None])[kept]
     lengths = np.broadcast_to(np.linalg.norm(model.layer(x)[0], axis=1)[:, None], kind.shape)
     predicted = scores([one[kept] for one in measured], lengths[kept])
-    areas, curves = separation(functional[kept], predicted)
+    areas, curves = separation(functional[kept], predicted, weights)
     count = int(functional[kept].sum())
     return areas, curves, np.array([count, int(kept.sum()) - count])

@@ -39,6 +39,11 @@ def truth(task: str, x: Float[np.ndarray, "b n"]) -> Float[np.ndarray, "b f"]:
     return np.asarray(np.abs(pairs[..., 0] - pairs[..., 1]))
 
 
+def _check_paper(task: str) -> None:
+    if task not in TASKS:
+        raise ValueError(f"the paper's tasks are {' and '.join(TASKS)}, not {task!r}")
+
+
 def domain(task: str) -> tuple[Float[np.ndarray, "b n"], Float[np.ndarray, " b"]]:
     """Inputs that span the domain, and how likely training draws the like of each.
 
@@ -51,6 +56,7 @@ def domain(task: str) -> tuple[Float[np.ndarray, "b n"], Float[np.ndarray, " b"]
         The inputs, and their probabilities.
     Source: paper, appendix G.
     """
+    _check_paper(task)
     values = (-1.0, 0.0, 1.0) if task == "abs" else (0.0, 1.0)
     x = np.array(list(product(values, repeat=inputs(task))))
     if task == "abs":
@@ -68,6 +74,7 @@ def probes(task: str) -> Float[np.ndarray, "b n"]:
         task: 'abs' or 'xor'.
     Source: paper, section 6.
     """
+    _check_paper(task)
     if task == "abs":
         return np.concatenate([np.eye(FEATURES), -np.eye(FEATURES)])
     return np.concatenate(

@@ -12,6 +12,7 @@ from opponent.paper.uniqueness.measurements import SELECTIONS, FeatureGroup, Fea
 from opponent.paper.uniqueness.statistics import (
     Members,
     chance,
+    check_top,
     interval,
     ranked,
     uniqueness,
@@ -107,11 +108,7 @@ def assess(measurements: FeatureMeasurements, m: int) -> Assessment:
     Source: paper, eq. 6, figures 8a and 16.
     """
     images = len(measurements.images)
-    if not 1 <= m <= images // 2:
-        raise ValueError(
-            f"the top {m} of {images} images: give 1 to {images // 2}; with more, U says nothing "
-            "of the features"
-        )
+    check_top(m, images)
     table, shared = list[Uniqueness](), list[SharedImage]()
     for group in measurements.groups:
         # The same features for every selection, so that these can be compared.

@@ -4,17 +4,25 @@ Source: ours; the measure is the paper's, eq. 6.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from opponent.paper.uniqueness.comparisons import (
+    Contrast,
+    Contrasts,
+    Estimate,
+    Parallel,
+    Remaining,
+)
 from opponent.paper.uniqueness.controls import CONTROLS, SIZES
 from opponent.paper.uniqueness.measurements import FeatureGroup, FeatureMeasurements
 from opponent.paper.uniqueness.statistics import (
     Members,
     chance,
+    check_top,
     jackknife_variance,
     ranked,
     uniqueness,
@@ -27,113 +35,10 @@ from opponent.selection import top
 NORMS, GIVEN = ("l1", "l2"), ("alone", "over h", "matched")
 # Parts of the images by the norm of h, at most; and parts that are left out in turn. Ours.
 STRATA, GROUPS = 20, 20
+# Share of the images in which a feature and its controls are tense, for what remains of tension.
+LEAST_TENSE = 0.1
 # The learnt gradients, then the controls.
 GRADIENTS = ("learnt", *CONTROLS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A number and its 95 % interval.
-
-    Args:
-        value, low, high: the number and its bounds; NaN where there is none.
-    """
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contrast:
-    """U of one layer's features, beside that of one kind of control.
-
-    Args:
-        layer, through: the layer, and the one that it is explained through.
-        kind: 'units' or 'kmeans'.
-        basis: 'channels', or a dictionary's title.
-        by: the norm of S that images are chosen by, 'l1' or 'l2'.
-        given: 'alone', 'over h' or 'matched'.
-        control: 'permuted' or 'random'.
-        features, top, images: n, m and N.
-        learnt: U of the features.
-        other: U of the controls, the mean of all draws.
-        more: what features share beyond the controls: other - learnt.
-        chance: U of images drawn at random.
-        hidden_r: mean correlation of that norm of S with the same norm of h.
-    """
-
-    layer: str
-    through: str
-    kind: str
-    basis: str
-    by: str
-    given: str
-    control: str
-    features: int
-    top: int
-    images: int
-    learnt: Estimate
-    other: Estimate
-    more: Estimate
-    chance: float
-    hidden_r: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Remaining:
-    """What of the norm of S and of tension remains in a dictionary, mean over images.
-
-    Args:
-        layer, through, kind, basis: as above.
-        gradient: 'learnt', or the control.
-        l1: L1 norm of S in latents over that in channels.
-        l1_with_rest: the same with the rest counted channel by channel.
-        tension: the same of the tension.
-    """
-
-    layer: str
-    through: str
-    kind: str
-    basis: str
-    gradient: str
-    l1: Estimate
-    l1_with_rest: Estimate
-    tension: Estimate
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parallel:
-    """The mean squared cosine of two features' S in one image: 0 at right angles, 1 parallel.
-
-    Args:
-        layer, through, kind: as above.
-        gradient: 'learnt', or the control.
-        features: how many there are.
-        squared_cosine: the mean over images and pairs of features.
-    """
-
-    layer: str
-    through: str
-    kind: str
-    gradient: str
-    features: int
-    squared_cosine: Estimate
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contrasts:
-    """All comparisons with the controls.
-
-    Args:
-        sharing: of U, for each layer, kind, basis, norm, way and control.
-        remaining: what dictionaries leave.
-        parallel: how far the features' S are parallel.
-    """
-
-    sharing: tuple[Contrast, ...]
-    remaining: tuple[Remaining, ...]
-    parallel: tuple[Parallel, ...]
 
 
 def contrast(measurements: FeatureMeasurements, m: int) -> Contrasts:
@@ -148,7 +53,10 @@ def contrast(measurements: FeatureMeasurements, m: int) -> Contrasts:
         m: images a feature, as for `assess`.
     Returns:
         The comparisons; none where no controls were drawn.
+    Raises:
+        ValueError: m is not from 1 to half of the images.
     """
+    check_top(m, len(measurements.images))
     sharing, remaining, parallel = list[Contrast](), list[Remaining](), list[Parallel]()
     for group in measurements.groups:
         if group.draws:
@@ -163,11 +71,18 @@ Norms = Float[np.ndarray, " images"]
 
 
 def _sharing(group: FeatureGroup, m: int) -> Iterator[Contrast]:
+    # The same features in all bases and by all norms, so that these can be compared.
+    places = [SIZES.index(by) for by in NORMS]
+    ranks = [
+        ranked(sizes[..., place].reshape(len(sizes), -1), m).reshape(sizes.shape[1:3]).all(1)
+        for sizes in group.sizes.values()
+        for place in places
+    ]
+    kept = np.logical_and.reduce(ranks)
     for basis, sizes in group.sizes.items():
         for by in NORMS:
             scores, norms = sizes[..., SIZES.index(by)], group.hidden[:, NORMS.index(by)]
-            ranks = ranked(scores.reshape(len(scores), -1), m).reshape(scores.shape[1:])
-            scores = scores[:, ranks.all(1)]
+            scores = scores[:, kept]
             n, r = scores.shape[1], _mean_r(scores[:, :, 0], norms)
             for given in GIVEN:
                 us = _Repeated.of(scores, norms, given, m, group.population) if n > 1 else None
@@ -214,7 +129,7 @@ class _Repeated:
     Args:
         values: of all features and images.
         by_feature: without each feature.
-        by_images: without each part of the images.
+        by_images: without each part of the images, as large as the others but for one image.
         finite: what of the variance over features is left where they are drawn from few.
     """
 
@@ -231,9 +146,11 @@ class _Repeated:
         members, by_images = _members(scores, norms, given, m), list[list[float]]()
         # An order in which neighbours in a folder, often of one class, do not leave together.
         order = np.random.default_rng(0).permutation(count)
-        for left_out in np.array_split(order, min(GROUPS, count)):
+        groups = min(GROUPS, count)
+        # One number for all groups: U would else jump from one to the other.
+        fewer = max(1, round(m * (1 - 1 / groups)))
+        for left_out in np.array_split(order, groups):
             rest = np.delete(np.arange(count), left_out)
-            fewer = max(1, round(m * len(rest) / count))
             parts = _members(scores[rest], norms[rest], given, fewer)
             by_images.append([uniqueness(x) for x in parts])
         return cls(
@@ -252,9 +169,11 @@ class _Repeated:
             found: Float[np.ndarray, " _"] = learnt * x[0] + other * x[control].mean(0)
             return found
 
-        variance = self.finite * jackknife_variance(of(self.by_feature))
-        variance += jackknife_variance(of(self.by_images))
         draws = self.values[control, 0]
+        # A single draw leaves all features' controls open, however many features there are.
+        finite = 1.0 if other and len(draws) == 1 else self.finite
+        variance = finite * jackknife_variance(of(self.by_feature))
+        variance += jackknife_variance(of(self.by_images))
         if other and len(draws) > 1:
             variance += float(draws.var(ddof=1)) / len(draws)
         return _interval(float(of(self.values)[0]), variance, self.by_feature.shape[1], bounds)
@@ -263,6 +182,10 @@ class _Repeated:
 def _interval(value: float, variance: float, n: int, bounds: tuple[float, float]) -> Estimate:
     from scipy.special import stdtrit
 
+    if not math.isfinite(variance) or not math.isfinite(value):
+        return Estimate(
+            value=value if math.isfinite(value) else math.nan, low=math.nan, high=math.nan
+        )
     half = float(stdtrit(n - 1, 0.975)) * math.sqrt(variance)
     return Estimate(
         value=value, low=max(bounds[0], value - half), high=min(bounds[1], value + half)
@@ -270,34 +193,28 @@ def _interval(value: float, variance: float, n: int, bounds: tuple[float, float]
 
 
 def _members(scores: Scores, norms: Norms, given: str, m: int) -> list[Members]:
-    """For each gradient the images that its features choose."""
-    choose: Callable[[Norms], Int[np.ndarray, " m"]]
-    if given == "matched":
-        choose = _chooser(norms, m)
-    else:
-        if given == "over h":
-            scores = np.divide(
-                scores, norms[:, None, None], out=np.zeros_like(scores),
-                where=norms[:, None, None] > 0,
-            )  # fmt: skip
-        choose = lambda values: top(values, m)  # noqa: E731
-    return [
-        np.array([choose(values) for values in scores[:, :, s].T]) for s in range(scores.shape[2])
-    ]
-
-
-def _chooser(norms: Norms, m: int) -> Callable[[Norms], Int[np.ndarray, " m"]]:
-    """Choose m images: of each of equal parts of the images by the norm of h, as many."""
-    strata = min(STRATA, m)
+    """For each gradient the images that its features choose: as many of each stratum."""
+    if given == "over h":
+        scores = np.divide(
+            scores, norms[:, None, None], out=np.zeros_like(scores), where=norms[:, None, None] > 0
+        )
+    strata = min(STRATA, m) if given == "matched" else 1
     parts = np.array_split(np.argsort(norms, kind="stable"), strata)
     counts = np.diff(np.linspace(0, m, strata + 1).round().astype(int)).tolist()
-
-    def choose(values: Norms) -> Int[np.ndarray, " m"]:
-        return np.concatenate(
-            [part[top(values[part], k)] for part, k in zip(parts, counts, strict=True)]
-        )
-
-    return choose
+    members = []
+    for s in range(scores.shape[2]):
+        chosen = []
+        for number, values in enumerate(scores[:, :, s].T):
+            # Among equal values each feature takes others: their order must not make them shared.
+            mixed = np.random.default_rng([s, number])
+            order = [mixed.permutation(part) if strata > 1 else part for part in parts]
+            chosen.append(
+                np.concatenate(
+                    [part[top(values[part], k)] for part, k in zip(order, counts, strict=True)]
+                )
+            )
+        members.append(np.array(chosen))
+    return members
 
 
 def _mean_r(scores: Float[np.ndarray, "images n"], norms: Norms) -> float:
@@ -309,8 +226,9 @@ def _mean_r(scores: Float[np.ndarray, "images n"], norms: Norms) -> float:
 
 def _remaining(group: FeatureGroup) -> Iterator[Remaining]:
     channels = group.sizes["channels"].astype(np.float64)
-    # Dead features leave nothing to share.
-    alive = (channels[..., SIZES.index("tension")].mean(0) > 0).all(1)
+    # Features that are tense in a few images alone leave nothing to compare without these.
+    tense = (channels[..., SIZES.index("tension")] > 0).sum(0)
+    alive = (tense >= max(2, LEAST_TENSE * len(channels))).all(1)
     n = int(alive.sum())
     if n < 2:
         return

@@ -8,16 +8,8 @@ from typing import Any, TypeVar
 import numpy as np
 from matplotlib.figure import Figure
 
-from opponent.paper.uniqueness.contrasts import (
-    GIVEN,
-    GRADIENTS,
-    NORMS,
-    Contrast,
-    Contrasts,
-    Estimate,
-    Parallel,
-    Remaining,
-)
+from opponent.paper.uniqueness.comparisons import Contrast, Contrasts, Estimate, Parallel, Remaining
+from opponent.paper.uniqueness.contrasts import GIVEN, GRADIENTS, NORMS
 from opponent.plots.by_layer import LayerLine, LayerPanel, by_layer_figure
 from opponent.plots.layout import FAINT, INK
 
@@ -35,10 +27,10 @@ Row = TypeVar("Row")
 
 
 def flat(row: object) -> dict[str, Any]:
-    """A row of results for a table: an estimate becomes three columns; None for NaN.
+    """A row of results for a table: an estimate becomes three columns; None for no number.
 
     Args:
-        row: one of `Contrast`, `Remaining` or `Directions`.
+        row: one of `Contrast`, `Remaining` or `Parallel`.
     """
     values: dict[str, Any] = {}
     for field in fields(row):  # type: ignore[arg-type]
@@ -48,7 +40,9 @@ def flat(row: object) -> dict[str, Any]:
             values[f"{field.name}_low"], values[f"{field.name}_high"] = value.low, value.high
         else:
             values[field.name] = value
-    return {k: None if isinstance(x, float) and math.isnan(x) else x for k, x in values.items()}
+    return {
+        k: None if isinstance(x, float) and not math.isfinite(x) else x for k, x in values.items()
+    }
 
 
 def controls_figure(contrasts: Contrasts, layers: Sequence[str]) -> Figure:
@@ -123,7 +117,7 @@ def _r_panel(contrasts: Contrasts, layers: Sequence[str]) -> LayerPanel:
             dashes = "solid" if kind == "units" else "dotted"
             label = f"r, {_L[by]}, {name}"
             lines.append(LayerLine(name=label, colour=colour, dashes=dashes, value=value))
-    return _panel("r of norms of S and h", "r", lines, (0.0, 1.02))
+    return _panel("r of norms of S and h", "r", lines, (-0.3, 1.02))
 
 
 def _control_lines(rows: Sequence[Contrast], layers: Sequence[str]) -> list[LayerLine]:

@@ -19,7 +19,7 @@ from opponent.explain.crops import Tile, photographs, zoom_for
 from opponent.geometry.receptive_field import receptive_field
 from opponent.models.network import Network
 from opponent.paper.uniqueness.assessment import SHARED, Assessment
-from opponent.paper.uniqueness.contrasts import Contrasts
+from opponent.paper.uniqueness.comparisons import Contrasts
 from opponent.paper.uniqueness.control_figures import controls_figure, dictionaries_figure, flat
 from opponent.paper.uniqueness.measurements import KINDS, SELECTIONS, FeatureMeasurements
 from opponent.paper.uniqueness.statistics import ranked
@@ -120,7 +120,7 @@ def _write_tables(
         for name in ("sharing", "remaining", "parallel")
     }
     paths = [folder / f"uniqueness-m{m}.json"]
-    write_text(paths[0], json.dumps(values, indent=1) + "\n")
+    write_text(paths[0], json.dumps(values, indent=1, allow_nan=False) + "\n")
     tables = {"uniqueness": rows, "controls": values["sharing"], "remaining": values["remaining"]}
     for name, table_rows in tables.items():
         if table_rows:

@@ -89,6 +89,22 @@ def jackknife_variance(without: Float[np.ndarray, " n"]) -> float:
     return (len(without) - 1) / len(without) * float(((without - without.mean()) ** 2).sum())
 
 
+def check_top(m: int, images: int) -> None:
+    """Refuse a number of images a feature with which U says nothing.
+
+    Args:
+        m: images a feature.
+        images: images in all.
+    Raises:
+        ValueError: it is not from 1 to half of them.
+    """
+    if not 1 <= m <= images // 2:
+        raise ValueError(
+            f"the top {m} of {images} images: give 1 to {images // 2}; with more, U says nothing "
+            "of the features"
+        )
+
+
 def ranked(values: Float[np.ndarray, "images n"], m: int) -> Bool[np.ndarray, " n"]:
     """Which features have m top images: more than their lowest value, to m images at least.
 
