@@ -23,6 +23,7 @@ from opponent.explain.disinhibition.ablation import (
     take_channels,
     take_latents,
 )
+from opponent.explain.disinhibition.classes import UNKNOWN, Classes, read_labels
 from opponent.explain.disinhibition.continuation import Continuation, plan_from
 
 SIZE = (5, 5)
@@ -273,9 +274,18 @@ def test_latents_that_inhibit_nothing_leave_all_as_it_was(network: Network) -> N
 
 def test_sets_at_random_are_seeded_and_inhibit() -> None:
     means = np.array([[3.0, 0.0, 1.0, 2.0, 5.0, 1.0], [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]], np.float32)
-    first, same, other = (choose_ablations(means, means, 2, 4, seed) for seed in (0, 0, 1))
+    first, same, other = (
+        choose_ablations(["a"] * len(means), means, means, 2, 4, seed) for seed in (0, 0, 1)
+    )
     assert first == same
     assert first != other
+    # A feature's sets are its own, whichever others there are, and however many sets are drawn.
+    alone = choose_ablations(["b"], means[:1], means[:1], 2, 2, 0)
+    beside = choose_ablations(["a", "b"], means[[1, 0]], means[[1, 0]], 2, 4, 0)
+    sets = {(x.name, x.draw): x.members for x in beside}
+    for ablation in alone:
+        if ablation.members is not None:
+            assert ablation.members[0] == sets[ablation.name, ablation.draw][1]
     assert [x.name for x in first[:6]] == ["all", "most", *["random"] * 4]
     assert first[1].members == ((4, 0), (2,))
     for ablation in first:
@@ -534,3 +544,22 @@ def test_the_rest_of_any_network_is_run(network: Network, feature: str, through:
     after = network.run(inputs, resolved.layer, through, substitute=without).target
     np.testing.assert_allclose(found.exact[:, 0, 0], resolved.read(after), rtol=1e-5, atol=1e-6)
     assert (found.exact[:, 0, 0] != found.activation[:, 0]).any()
+
+
+def test_names_that_two_classes_have_are_told_by_number(tmp_path: Path) -> None:
+    network = Network(Answers(), preprocessing=Preprocessing(size=SIZE), classes=("a", "b", "a"))
+    path = tmp_path / "labels.csv"
+    path.write_text("image,class\nr/0.png,b\nq/1.png,2\n0.png,1\n1.png,1\n")
+    ids = ["r/0.png", "q/1.png", "s/1.png", "q/0.png"]
+    # A file's name alone tells an image only where no other has it.
+    assert read_labels(network, "logits", ids, str(path)).tolist() == [1, 2, UNKNOWN, UNKNOWN]
+    assert read_labels(network, "logits", ["s/0.png"], str(path)).tolist() == [1]
+    path.write_text("image,class\nr/0.png,a\n")
+    with pytest.raises(ValueError, match=r"several classes are called 'a' \(0, 2\); give the n"):
+        read_labels(network, "logits", ids, str(path))
+    zero = np.zeros(1, np.int64)
+    names = dict(enumerate(network.classes or ()))
+    classes = Classes(
+        chosen=(0, 2), names=names, labels=zero, rival=np.zeros(1, np.float32), rival_class=zero
+    )
+    assert [classes.name(x) for x in range(4)] == ["a (0)", "b", "a (2)", "3"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from opponent.explain.disinhibition.cells import share_of
 from opponent.explain.disinhibition.groups import (
     group_size,
     own_images,
@@ -120,5 +121,9 @@ def test_groups_are_those_of_the_paper() -> None:
         assert (f[own[:, unit], unit] > strong[unit]).sum() == 10
     assert [group_size(n) for n in (30, 80, 1000, 9000)] == [7, 20, 20, 90]
     assert not own_images(-abs(f)).any()
-    assert thresholds(-abs(f), own_images(-abs(f))).tolist() == [0, 0]
+    # Without own images nobody knows what is strong.
+    assert np.isnan(thresholds(-abs(f), own_images(-abs(f)))).all()
+    fires = np.ones((4, 1), bool)
+    assert np.isnan(share_of(fires, math.nan).value)
+    assert share_of(fires, 0.0).value == 1
     assert thresholds(-abs(f), own).tolist() == [0, 0]

@@ -210,7 +210,8 @@ class Dictionary:
         Source: Beck & Teboulle (2009), FISTA.
         """
         gram, target = self._gram, vectors @ self.decoder.T
-        step = 1 / torch.linalg.matrix_norm(gram, 2)
+        # Half precision has no such norm.
+        step = (1 / torch.linalg.matrix_norm(gram.float(), 2)).to(gram)
         codes = torch.zeros_like(target)
         ahead, momentum = codes, 1.0
         for _ in range(_STEPS):

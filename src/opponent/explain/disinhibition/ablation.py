@@ -8,6 +8,7 @@ most-latents     the same for the k latents that inhibit the feature most
 random-latents   the same for k of the latents that inhibit it, drawn at random
 """
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -120,12 +121,14 @@ def left_range(
         The share of the elements, and the sum of their sizes over the L1 norm of h.
     """
     below = ((changed < 0) & (hidden >= 0)).flatten(1)
-    size = (changed.flatten(1).abs() * below).sum(1)
-    norm = hidden.flatten(1).abs().sum(1)
+    # Half precision does not hold sums over a layer.
+    size = (changed.flatten(1).abs() * below).float().sum(1)
+    norm = hidden.flatten(1).abs().float().sum(1)
     return below.float().mean(1), size / torch.where(norm > 0, norm, 1)
 
 
 def choose_ablations(
+    labels: Sequence[str],
     by_channel: Float[np.ndarray, "f k"],
     by_latent: Float[np.ndarray, "f l"] | None,
     k: int,
@@ -135,6 +138,7 @@ def choose_ablations(
     """All ways, with the channels and latents that each takes from.
 
     Args:
+        labels: the features'; sets at random are a feature's own, whichever others there are.
         by_channel: the mean inhibition of each feature by each channel, over its tense images.
         by_latent: the same by each latent; None without a dictionary.
         k: how many channels or latents a set has; fewer where fewer inhibit.
@@ -147,9 +151,15 @@ def choose_ablations(
             continue
         whole, most, random = names
         chosen += [Ablation(name=whole), Ablation(name=most, members=_most(means, k))]
-        generator = np.random.default_rng([seed, len(chosen)])
         chosen += [
-            Ablation(name=random, draw=draw, members=_drawn(means, k, generator))
+            Ablation(
+                name=random,
+                draw=draw,
+                members=tuple(
+                    _drawn(values, k, [seed, names is LATENTS, zlib.crc32(label.encode()), draw])
+                    for label, values in zip(labels, means, strict=True)
+                ),
+            )
             for draw in range(draws)
         ]
     return chosen
@@ -163,12 +173,8 @@ def _most(means: Float[np.ndarray, "f k"], k: int) -> tuple[tuple[int, ...], ...
     )
 
 
-def _drawn(
-    means: Float[np.ndarray, "f k"], k: int, generator: np.random.Generator
-) -> tuple[tuple[int, ...], ...]:
+def _drawn(means: Float[np.ndarray, " k"], k: int, seeds: list[int]) -> tuple[int, ...]:
     """k of those that inhibit at all: of others nothing can be taken."""
-    inhibiting = [np.flatnonzero(values > 0) for values in means]
-    return tuple(
-        tuple(sorted(generator.choice(x, min(k, len(x)), replace=False).tolist()))
-        for x in inhibiting
-    )
+    inhibiting, generator = np.flatnonzero(means > 0), np.random.default_rng(seeds)
+    drawn = generator.choice(inhibiting, min(k, len(inhibiting)), replace=False)
+    return tuple(sorted(drawn.tolist()))

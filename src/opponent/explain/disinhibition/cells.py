@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float
 
-from opponent.explain.disinhibition.statistics import Estimate, wilson
+from opponent.explain.disinhibition.statistics import NOTHING, Estimate, wilson
 from opponent.storage.columns import pearson
 
 Cell = str | float | int
@@ -19,8 +19,13 @@ def repeated(values: Sequence[str], places: np.ndarray) -> pa.Array:
     return pa.DictionaryArray.from_arrays(pa.array(numbers[places]), pa.array(list(unique)))
 
 
-def share_of(fires: Bool[np.ndarray, "m d"]) -> Estimate:
-    """The share of images that fire; of several draws the mean, between lowest and highest."""
+def share_of(fires: Bool[np.ndarray, "m d"], level: float) -> Estimate:
+    """The share of images that fire; of several draws the mean, between lowest and highest.
+
+    Nothing where the level that they fire over is NaN, since no image says what it is.
+    """
+    if np.isnan(level):
+        return NOTHING
     if fires.shape[1] == 1 or not len(fires):
         return wilson(float(fires.sum()), len(fires))
     shares = fires.mean(0)

@@ -49,7 +49,13 @@ def read_labels(
         hint = "no folder or file is called by a WordNet id such as n07753592"
     else:
         table = _read_csv(Path(labels).expanduser(), network, count)
-        found = [table.get(image, table.get(PurePath(image).name, UNKNOWN)) for image in images]
+        files = [PurePath(image).name for image in images]
+        # A file's name tells an image as far as no other of them has it.
+        once = {name for name, count in Counter(files).items() if count == 1}
+        found = [
+            table.get(image, table.get(file, UNKNOWN) if file in once else UNKNOWN)
+            for image, file in zip(images, files, strict=True)
+        ]
         hint = f"{labels} names other images, such as {first_few(list(table), 2)}"
     if all(x == UNKNOWN for x in found):
         raise ValueError(f"none of {len(images):,} images has a class ({images[0]!r}, ...): {hint}")
@@ -62,7 +68,8 @@ def _by_wordnet(image: str, numbers: dict[str, int]) -> int:
 
 
 def _read_csv(path: Path, network: Network, count: int) -> dict[str, int]:
-    names = {name: i for i, name in enumerate(network.classes or ())}
+    classes = network.classes or ()
+    names = {name: i for i, name in enumerate(classes)}
     table = dict[str, int]()
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
@@ -70,7 +77,14 @@ def _read_csv(path: Path, network: Network, count: int) -> dict[str, int]:
             raise ValueError(f"{path} has no columns image and class in its first line")
         for row in reader:
             text = (row["class"] or "").strip()
-            number = int(text) if text.isdecimal() else names.get(text, UNKNOWN)
+            if classes.count(text) > 1:
+                several = [str(i) for i, name in enumerate(classes) if name == text]
+                raise ValueError(
+                    f"{path}: several classes are called {text!r} ({', '.join(several)}); give the "
+                    "number"
+                )
+            named = names.get(text, UNKNOWN)
+            number = int(text) if named == UNKNOWN and text.isdecimal() else named
             if not 0 <= number < count:
                 raise ValueError(
                     f"{path}: {row['image']!r} is of class {text!r}; the network's classes are "
@@ -99,8 +113,10 @@ class Classes:
     rival_class: Int[np.ndarray, " n"]
 
     def name(self, number: int) -> str:
-        """A class's name, or its number."""
-        return self.names.get(number, str(number))
+        """A class's name, with its number where another has the same; or its number alone."""
+        name = self.names.get(number, str(number))
+        alike = sum(x == name for x in self.names.values())
+        return name if alike < 2 else f"{name} ({number})"
 
     @property
     def own(self) -> Bool[np.ndarray, " n"]:

@@ -52,15 +52,16 @@ def own_images(activation: Float[np.ndarray, "n f"]) -> Bool[np.ndarray, "n f"]:
 def thresholds(
     activation: Float[np.ndarray, "n f"], own: Bool[np.ndarray, "n f"]
 ) -> Float[np.ndarray, " f"]:
-    """The median of each feature's activation in its own images, and no less than 0.
+    """The median of each feature's activation in its own images, and no less than 0; NaN for none.
 
-    Half of its own images are over it, whatever share of all images they are.
+    Half of its own images are over it where it is over 0, whatever share of all images they are.
 
     Args:
         activation: f.
         own: each feature's own images.
     """
     medians = [
-        float(np.median(f[x])) if x.any() else 0.0 for f, x in zip(activation.T, own.T, strict=True)
+        float(np.median(f[x])) if x.any() else np.nan
+        for f, x in zip(activation.T, own.T, strict=True)
     ]
     return np.array(medians).clip(0)

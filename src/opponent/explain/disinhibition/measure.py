@@ -143,7 +143,12 @@ def _measure(passes: Passes, root: AnyPath, sets: _Sets, labels: str | None) -> 
         checkpoints.write("drivers", passes.drivers(ids, tense))
     drivers, _ = checkpoints.read("drivers")
     ablations = choose_ablations(
-        drivers["channels"], drivers.get("latents"), sets.k, sets.draws, sets.seed
+        [feature.label for feature in features],
+        drivers["channels"],
+        drivers.get("latents"),
+        sets.k,
+        sets.draws,
+        sets.seed,
     )
     asked = question | {"clamp": sets.clamp, "ablations": [asdict(x) for x in ablations]}
     after, ids_after, more = passes.ablate(

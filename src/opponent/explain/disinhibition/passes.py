@@ -87,7 +87,7 @@ class Passes:
         written = None if self.dictionary is None else Written.of(held.hidden, self.dictionary)
         for gradient, place in zip(held.gradients(), places, strict=True):
             sides = energies(gradient * held.hidden)
-            norm = held.hidden[:, :, *place].flatten(1).abs().sum(1)
+            norm = held.hidden[:, :, *place].flatten(1).abs().float().sum(1)
             found = {"excitation": sides[0], "inhibition": sides[1], "hidden": norm}
             if written is not None:
                 latents = energies(written.terms(gradient)[0])
@@ -172,8 +172,10 @@ class Passes:
     ) -> dict[str, Tensor]:
         hidden = held.hidden
         written = None if self.dictionary is None else Written.of(hidden, self.dictionary)
+        places = places_in_window(self.network, self.features, held.plan)
         rows = list[Tensor]()
         for number, gradient in enumerate(held.gradients()):
+            inside = (slice(None), slice(None), *places[number])
             s = gradient * hidden
             latents = None if written is None else written.terms(gradient)[0]
             for ablation in ablations:
@@ -189,7 +191,9 @@ class Passes:
                 exact = held.read(number, changed)
                 difference = gradient * (changed - hidden)
                 linear = held.activations[number] + difference.flatten(1).sum(1)
-                rows.append(torch.stack([exact, linear, *left_range(changed, hidden)], 1))
+                rows.append(
+                    torch.stack([exact, linear, *left_range(changed[inside], hidden[inside])], 1)
+                )
         table = torch.stack(rows, 1).unflatten(1, (len(self.features), len(ablations)))
         names = ("exact", "linear", "below", "below_size")
         return {name: table[..., i] for i, name in enumerate(names)}

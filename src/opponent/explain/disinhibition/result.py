@@ -24,7 +24,7 @@ from opponent.explain.disinhibition.cells import (
 )
 from opponent.explain.disinhibition.classes import Classes
 from opponent.explain.disinhibition.groups import own_images, tense_images, thresholds
-from opponent.explain.disinhibition.statistics import auc_each, auc_of_groups, spearman_each
+from opponent.explain.disinhibition.statistics import auc_each, auc_of_groups, spearman_each, wilson
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -190,7 +190,6 @@ class Disinhibited:
                     for level, value in levels.items():
                         before = self.activation[where, number] > value
                         after = self.exact[where, number][:, self.draws(name)] > value
-                        share = share_of(after)
                         rows.append(
                             {
                                 "feature": feature.label,
@@ -199,8 +198,8 @@ class Disinhibited:
                                 "over": level,
                                 "threshold": value,
                                 "images": int(where.sum()),
-                                "before": float(before.mean()) if len(before) else float("nan"),
-                                **cells_of("after", share),
+                                "before": share_of(before[:, None], value).value,
+                                **cells_of("after", share_of(after, value)),
                             }
                         )
         return rows
@@ -308,9 +307,9 @@ class Disinhibited:
         rows = list[dict[str, Cell]]()
         for name, tables in self._by_draw("accuracy"):
             for same in zip(*tables, strict=True):
-                shares = [float(x["after"]) for x in same]
-                row = {"ablation": name, **same[0], "after": float(np.mean(shares))}
-                rows.append(row | {"after_low": min(shares), "after_high": max(shares)})
+                count = int(same[0]["images"])
+                share = over_draws([wilson(float(x["after"]) * count, count) for x in same])
+                rows.append({"ablation": name, **same[0], **cells_of("after", share)})
         return rows
 
     @cached_property

@@ -10,7 +10,7 @@ from opponent.core.text import file_name
 from opponent.dictionaries.dictionary import Dictionary
 from opponent.dictionaries.learnt import TrainingSettings
 from opponent.dictionaries.train import learn_dictionary
-from opponent.explain.disinhibition.measure import disinhibit
+from opponent.explain.disinhibition.measure import SET, disinhibit
 from opponent.paper.layer_pairs import LayerPair
 from opponent.paper.reproduce.case_study import DEPTH, scan_tense_units
 from opponent.paper.reproduce.entries import Claim, Entry
@@ -50,6 +50,9 @@ def beyond_entries(reproduction: Reproduction) -> list[Entry]:
 def _dictionary(reproduction: Reproduction, pair: LayerPair, *, random: bool) -> Dictionary:
     """A dictionary of a pair's through layer; a random one has learnt nothing of it."""
     scale = reproduction.scale
+    # Of few images as many latents as they have vectors to learn from.
+    grid = reproduction.network.grid(pair.through)
+    least = len(reproduction.images) // 2 * grid.height * grid.width
     name = f"{file_name(pair.through)}{'-random' if random else ''}"
     folder = reproduction.folder / "dictionaries"
     file = folder / f"{name}.safetensors"
@@ -60,8 +63,8 @@ def _dictionary(reproduction: Reproduction, pair: LayerPair, *, random: bool) ->
             reproduction.images,
             pair.through,
             settings=TrainingSettings(
-                latents=scale.latents,
-                active=scale.active,
+                latents=max(1, min(scale.latents, least)),
+                active=max(1, min(scale.active, least)),
                 steps=scale.learning,
                 batch=1024,
                 random=random,
@@ -234,6 +237,7 @@ def _without_inhibition(reproduction: Reproduction, dictionary: Dictionary) -> E
         features[:1],
         reproduction.pair_at(DEPTH).through,
         dictionary=dictionary,
+        k=min(SET, reproduction.network.map_shape(reproduction.pair_at(DEPTH).through)[0]),
         out=folder,
         seed=reproduction.seed,
         progress=reproduction.progress,
@@ -248,7 +252,7 @@ def _without_inhibition(reproduction: Reproduction, dictionary: Dictionary) -> E
         "inhibition; the rest of the network is run on, nothing is estimated.",
         pictures=(picture,),
         claims=tuple(
-            Claim(claim=f"without inhibition: {name}", paper="would fire", ours=said, agrees=None)
+            Claim(claim=f"without inhibition: {name}", paper="not asked", ours=said, agrees=None)
             for name, said in found.facts()
         ),
     )

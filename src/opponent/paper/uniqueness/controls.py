@@ -191,7 +191,8 @@ def images_at_once(controls: Controls, dictionaries: Sequence[Dictionary]) -> in
     sets, positions = 1 + 2 * draws, height * width
     each = sets * channels * positions
     for dictionary in dictionaries:
-        active = dictionary.active or dictionary.latents
-        rows = positions * active * channels if 4 * active <= dictionary.latents else 0
+        # Where all may be on, as many as are still gathered: a quarter of them.
+        active = dictionary.active or -(-dictionary.latents // 4)
+        rows = positions * active * channels if 4 * active <= dictionary.latents + 3 else 0
         each = max(each, rows, positions * dictionary.latents, positions * active * sets)
     return max(1, _AT_ONCE // max(1, each))
