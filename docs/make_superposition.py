@@ -37,6 +37,13 @@ PAIRS = {
     "mixed5b": "mixed5a",
 }
 LATENTS, FEWER, ACTIVE, STEPS, BATCH = 2048, 512, 24, 800, 1024
+# Layers that a max pool lies before, through that pool instead of the layer before it.
+POOLED = {
+    "small": ["conv2d1:maxpool0", "mixed3a:maxpool1", "mixed4a:maxpool4", "mixed5a:maxpool10"],
+    "squeezenet": [
+        f"features.{layer}.squeeze_activation:features.{layer - 1}" for layer in (3, 6, 9)
+    ],
+}
 # Features whose inhibition is taken away, and whether in latents too.
 FEATURES = {"mixed3b:379": True, "mixed4b:426": True, "mixed4d:427": True}
 # Imagenette's classes among ImageNet's, and photographs of each.
@@ -177,6 +184,8 @@ def main() -> None:
         ("squeezenet", opponent.load("torchvision:squeezenet1_1", weights=given.squeezenet)),
     ):
         draw_sharing(other, sharing_of(other, given.photographs, work / f"uniqueness-{name}"), name)
+        found = sharing_of(other, given.photographs, work / f"pools-{name}", POOLED[name])
+        write_uniqueness(other, found, assess(found, TOP), contrast(found, TOP))
     without_inhibition(network, given.photographs, given.imagenette, work)
     feature, through = "mixed4d:427", "mixed4c"
     runs = [

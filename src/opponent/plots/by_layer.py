@@ -38,7 +38,7 @@ class LayerLine:
     """One line of a panel; NaN for no value.
 
     Args:
-        name: what the legend says; equal names look the same.
+        name: what the legend says, or nothing; equal names look the same.
         colour: as matplotlib reads it.
         dashes: 'solid', 'dashed' or 'dotted'.
         value, low, high: at each layer, and its interval; no interval where low is None.
@@ -93,7 +93,7 @@ def by_layer_figure(
     shown = [fit_text(name, 1.2, SMALL, "normal") for name in layers]
     longest = max(text_width(name, SMALL) for name in shown)
     below = longest * np.sin(np.deg2rad(45)) + 0.16
-    names = list({line.name: line for line in lines}.values())
+    names = [line for name, line in {x.name: x for x in lines}.items() if name]
     notes = wrap_text(about, PAGE - 2 * MARGIN)
     places, legend = _legend(names)
     top = MARGIN + LINE * len(notes) + legend + 0.12
@@ -133,7 +133,8 @@ def _draw(axes: Axes, panel: LayerPanel, count: int) -> None:
         axes.axhline(panel.level, color=FAINT, lw=0.7, zorder=1)
     for i, line in enumerate(panel.lines):
         # Side by side, since intervals of equal values would hide each other.
-        x = places + 0.08 * (i - (len(panel.lines) - 1) / 2)
+        apart = min(0.08, 0.6 / len(panel.lines))
+        x = places + apart * (i - (len(panel.lines) - 1) / 2)
         if line.low is not None and line.high is not None:
             axes.vlines(x, line.low, line.high, color=line.colour, lw=0.8, alpha=0.6, zorder=2)
             axes.plot(x, line.value, ".", color=line.colour, ms=4, zorder=4)

@@ -138,7 +138,8 @@ def dictionaries_figure(contrasts: Contrasts, layers: Sequence[str]) -> Figure:
         contrasts: as `contrast` gives them.
         layers: names, in order.
     """
-    bases = list(dict.fromkeys(x.basis for x in contrasts.sharing))
+    found = dict.fromkeys(x.basis for x in contrasts.sharing)
+    bases = ["channels", *sorted(found.keys() - {"channels"}, key=str.lower)]
     rows = []
     for by in NORMS:
         sharing = [
@@ -219,7 +220,7 @@ def _remaining_panels(
 
         lines = [
             _line(
-                basis if gradient == "learnt" else f"{basis}, permuted",
+                basis if gradient == "learnt" else "",
                 colour,
                 "solid" if gradient == "learnt" else "dashed",
                 [x for x in rows if (x.kind, x.basis, x.gradient) == ("units", basis, gradient)],
