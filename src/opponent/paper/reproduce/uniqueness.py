@@ -34,7 +34,9 @@ def uniqueness_entries(reproduction: Reproduction) -> list[Entry]:
             figure="8",
             title="Features share tense images, not exciting ones",
             caption=f"A: uniqueness of the top {row.top} of {row.images:,} images of "
-            f"{scale.features} features, layer by layer; chance gives {row.chance:.3f}. "
+            f"{scale.features} features, layer by layer; chance gives {row.chance:.3f}. Brown: "
+            "units with their weights in another order, which share as much where the norm of S "
+            "says only how hard an image drives the layer (see beyond the paper). "
             "B: exciting and tense images of random features of a deep layer.",
             pictures=(pictures["figure8a"], pictures["figure8b"]),
             claims=_claims(assessment),
