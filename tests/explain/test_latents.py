@@ -167,6 +167,13 @@ def test_why_by_a_run_names_its_latents(
     assert answer.terms()[1] == ("dictionary's rest", f"{float(result.rest[0]):+.4g}")
     assert answer.terms()[1] in answer.facts()
     assert "early (by its latents) excites it by" in answer.verdict
+    assert (
+        "dictionary",
+        f"{dictionary.title}, SHA-256 {dictionary.sha256()[:12]}",
+    ) in answer.facts()
+    said = opponent.who(run, "mixed:4", crops=0).dictionary
+    assert said is not None
+    assert dictionary.sha256()[:12] in said
     columns = run.columns("mixed:4")
     assert answer.standing is not None
     share = np.searchsorted(np.sort(columns.tension), min(answer.excitation, answer.inhibition))

@@ -150,6 +150,11 @@ class Dictionary:
         weights = (self.decoder if self.encoder is None else self.encoder)[latent]
         return weights.nonzero().flatten().tolist()
 
+    @property
+    def described(self) -> str:
+        """Its title and the beginning of its digest, by which answers can be told apart."""
+        return f"{self.title}, SHA-256 {self.sha256()[:12]}"
+
     def __repr__(self) -> str:
         kind = f"{self.kind}, {self.active} active" if self.active else self.kind
         where = "any layer" if self.layer is None else repr(self.layer)

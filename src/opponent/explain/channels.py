@@ -57,6 +57,7 @@ class Who:
         drivers: the channels, with what they cover of either side.
         deviation: standard deviation of the activation over all images of the scan.
         scanned: how many images the run holds, in words.
+        dictionary: where S is of a dictionary's latents, which one, in words.
     Source: paper, section 3, by channel.
 
     >>> import tempfile, numpy as np, opponent
@@ -89,6 +90,7 @@ class Who:
     drivers: Drivers
     deviation: float
     scanned: str
+    dictionary: str | None = None
 
     @property
     def excitation(self) -> Float[np.ndarray, " k"]:
@@ -208,7 +210,8 @@ def who(
     feature = run.feature(feature)
     columns = run.columns(feature)
     about, rows = _choose(run, feature, group, images, cell)
-    kind = "channel" if run.manifest.dictionary is None else "latent"
+    record = run.manifest.dictionary
+    kind = "channel" if record is None else "latent"
     drivers = rank_channels(*run.channel_sides(feature, rows=rows), run.through, channels, kind)
     if crops or visualise:
         drivers = _illustrated(run, network_of(run, network), drivers, crops, visualise, progress)
@@ -220,6 +223,9 @@ def who(
         drivers=drivers,
         deviation=columns.spread,
         scanned=columns.scope,
+        dictionary=None
+        if record is None
+        else f"{record.latents:,} latents, {record.kind}, SHA-256 {record.sha256[:12]}",
     )
 
 

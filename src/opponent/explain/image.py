@@ -53,6 +53,7 @@ class Why:
             that of the difference.
         tile: the photograph with both maps.
         apart: where S is of a dictionary's latents, what its bias and its rest add, by name.
+        dictionary: which one, in words.
     Source: paper, section 3, for one image and by channel.
 
     >>> import numpy as np, opponent
@@ -86,6 +87,7 @@ class Why:
     tile: Tile
     against: Rival | None = None
     apart: dict[str, float] | None = None
+    dictionary: str | None = None
 
     @property
     def title(self) -> str:
@@ -209,7 +211,10 @@ class Why:
         if self.against is not None:
             facts.append(("against", self.against.title))
             places = ("for the first mostly in", "for the second mostly in")
-        facts += [("through", self.through), *self.numbers(), *self.terms()]
+        facts.append(("through", self.through))
+        if self.dictionary is not None:
+            facts.append(("dictionary", self.dictionary))
+        facts += [*self.numbers(), *self.terms()]
         for name, place in zip(places, self.places, strict=True):
             if place is not None:
                 facts.append((name, f"{place[0]} ({place[1]:.0%})"))
@@ -330,6 +335,7 @@ def why(
         tile=shown,
         against=None if rival is None else rival_of(network, inputs, feature, rival),
         apart=_apart(result),
+        dictionary=None if result.dictionary is None else result.dictionary.described,
     )
 
 

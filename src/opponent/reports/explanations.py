@@ -71,6 +71,7 @@ def write_who(who: Who, out: str | Path, silenced: Silenced | None = None) -> Pa
     if path.suffix == ".html":
         facts = [
             ("images", who.about),
+            *([] if who.dictionary is None else [("dictionary", who.dictionary)]),
             ("mean excitation", f"{who.excitation.sum():.4g}"),
             ("mean inhibition", f"{who.inhibition.sum():.4g}"),
             *who.drivers.facts(),
