@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tests.support.scans import branched, files, paint_shapes
 import opponent
 from opponent import Dictionary, Network, Run, RunError
 from opponent.images.loader import load_images
+from opponent.scan import shard
 from opponent.scan.reopen import dictionary_of
 
 SIZES = {"batch_size": 3, "shard_size": 4}
@@ -86,6 +88,30 @@ def test_the_identity_gives_the_columns_of_channels(
             np.testing.assert_array_equal(getattr(one, each), getattr(other, each))
         np.testing.assert_array_equal(plain.channels(name), same.channels(name))
     assert [plain.exemplars(k) for k in range(4)] == [same.exemplars(k) for k in range(4)]
+
+
+def test_few_images_go_together_where_there_are_many_latents_and_features(
+    small: Network, pictures: Path, run: Run, dictionary: Dictionary, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    seen = list[int]()
+    whole = shard.attribute_each
+
+    def noting(network: Network, inputs: torch.Tensor, *given: Any, **more: Any) -> Any:
+        seen.append(len(inputs))
+        return whole(network, inputs, *given, **more)
+
+    monkeypatch.setattr(shard, "attribute_each", noting)
+    monkeypatch.setattr(shard, "images_at_once", lambda *_: 2 * len(FEATURES) + 1)
+    parted = opponent.scan_images(
+        small, pictures, FEATURES, "early", out=tmp_path, dictionary=dictionary, **SIZES
+    )  # type: ignore[arg-type]
+    assert max(seen) == 2
+    assert parted.columns(FEATURES[0]).images == run.columns(FEATURES[0]).images
+    for name in FEATURES:
+        one, other = parted.columns(name), run.columns(name)
+        for each in ("activation", "excitation", "inhibition", "bias", "rest"):
+            np.testing.assert_allclose(getattr(one, each), getattr(other, each), atol=1e-5)
 
 
 def test_latents_are_shown_by_their_own_images(run: Run, dictionary: Dictionary) -> None:

@@ -14,6 +14,7 @@ from opponent.attribution.all_units import scores, scores_everywhere
 from opponent.attribution.attribute import attribute_each
 from opponent.attribution.result import Attribution
 from opponent.attribution.rules import AttributionRule
+from opponent.attribution.through_dictionary import images_at_once
 from opponent.core.box import Box
 from opponent.core.errors import out_of_memory
 from opponent.core.progress import Progress, silent
@@ -131,7 +132,10 @@ class _Scanner:
         if not batch.numbers:
             return
         inputs, done = self.network.inputs(batch.pixels), 0
-        for count, unit_scores, results in _fitting(self._attribute, inputs):
+        parts = inputs.split(self._at_once(len(inputs)))
+        for count, unit_scores, results in (
+            found for part in parts for found in _fitting(self._attribute, part)
+        ):
             here = [places[number] for number in batch.numbers[done : done + count]]
             done += count
             wrong = dict[int, str]()
@@ -145,6 +149,12 @@ class _Scanner:
             self._add_results(
                 shard, here, [row for row in range(count) if row not in wrong], results
             )
+
+    def _at_once(self, count: int) -> int:
+        """How many images go together, so that S of all features over latents has room."""
+        if self.dictionary is None or self.plan is None:
+            return count
+        return max(1, images_at_once(self.dictionary, self.plan) // len(self.run.features))
 
     def _attribute(self, inputs: Tensor) -> tuple[int, Tensor | None, list[Attribution]]:
         """How many images, the scores of all units, and each feature's attribution."""
