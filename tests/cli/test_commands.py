@@ -302,7 +302,7 @@ def test_no_such_kind_of_dictionary(pictures: Path, tmp_path: Path) -> None:
     words = ("inceptionv1-small", "mixed3a", "--images", pictures, "--out", tmp_path / "d.pt")
     done = command("dictionary", *words, "--kind", "ica")
     assert done.returncode == 2
-    assert "--kind is one of topk, kmeans, nmf, not 'ica'" in done.stderr
+    assert "--kind is one of topk, random, kmeans, nmf, not 'ica'" in done.stderr
 
 
 def test_invert_and_visualise(run: Path, tmp_path: Path) -> None:

@@ -15,12 +15,13 @@ def test_names_are_escaped() -> None:
         verdict=HOSTILE,
         picture="",
         through=HOSTILE,
+        kind=HOSTILE,
         facts=[(HOSTILE, HOSTILE)],
         rivals=None,
         crops=False,
     )
     assert "<img" not in page
-    assert page.count("&lt;img src=x onerror=alert(1)&gt;") == 6
+    assert page.count("&lt;img src=x onerror=alert(1)&gt;") == 7
 
 
 def test_pictures_are_inside() -> None:
