@@ -125,7 +125,7 @@ def draw_sharing(network: Network, measured: FeatureMeasurements, name: str) -> 
     Path(str(measured.folder)).mkdir(exist_ok=True)
     paths = write_uniqueness(network, measured, assess(measured, TOP), contrast(measured, TOP))
     for path in paths:
-        for figure in ("figure8a", "controls", "dictionaries"):
+        for figure in ("controls", "dictionaries"):
             if path.suffix == ".png" and path.stem.startswith(figure):
                 shrink(Path(str(path)), f"{figure}-{name}")
 
