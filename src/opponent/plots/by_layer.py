@@ -90,9 +90,11 @@ def by_layer_figure(
     lengths = {len(row) for row in rows} | {0}
     if not layers or len(lengths) != 2 or any(len(x.value) != len(layers) for x in lines):
         raise ValueError("by_layer_figure: expected panels in equal rows, all of all layers")
-    shown = [fit_text(name, 1.2, SMALL, "normal") for name in layers]
+    shown = [fit_text(name, 1.8, SMALL, "normal") for name in layers]
     longest = max(text_width(name, SMALL) for name in shown)
-    below = longest * np.sin(np.deg2rad(45)) + 0.16
+    # Long names would reach over the figure's edge.
+    slant = 45 if longest < 0.6 else 90
+    below = longest * np.sin(np.deg2rad(slant)) + 0.16
     names = [line for name, line in {x.name: x for x in lines}.items() if name]
     notes = wrap_text(about, PAGE - 2 * MARGIN)
     places, legend = _legend(names)
@@ -119,8 +121,8 @@ def by_layer_figure(
             _draw(axes, panel, len(layers))
             last = r == len(rows) - 1
             axes.set_xticks(
-                range(len(layers)), shown if last else [""] * len(layers), rotation=45, ha="right",
-                va="top", rotation_mode="anchor",
+                range(len(layers)), shown if last else [""] * len(layers), rotation=slant,
+                ha="right", va="center" if slant == 90 else "top", rotation_mode="anchor",
             )  # fmt: skip
             if c == 0:
                 axes.set_ylabel(panel.ylabel)
