@@ -101,6 +101,8 @@ def disinhibit(
 
 def _print_rates(found: "Disinhibited") -> None:
     """How many tense and silent images fire, and how well own ones stand out."""
+    from opponent.explain.disinhibition.cells import percent_of, told
+
     rates = {(x["feature"], x["ablation"], x["group"], x["over"]): x for x in found.rates}
     table = new_table(
         "feature", "without", "tense fire", "strongly", "silent fire", "own over tense", "after",
@@ -109,10 +111,10 @@ def _print_rates(found: "Disinhibited") -> None:
     for row in found.summary:
         key = row["feature"], row["ablation"]
         cells = [
-            f"{float(rates[*key, group, over]['after']):.0%}"
+            percent_of(rates[*key, group, over])
             for group, over in (("tense", "zero"), ("tense", "strong"), ("silent", "zero"))
         ]
-        cells += [f"{float(row[name]):.3f}" for name in ("auc_before", "auc", "r")]
+        cells += [told(row[name]) for name in ("auc_before", "auc", "r")]
         table.add_row(plain(str(key[0])), str(key[1]), *cells)
     out.print(table)
 

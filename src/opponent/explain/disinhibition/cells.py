@@ -61,6 +61,11 @@ def percent_of(row: Mapping[str, Cell]) -> str:
     return "none there" if np.isnan(after) else f"{after:.0%}"
 
 
+def told(value: Cell) -> str:
+    """A number in words."""
+    return f"{float(value):.3f}" if np.isfinite(float(value)) else "not known"
+
+
 def for_json(rows: Sequence[Mapping[str, Cell]]) -> list[dict[str, Cell | None]]:
     """Rows in which NaN is null."""
     return [

@@ -21,6 +21,7 @@ from opponent.explain.disinhibition.cells import (
     percent_of,
     repeated,
     share_of,
+    told,
 )
 from opponent.explain.disinhibition.classes import Classes
 from opponent.explain.disinhibition.groups import own_images, tense_images, thresholds
@@ -372,8 +373,9 @@ class Disinhibited:
                 (
                     f"{row['feature']}, {row['ablation']}",
                     f"{percent_of(tense)} of tense images fire ({percent_of(strong)} strongly), "
-                    f"{percent_of(silent)} of silent ones; own over tense {row['auc_before']:.3f} "
-                    f"before, {row['auc']:.3f} after; linear estimate r {row['r']:.3f}",
+                    f"{percent_of(silent)} of silent ones; own over tense "
+                    f"{told(row['auc_before'])} before, {told(row['auc'])} after; linear "
+                    f"estimate r {told(row['r'])}",
                 )
             )
         return found
