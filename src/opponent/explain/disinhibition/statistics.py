@@ -37,13 +37,13 @@ def wilson(count: float, of: int) -> Estimate:
         of: of how many.
     Source: Wilson (1927), which holds at shares of 0 and 1, too.
     """
+    from scipy.stats import binomtest
+
     if not of:
         return NOTHING
-    z = 1.959963984540054  # of 95 %
-    p, n = count / of, of
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)))
-    return Estimate(p, max(0.0, middle - half), min(1.0, middle + half))
+    whole = round(count)
+    interval = binomtest(whole, of).proportion_ci(CONFIDENCE, method="wilson")
+    return Estimate(whole / of, float(interval.low), float(interval.high))
 
 
 def auc_of_groups(
