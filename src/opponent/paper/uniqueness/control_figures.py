@@ -23,17 +23,17 @@ _KINDS = {"units": "units", "kmeans": "k-means"}
 _LEARNT, _CONTROLS = "#0b6b34", {"permuted": "#b7791f", "random": "#5b3fa0"}
 # Colours of bases: that of channels, then of dictionaries in order.
 _BASES = (INK, "#0b6b34", "#0f8b8d", "#b7791f", "#b03a2e", "#5b3fa0", "#7a4b2a")
-Row = TypeVar("Row")
+Row = TypeVar("Row", Contrast, Parallel, Remaining)
 
 
-def flat(row: object) -> dict[str, Any]:
+def flat(row: Contrast | Parallel | Remaining) -> dict[str, Any]:
     """A row of results for a table: an estimate becomes three columns; None for no number.
 
     Args:
         row: one of `Contrast`, `Remaining` or `Parallel`.
     """
     values: dict[str, Any] = {}
-    for field in fields(row):  # type: ignore[arg-type]
+    for field in fields(row):
         value = getattr(row, field.name)
         if isinstance(value, Estimate):
             values[field.name] = value.value
@@ -247,7 +247,7 @@ def _line(
     layers: Sequence[str],
     estimate: Callable[[Row], Estimate],
 ) -> LayerLine:
-    of_layer = {getattr(row, "layer"): estimate(row) for row in rows}  # noqa: B009
+    of_layer = {row.layer: estimate(row) for row in rows}
     none = Estimate(value=math.nan, low=math.nan, high=math.nan)
     found = [of_layer.get(layer, none) for layer in layers]
     value, low, high = np.array([(x.value, x.low, x.high) for x in found]).T
